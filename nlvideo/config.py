@@ -1,0 +1,296 @@
+"""What can be configured: the dataclasses, their checks, and the way from Hydra to them.
+
+Defaults stand here, the YAML files under configs/ say what differs. Entry points and builders are the only ones
+that see these classes; modules and data sets take plain values.
+"""
+
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+SCHEDULES = ("steps", "cosine")
+RESUMES = ("never", "auto")
+
+
+class RunFailed(RuntimeError):
+    """A run that cannot go on; its message is all that the user needs."""
+
+
+@dataclass
+class ModelConfig:
+    layout: str = "i3d"  # c2d or i3d, see LAYOUTS in nlvideo/models/resnet.py
+    depth: int = 50  # 50 or 101
+    stem: str = "paper"  # how time is thinned out before res3, see STEMS in nlvideo/models/resnet.py
+    width: int = 64  # channels of conv1; all others follow
+    dropout: float = 0.5  # before the classifier
+    frozen_bn: bool = False  # batch norm: fixed statistics, gain and bias
+    pretrained: str | None = None  # null, imagenet, or a file: torchvision weights or an nlvideo checkpoint
+
+
+@dataclass
+class BlockConfig:
+    kind: str = "none"  # none or non_local
+    places: dict[str, list[str]] = field(default_factory=dict)  # r50, r101: the residual blocks it follows
+    mode: str = "embedded_gaussian"  # gaussian, embedded_gaussian, dot_product, concatenation
+    extent: str = "spacetime"  # spacetime, space, time
+    subsample: bool = True  # keys and values at half the height and width
+    pool: str = "after"  # subsample after the 1x1x1 convolutions (paper) or before them (released code)
+    scale: bool = False  # logits times D ** -0.5 (released code), embedded_gaussian only
+    norm: bool = True  # batch norm with zero gain after W_z; false: a zero W_z
+    init: str = "paper"  # He et al. (paper) or N(0, 0.01) (released)
+
+
+@dataclass
+class SyntheticConfig:
+    """A set that is written when it is first used (nlvideo/data/synthetic.py)."""
+
+    num_train: int = 640
+    num_val: int = 160
+    num_frames: int = 48
+    height: int = 96
+    seed: int = 0
+
+
+@dataclass
+class TestConfig:
+    num_clips: int = 10
+    num_crops: int = 3
+    clip_sampling: str = "uniform"  # uniform or vnl, see nlvideo/data/sampling.py
+    short_side: int = 256
+    crop_size: int = 256
+
+
+@dataclass
+class DataConfig:
+    root: str = MISSING
+    train: str = "train.csv"  # a list of `path label` lines, or a folder with one sub-folder per class
+    val: str = "val.csv"
+    classes: str | None = None  # file with one class name a line, relative to root
+    num_classes: int | None = None  # for lists without a class file; null: the highest label + 1
+    num_frames: int = 32
+    frame_stride: int = 2
+    scale_range: list[int] = field(default_factory=lambda: [256, 320])  # short side in training, both included
+    crop_size: int = 224
+    flip: bool = True  # off where direction is the label
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # torchvision's, for its weights
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    num_workers: int = 4  # per process
+    max_bad_share: float = 0.02  # training stops when more of its samples than this cannot be decoded
+    synthetic: SyntheticConfig | None = None
+    test: TestConfig = field(default_factory=TestConfig)
+
+
+@dataclass
+class OptimConfig:
+    lr: float = 0.01  # for lr_batch_size clips a step; scaled linearly to batch_size
+    lr_batch_size: int = 64
+    batch_size: int = 64  # clips in one step, over all devices
+    max_steps: int = 400_000
+    schedule: str = "steps"  # steps or cosine
+    milestones: list[int] = field(default_factory=lambda: [150_000, 300_000])  # lr / 10 at each, for steps
+    warmup_steps: int = 0
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-4  # none on norm parameters
+
+
+@dataclass
+class TrainConfig:
+    name: str = "default"
+    output_dir: str = "outputs/${name}"
+    seed: int = 0
+    num_devices: int = 1
+    precision: str = "auto"
+    resume: str = "never"
+    log_every_steps: int = 20
+    validate_every_steps: int = 5000
+    checkpoint_every_steps: int = 1000
+    model: ModelConfig = field(default_factory=ModelConfig)
+    block: BlockConfig = field(default_factory=BlockConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self):
+        from nlvideo.data.sampling import CLIP_SAMPLINGS, NUM_CROPS
+
+        # Modes, layouts and places are checked by the network that has them, build_model.
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("resume", self.resume, RESUMES)
+        _check_choice("optim.schedule", self.optim.schedule, SCHEDULES)
+        _check_choice("data.test.clip_sampling", self.data.test.clip_sampling, CLIP_SAMPLINGS)
+        _check_choice("data.test.num_crops", self.data.test.num_crops, NUM_CROPS)
+        for key in (
+            "num_devices log_every_steps validate_every_steps checkpoint_every_steps model.width "
+            "data.num_frames data.frame_stride data.crop_size data.test.num_clips data.test.crop_size "
+            "optim.batch_size optim.lr_batch_size optim.max_steps"
+        ).split():
+            value = _value(self, key)
+            if value < 1:
+                raise ValueError(f"{key}={value}: must be at least 1.")
+        for key in "seed data.num_workers optim.warmup_steps optim.weight_decay optim.lr".split():
+            value = _value(self, key)
+            if value < 0:
+                raise ValueError(f"{key}={value}: must not be negative.")
+        for key in "model.dropout data.max_bad_share optim.momentum".split():
+            value = _value(self, key)
+            if not 0 <= value < 1:
+                raise ValueError(f"{key}={value}: must be at least 0 and below 1.")
+        low, high = self.data.scale_range if len(self.data.scale_range) == 2 else (0, 0)
+        if not self.data.crop_size <= low <= high:
+            raise ValueError(
+                f"data.scale_range={self.data.scale_range}: must be two short sides in pixels, the smaller first, "
+                f"neither below data.crop_size={self.data.crop_size}."
+            )
+        if self.data.test.crop_size > self.data.test.short_side:
+            raise ValueError(
+                f"data.test.crop_size={self.data.test.crop_size}: must not exceed "
+                f"data.test.short_side={self.data.test.short_side}."
+            )
+        if self.data.crop_size > self.data.test.short_side:
+            raise ValueError(
+                f"data.crop_size={self.data.crop_size}: must not exceed data.test.short_side="
+                f"{self.data.test.short_side}, from which the centre crops of the validation are taken."
+            )
+        for key in ("data.mean", "data.std"):
+            if len(_value(self, key)) != 3:
+                raise ValueError(f"{key}={_value(self, key)}: must be three numbers, for red, green and blue.")
+        if self.optim.batch_size % self.num_devices:
+            raise ValueError(
+                f"optim.batch_size={self.optim.batch_size} cannot be shared evenly by num_devices={self.num_devices}."
+            )
+        if self.optim.milestones != sorted(set(self.optim.milestones)):
+            raise ValueError(f"optim.milestones={self.optim.milestones}: must be rising steps.")
+        if self.optim.nesterov and self.optim.momentum == 0:
+            raise ValueError("optim.nesterov=true needs a momentum; optim.momentum=0.")
+
+
+@dataclass
+class EvaluateConfig:
+    checkpoint: str = MISSING
+    output_dir: str | None = None  # null: a folder beside the checkpoint, named by step and views
+    num_devices: int = 1
+    precision: str = "auto"
+    views_per_step: int = 2  # views of one video that go through the network together
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self):
+        _check_choice("precision", self.precision, PRECISIONS)
+        for key in ("num_devices", "views_per_step"):
+            if _value(self, key) < 1:
+                raise ValueError(f"{key}={_value(self, key)}: must be at least 1.")
+
+
+def store_schemas() -> None:
+    """Makes the dataclasses known to Hydra, as the base that train.yaml and evaluate.yaml start from."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def to_dataclass(config: DictConfig) -> Any:
+    """Returns the composed config as its dataclass, checked.
+
+    Raises:
+        ValueError: a missing value, an unknown key, or a value that is not allowed; says which.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ValueError(f"{missing[0]} has no value; give it as {missing[0]}=... on the command line.")
+    made = OmegaConf.to_object(config)
+    _refuse_unknown_keys(made, "")
+    return made
+
+
+def from_container(cls: type, container: dict) -> Any:
+    """Returns the dataclass of a plain dict, as a checkpoint holds it."""
+    return to_dataclass(OmegaConf.merge(OmegaConf.structured(cls), container))
+
+
+def to_container(config: Any) -> dict:
+    """Returns the config as plain dicts, lists, strings and numbers."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Any) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(to_container(config)))
+
+
+def command_line_keys(config: DictConfig, groups: tuple[str, ...] = ("data",)) -> dict[str, Any]:
+    """Returns {key: value} for what the command line set, a chosen group counting as all of its keys."""
+    given = {}
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        key = override.key_or_group
+        if key in groups and not isinstance(override.value(), dict):
+            node = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=False)
+            given.update({f"{key}.{name}": value for name, value in node.items() if value != MISSING})
+        else:
+            value = OmegaConf.select(config, key)
+            given[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return given
+
+
+def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Composes the config from the command line and calls `function` with it; a mistake of the user is one message."""
+    store_schemas()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach the lines below
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://nlvideo.configs", config_name=config_name)(function)()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {_explain(error)}")
+    except (ValueError, FileNotFoundError, FileExistsError, RunFailed) as error:
+        sys.exit(f"error: {error}")
+
+
+def _explain(error: Exception) -> str:
+    """Returns Hydra's or OmegaConf's message, with the allowed keys where a key is unknown."""
+    lines, cause = [], error
+    while cause is not None:
+        lines += [line for line in str(cause).splitlines() if line.strip() and not line.strip().startswith("reference_")]
+        cause, known = cause.__cause__, _known_keys(cause)
+        if known:
+            lines.append(known)
+    return "\n".join(dict.fromkeys(line.strip() for line in lines if "object_type" not in line))
+
+
+def _known_keys(error: BaseException) -> str | None:
+    if getattr(error, "key", None) is None or not dataclasses.is_dataclass(getattr(error, "object_type", None)):
+        return None
+    names = [f.name for f in dataclasses.fields(error.object_type)]
+    if str(error.key) in names:
+        return None
+    close = difflib.get_close_matches(str(error.key), names, 1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"Known keys there: {', '.join(names)}.{hint}"
+
+
+def _refuse_unknown_keys(config: Any, path: str) -> None:
+    names = {f.name for f in dataclasses.fields(config)}
+    for key, value in vars(config).items():
+        if key not in names:
+            raise ValueError(f"{path}{key}={value!r} is no known key. Choose from: {', '.join(sorted(names))}.")
+        if dataclasses.is_dataclass(value):
+            _refuse_unknown_keys(value, f"{path}{key}.")
+
+
+def _check_choice(key: str, value: Any, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key}={value}: choose from {', '.join(map(str, allowed))}.")
+
+
+def _value(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config

@@ -1,0 +1,149 @@
+"""Writes small labelled H.264 clips whose classes differ in motion only.
+
+Three shapes move over a still, textured background. Where they are, how large and how they are turned is drawn
+from the same distributions in every class and at every time: positions wrap around at the borders, sizes grow
+from the smallest to the largest and start again, and each starts at a random phase. So one frame tells nothing
+about the class, and each class has its time reversal as another class.
+"""
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+MOTIONS = (
+    "moves_right",
+    "moves_left",
+    "moves_down",
+    "moves_up",
+    "turns_clockwise",
+    "turns_counterclockwise",
+    "grows",
+    "shrinks",
+)
+NUM_SHAPES = 3
+SIZES = (8.0, 20.0)  # smallest and largest radius in pixels of a 96-pixel-high frame
+FRAME_RATE = 25
+
+
+def write_motion_set(root: str | Path, *, num_train: int, num_val: int, num_frames: int, height: int, seed: int) -> None:
+    """Writes train.csv, val.csv, classes.txt and their mp4 files under `root`, once.
+
+    Files that are there already are kept, so an interrupted call goes on where it stopped.
+
+    Args:
+        root: folder; made if missing.
+        num_train, num_val: videos of each split; classes take turns.
+        num_frames: frames in each video, at 25 a second.
+        height: of a frame; the width is 4/3 of it, both even.
+        seed: everything drawn follows from it.
+
+    Raises:
+        ValueError: `root` holds a set written with other settings, or other files.
+    """
+    root = Path(root)
+    settings = {"num_train": num_train, "num_val": num_val, "num_frames": num_frames, "height": height, "seed": seed}
+    card = root / "synthetic.json"
+    if card.exists():
+        held = json.loads(card.read_text())
+        if held["settings"] != settings:
+            raise ValueError(
+                f"{root} holds a synthetic set with other settings ({held['settings']}, wanted {settings}); give "
+                "another data.root, or delete that folder."
+            )
+        if held["complete"]:
+            return
+    elif root.exists() and any(root.iterdir()):
+        raise ValueError(f"data.root={root} is not empty and holds no synthetic set; give another folder.")
+    root.mkdir(parents=True, exist_ok=True)
+    _write_card(card, settings, complete=False)
+    (root / "classes.txt").write_text("\n".join(MOTIONS) + "\n")
+    tasks = []
+    for split, count in (("train", num_train), ("val", num_val)):
+        rows = [(f"{split}/{i:05d}.mp4", i % len(MOTIONS)) for i in range(count)]
+        (root / split).mkdir(exist_ok=True)
+        (root / f"{split}.csv").write_text("".join(f"{name} {label}\n" for name, label in rows))
+        for i, (name, label) in enumerate(rows):
+            if not (root / name).exists():
+                tasks.append((root / name, label, [seed, split == "val", i]))
+    write = partial(_write_video, num_frames=num_frames, height=height)
+    with ProcessPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
+        for _ in tqdm(pool.map(write, tasks, chunksize=8), total=len(tasks), desc=f"writing {root}", unit="video"):
+            pass
+    _write_card(card, settings, complete=True)
+
+
+def render(label: int, rng: np.random.Generator, num_frames: int, height: int) -> np.ndarray:
+    """Returns a clip (num_frames, height, width, 3) uint8 of the class MOTIONS[label]."""
+    width = height * 4 // 3 // 2 * 2
+    unit = height / 96
+    background = _texture(rng, height, width)
+    smallest, largest = SIZES[0] * unit, SIZES[1] * unit
+    time = np.arange(num_frames)
+    frames = np.repeat(background[None], num_frames, 0)
+    for _ in range(NUM_SHAPES):
+        corners, shade = rng.integers(3, 5), rng.integers(0, 256, 3)
+        y, x = rng.uniform(0, height), rng.uniform(0, width)
+        angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform()
+        speed, spin, growth = rng.uniform(1.5, 2.5) * unit, rng.uniform(0.08, 0.14), rng.uniform(0.03, 0.05)
+        motion = MOTIONS[label]
+        dy = speed * {"moves_down": 1, "moves_up": -1}.get(motion, 0)
+        dx = speed * {"moves_right": 1, "moves_left": -1}.get(motion, 0)
+        turn = spin * {"turns_clockwise": 1, "turns_counterclockwise": -1}.get(motion, 0)
+        grow = growth * {"grows": 1, "shrinks": -1}.get(motion, 0)
+        radius = smallest + (largest - smallest) * ((phase + grow * time) % 1)
+        for t in time:
+            _draw(frames[t], y + dy * t, x + dx * t, radius[t], angle + turn * t, corners, shade)
+    return frames
+
+
+def _draw(frame: np.ndarray, y: float, x: float, radius: float, angle: float, corners: int, shade: np.ndarray) -> None:
+    """Paints a kite with three or four corners, wrapping around at the borders. Angles turn clockwise on the screen."""
+    reach = int(np.ceil(radius)) + 1
+    rows, columns = (np.arange(np.floor(c) - reach, np.floor(c) + reach + 1) for c in (y, x))
+    v, u = (rows - y)[:, None], (columns - x)[None, :]
+    along, across = u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
+    # A long tip ahead and a short or flat tail behind: turning it by any angle but a full turn shows.
+    tail = 0.35 if corners == 3 else 0.7
+    half_width = np.where(along > -0.35 * radius, 0.6 * (radius - along) / 1.35, 0.6 * (along + tail * radius) / 0.35)
+    inside = np.minimum(half_width - np.abs(across), along + tail * radius)
+    mask = np.clip(inside + 0.5, 0, 1)[..., None]  # soft edge, one pixel wide
+    where = np.ix_(rows.astype(int) % frame.shape[0], columns.astype(int) % frame.shape[1])
+    frame[where] = (frame[where] * (1 - mask) + shade * mask).astype(np.uint8)
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Returns smooth coloured noise (height, width, 3) uint8: a coarse grid of colours, interpolated."""
+    grid = rng.integers(40, 216, (6, 8, 3)).astype(float)
+    ys, xs = np.linspace(0, 4.999, height), np.linspace(0, 6.999, width)
+    y0, x0 = ys.astype(int), xs.astype(int)
+    fy, fx = (ys - y0)[:, None, None], (xs - x0)[None, :, None]
+    top = grid[y0][:, x0] * (1 - fx) + grid[y0][:, x0 + 1] * fx
+    bottom = grid[y0 + 1][:, x0] * (1 - fx) + grid[y0 + 1][:, x0 + 1] * fx
+    return (top * (1 - fy) + bottom * fy).astype(np.uint8)
+
+
+def _write_video(task: tuple[Path, int, list[int]], num_frames: int, height: int) -> None:
+    path, label, seed = task
+    frames = render(label, np.random.default_rng(seed), num_frames, height)
+    partial_path = path.with_name(f".{path.name}")
+    with av.open(str(partial_path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FRAME_RATE)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        # one thread: the file does not depend on the machine's cores
+        stream.options = {"crf": "18", "preset": "veryfast", "g": "24", "threads": "1"}
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    partial_path.rename(path)
+
+
+def _write_card(card: Path, settings: dict, complete: bool) -> None:
+    partial_path = card.with_suffix(".part")
+    partial_path.write_text(json.dumps({"settings": settings, "complete": complete}, indent=1))
+    partial_path.rename(card)

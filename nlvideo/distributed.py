@@ -1,0 +1,130 @@
+"""Processes that train or evaluate together: starting them, their ranks, and what they agree on.
+
+Everything small goes over gloo on the CPU; NCCL, where there are GPUs, carries the gradients.
+"""
+
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: its rank, its number on this machine, how many there are, and its device."""
+
+    rank: int
+    local_rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+
+
+def launch(function: Callable[[Any], Any], config: Any, num_devices: int) -> Any:
+    """Calls function(config) in num_devices processes of this machine and returns what rank 0 returns.
+
+    With one device, or under torchrun, which has started the processes already, it is called in this process.
+
+    Raises:
+        ValueError: more devices than there are, or num_devices given under torchrun.
+    """
+    if under_torchrun():
+        if num_devices > 1:
+            raise ValueError(f"num_devices={num_devices}: torchrun has started the processes; leave num_devices out.")
+        return function(config)
+    if num_devices > 1 and torch.cuda.is_available() and num_devices > torch.cuda.device_count():
+        raise ValueError(f"num_devices={num_devices}: this machine has {torch.cuda.device_count()} GPUs.")
+    if num_devices == 1:
+        return function(config)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # As torchrun does: one thread a process unless said otherwise, shared evenly here.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_devices)))
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        return elastic_launch(settings, function)(config)[0]
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise RuntimeError(f"Rank {rank} failed (exit code {failure.exitcode}); its error stands above.") from None
+
+
+def init_world() -> World:
+    """Joins the processes that were started together and returns this one's place; a lone process is its own world."""
+    cuda = torch.cuda.is_available()
+    if not under_torchrun():
+        return World(0, 0, 1, torch.device("cuda", 0) if cuda else torch.device("cpu"))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    return World(dist.get_rank(), local_rank, dist.get_world_size(), device)
+
+
+def leave_world() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: list[float]) -> list[float]:
+    """Returns the sums over all processes, computed in float64."""
+    if not dist.is_initialized():
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+def any_rank(flag: bool) -> bool:
+    """Returns whether any process says yes; all get the same answer."""
+    return sum_over_ranks([float(flag)])[0] > 0
+
+
+def gather(value: Any) -> list[Any]:
+    """Returns every process's value, in the order of ranks, on all of them."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def check_same(value: Any, what: str) -> None:
+    """Raises ValueError if the processes do not hold the same value."""
+    values = gather(value)
+    for rank, other in enumerate(values):
+        if other != values[0]:
+            raise ValueError(f"Rank {rank} has another {what} than rank 0: {other} instead of {values[0]}.")
+
+
+def copy_from_main(tensors: list[torch.Tensor]) -> None:
+    """Overwrites the tensors with rank 0's."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come here."""
+    sum_over_ranks([0.0])

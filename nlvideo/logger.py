@@ -1,0 +1,86 @@
+"""What a run leaves to read: a line on the console, metrics.jsonl, TensorBoard and the picture of its curves."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+METRICS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.png"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class RunLogger:
+    """Writes metrics of steps first_step .. max_steps into a run's folder; lines of later steps are dropped first."""
+
+    def __init__(self, folder: Path, first_step: int, max_steps: int):
+        self.folder, self.max_steps = folder, max_steps
+        self._first_step, self._started = first_step, time.monotonic()
+        metrics = folder / METRICS_FILE
+        if metrics.exists():
+            kept = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= first_step]
+            partial = metrics.with_suffix(".part")
+            partial.write_text("".join(f"{line}\n" for line in kept))
+            partial.replace(metrics)
+        self._metrics = open(metrics, "a")
+        self._board = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=first_step + 1)
+        # A terminal gets a bar; a log file gets one line for each line of metrics.
+        self._bar = tqdm(total=max_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
+
+    def advance(self) -> None:
+        self._bar.update()
+
+    def log(self, split: str, step: int, values: dict[str, float]) -> None:
+        """Records the values of one step (steps done so far) under "train" or "val"."""
+        self._metrics.write(json.dumps({"split": split, "step": step, **values}) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar.disable:
+            print(f"{split} {step}/{self.max_steps}  {text}  eta {self._eta(step)}", flush=True)
+        elif split == "train":
+            self._bar.set_postfix_str(text)
+        else:
+            self._bar.write(f"{split} {step}/{self.max_steps}  {text}")
+
+    def close(self) -> None:
+        """Closes the files and draws the curves."""
+        self._bar.close()
+        self._metrics.close()
+        self._board.close()
+        draw_curves(self.folder / METRICS_FILE, self.folder / CURVES_FILE)
+
+    def _eta(self, step: int) -> str:
+        done = step - self._first_step
+        seconds = (time.monotonic() - self._started) / done * (self.max_steps - step) if done else 0
+        return tqdm.format_interval(seconds)
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Draws the training loss, the validation accuracy and the learning rate over the steps."""
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    train = [row for row in rows if row["split"] == "train"]
+    val = [row for row in rows if row["split"] == "val"]
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    (loss, accuracy), (rate, speed) = figure.subplots(2, 2)
+    loss.plot([r["step"] for r in train], [r["loss"] for r in train])
+    loss.set(title="training loss", ylim=(0, None))
+    for name, label in (("top1", "top-1"), ("top5", "top-5")):
+        accuracy.plot([r["step"] for r in val], [100 * r[name] for r in val], marker=".", label=label)
+    accuracy.set(title="validation accuracy, one centre clip (%)", ylim=(0, 102))
+    if val:
+        accuracy.legend(loc="lower right")
+    rate.plot([r["step"] for r in train], [r["lr"] for r in train])
+    rate.set(title="learning rate", ylim=(0, None))
+    speed.plot([r["step"] for r in train], [r["clips_per_second"] for r in train])
+    speed.set(title="clips per second", ylim=(0, None))
+    for axes in (loss, accuracy, rate, speed):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    figure.savefig(picture, dpi=110)

@@ -1,0 +1,136 @@
+"""The non-local block (Non-local Neural Networks, Wang et al. 2018, Sec. 3).
+
+N batch, C channels, T frames, H height, W width, D inner channels, P = T*H*W positions.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nlvideo.models import pairwise
+
+MODES = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
+EXTENTS = ("spacetime", "space", "time")
+POOLS = ("after", "before")
+INITS = ("paper", "released")
+
+
+class NonLocalBlock(nn.Module):
+    """z = W_z y + x, the identity when it is new (Eq. 6, Sec. 3.3).
+
+    Args:
+        channels: C of the input and output, (N, C, T, H, W).
+        mode: the pairwise function, one of MODES (Sec. 3.2).
+        extent: which positions j a position i sees: all (spacetime), those of its own frame (space), or the
+            same place in every frame (time) (Table 2d).
+        inner_channels: D of theta, phi and g; C / 2 by default (Sec. 3.3).
+        subsample: 2x2 max-pool keys and values in space. Not done for extent "time", whose keys are the
+            frames of one place.
+        pool: where the keys are pooled: "after" the 1x1x1 convolutions (Sec. 3.3) or "before" them, as the
+            authors' code does (nonlocal_helper.py). The same weights give different functions.
+        scale: multiply the softmax's logits by D ** -0.5, as the authors' code does; only for
+            embedded_gaussian.
+        norm: batch norm with zero gain after W_z (Sec. 4.1). False: no norm and a zero W_z, for backbones with
+            frozen batch norm.
+        init: weights of theta, phi, g and W_z: "paper" He et al. (Sec. 4.1), "released" N(0, 0.01), as in the
+            authors' code.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        mode: str = "embedded_gaussian",
+        extent: str = "spacetime",
+        inner_channels: int | None = None,
+        subsample: bool = True,
+        pool: str = "after",
+        scale: bool = False,
+        norm: bool = True,
+        init: str = "paper",
+    ):
+        super().__init__()
+        for name, value, allowed in (
+            ("mode", mode, MODES),
+            ("extent", extent, EXTENTS),
+            ("pool", pool, POOLS),
+            ("init", init, INITS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} is not a non-local {name}. Choose from: {', '.join(allowed)}.")
+        if scale and mode != "embedded_gaussian":
+            raise ValueError(f"scale=True applies to mode 'embedded_gaussian' only, not to {mode!r}.")
+        inner = inner_channels or channels // 2
+        self.mode, self.extent, self.pool = mode, extent, pool
+        self.subsample = subsample and extent != "time"
+        self.logit_scale = inner**-0.5 if scale else 1.0
+        if mode != "gaussian":
+            self.theta = nn.Conv3d(channels, inner, 1)
+            self.phi = nn.Conv3d(channels, inner, 1)
+        if mode == "concatenation":
+            self.w_f = nn.Conv3d(2 * inner, 1, 1, bias=False)  # w_f of Eq. 5: first half theta's, second phi's
+        self.g = nn.Conv3d(channels, inner, 1)
+        self.out = nn.Conv3d(inner, channels, 1)
+        self.bn = nn.BatchNorm3d(channels) if norm else None
+        self._init_weights(init)
+
+    def _init_weights(self, init: str) -> None:
+        for conv in self.children():
+            if isinstance(conv, nn.Conv3d):
+                if init == "paper":
+                    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                else:
+                    nn.init.normal_(conv.weight, std=0.01)
+                if conv.bias is not None:
+                    nn.init.zeros_(conv.bias)
+        # Either way the block starts as the identity and can be put into a trained network.
+        nn.init.zeros_(self.bn.weight if self.bn is not None else self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns z of x's shape (N, C, T, H, W)."""
+        phi, g = self._keys_and_values(x)
+        if self.mode == "gaussian":
+            y = pairwise.embedded_gaussian(self._fold(x), self._fold(phi), self._fold(g))
+        else:
+            theta = self.theta(x)
+            if self.mode == "embedded_gaussian":
+                y = pairwise.embedded_gaussian(self._fold(theta), self._fold(phi), self._fold(g), self.logit_scale)
+            elif self.mode == "dot_product":
+                y = pairwise.dot_product(self._fold(theta), self._fold(phi), self._fold(g))
+            else:
+                w_theta, w_phi = self.w_f.weight.chunk(2, dim=1)
+                a, b = F.conv3d(theta, w_theta), F.conv3d(phi, w_phi)
+                y = pairwise.concatenation(self._fold(a).squeeze(1), self._fold(b).squeeze(1), self._fold(g))
+        z = self.out(self._unfold(y, x))
+        return x + (z if self.bn is None else self.bn(z))
+
+    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns phi and g, (N, D, T, H', W'); phi is x itself in gaussian mode."""
+        if self.subsample and min(x.shape[3:]) < 2:
+            raise ValueError(f"A {x.shape[3]}x{x.shape[4]} map is too small for the 2x2 pooling; set subsample=False.")
+        if self.pool == "before":
+            pooled = self._pool(x)
+            return (pooled if self.mode == "gaussian" else self.phi(pooled)), self.g(pooled)
+        return self._pool(x if self.mode == "gaussian" else self.phi(x)), self._pool(self.g(x))
+
+    def _pool(self, x: Tensor) -> Tensor:
+        return F.max_pool3d(x, (1, 2, 2)) if self.subsample else x
+
+    def _fold(self, x: Tensor) -> Tensor:
+        """Returns (B, D, positions): what sees each other shares one entry of the batch."""
+        if self.extent == "space":
+            return x.transpose(1, 2).flatten(3).flatten(0, 1)  # (N*T, D, H*W)
+        if self.extent == "time":
+            return x.permute(0, 3, 4, 1, 2).flatten(0, 2)  # (N*H*W, D, T)
+        return x.flatten(2)  # (N, D, T*H*W)
+
+    def _unfold(self, y: Tensor, x: Tensor) -> Tensor:
+        """Returns y as (N, D, T, H, W), the inverse of _fold for the positions of x."""
+        n, _, t, h, w = x.shape
+        if self.extent == "space":
+            return y.unflatten(0, (n, t)).unflatten(3, (h, w)).transpose(1, 2)
+        if self.extent == "time":
+            return y.unflatten(0, (n, h, w)).permute(0, 3, 4, 1, 2)
+        return y.unflatten(2, (t, h, w))
+
+    def extra_repr(self) -> str:
+        return f"mode={self.mode}, extent={self.extent}, subsample={self.subsample}, pool={self.pool}"

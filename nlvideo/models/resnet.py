@@ -1,0 +1,224 @@
+"""C2D and I3D ResNets for video, with torchvision's parameter names.
+
+N batch, C channels, T frames, H height, W width. Stages are named as in the paper where they are chosen
+(res2..res5) and as in torchvision where they are stored (layer1..layer4).
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # residual blocks in res2..res5
+STAGES = ("res2", "res3", "res4", "res5")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a network looks along time: the temporal kernel sizes of its convolutions.
+
+    `inflated` gives for each stage (first, step): residual blocks first, first + step, ... have a 3x1x1 kernel
+    where the 2D network has its first 1x1.
+    """
+
+    conv1: int
+    inflated: tuple[tuple[int, int], ...] | None
+
+
+LAYOUTS = {
+    # Table 1: convolutions never look along time.
+    "c2d": Layout(conv1=1, inflated=None),
+    # Sec. 4, "3x1x1", with the blocks that the authors' code inflates (resnet_video.py): all of res2, every
+    # second of res3 and res4 from the first on, the second of res5.
+    "i3d": Layout(conv1=5, inflated=((0, 1), (0, 2), (0, 2), (1, 2))),
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A max-pool; kernel, stride and padding in T, H, W."""
+
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Stem:
+    """How a clip is thinned out in time before res3: conv1's temporal stride, the pool after it, the pool after res2."""
+
+    conv1_stride: int
+    pool1: Pool
+    pool2: Pool
+
+
+STEMS = {
+    # Table 1, for 32 and 128 frames; padded as torchvision pads, so that res2 is 56x56 as the table says.
+    "paper": Stem(2, Pool((3, 3, 3), (2, 2, 2), (1, 1, 1)), Pool((3, 1, 1), (2, 1, 1), (1, 0, 0))),
+    # The authors' code for 8x8 and 32x4 clips (resnet_video.py); without padding res2 is 55x55.
+    "released_8x8": Stem(1, Pool((1, 3, 3), (1, 2, 2), (0, 0, 0)), Pool((2, 1, 1), (2, 1, 1), (0, 0, 0))),
+}
+
+
+def temporal_size(stem: Stem, num_frames: int) -> int:
+    """Returns T in res3..res5 for a clip of num_frames, 0 if the clip is too short for the stem."""
+    t = (num_frames - 1) // stem.conv1_stride + 1
+    for pool in (stem.pool1, stem.pool2):
+        t = (t + 2 * pool.padding[0] - pool.kernel[0]) // pool.stride[0] + 1
+    return max(t, 0)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 with a shortcut; the spatial stride is on the 3x3 (authors' code, resnet_helper.py)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, temporal_kernel: int):
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv3d(
+            in_channels, channels, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
+        )
+        self.bn1 = nn.BatchNorm3d(channels)
+        self.conv2 = nn.Conv3d(channels, channels, (1, 3, 3), (1, stride, stride), (0, 1, 1), bias=False)
+        self.bn2 = nn.BatchNorm3d(channels)
+        self.conv3 = nn.Conv3d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm3d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv3d(in_channels, out_channels, 1, (1, stride, stride), bias=False), nn.BatchNorm3d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + shortcut)
+
+
+class VideoResNet(nn.Module):
+    """A ResNet over clips (N, 3, T, H, W), with context blocks after chosen residual blocks.
+
+    Args:
+        layout: a key of LAYOUTS.
+        depth: a key of DEPTHS.
+        stem: a key of STEMS.
+        num_classes: outputs of fc.
+        width: channels of conv1 (64 in the paper); every other width follows.
+        dropout: probability before fc, in training.
+        frozen_bn: batch norm uses its running statistics and learns nothing: neither statistics nor gain and
+            bias (Sec. 5.1, 128 frames; the authors' AffineNd).
+        head_window: height and width in res5 that one prediction averages over: the size of the map that the
+            training crop gives (7 for 224). Used by position_logits.
+        places: residual blocks that are followed by a context block, as "res4.1" (counted from 0).
+        make_block: called with the number of channels for each place.
+
+    Raises:
+        ValueError: a choice or a place that the network does not have.
+    """
+
+    def __init__(
+        self,
+        layout: str,
+        depth: int,
+        stem: str,
+        num_classes: int,
+        *,
+        width: int = 64,
+        dropout: float = 0.0,
+        frozen_bn: bool = False,
+        head_window: int = 7,
+        places: Collection[str] = (),
+        make_block: Callable[[int], nn.Module] | None = None,
+    ):
+        super().__init__()
+        for name, value, allowed in (("layout", layout, LAYOUTS), ("depth", depth, DEPTHS), ("stem", stem, STEMS)):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} is unknown. Choose from: {', '.join(map(str, allowed))}.")
+        rows, thinning = LAYOUTS[layout], STEMS[stem]
+        all_places = [f"{stage}.{i}" for stage, n in zip(STAGES, DEPTHS[depth], strict=True) for i in range(n)]
+        for place in places:
+            if place not in all_places:
+                raise ValueError(f"{place!r} is not a residual block of depth {depth}: {_ranges(depth)}.")
+        if len(set(places)) != len(places):
+            raise ValueError(f"A place is named twice in {', '.join(places)}.")
+
+        self.num_classes, self.head_window, self.frozen_bn = num_classes, head_window, frozen_bn
+        self.places = tuple(places)
+        self.conv1 = nn.Conv3d(
+            3, width, (rows.conv1, 7, 7), (thinning.conv1_stride, 2, 2), (rows.conv1 // 2, 3, 3), bias=False
+        )
+        self.bn1 = nn.BatchNorm3d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = _max_pool(thinning.pool1)
+        channels_in = width
+        for s, (stage, num_blocks) in enumerate(zip(STAGES, DEPTHS[depth], strict=True)):
+            first, step = rows.inflated[s] if rows.inflated else (num_blocks, 1)
+            children = OrderedDict()
+            for i in range(num_blocks):
+                kernel = 3 if i >= first and (i - first) % step == 0 else 1
+                stride = 2 if i == 0 and s > 0 else 1
+                children[str(i)] = Bottleneck(channels_in, width * 2**s, stride, kernel)
+                channels_in = width * 2**s * Bottleneck.expansion
+                if f"{stage}.{i}" in places:
+                    children[f"{i}_nl"] = make_block(channels_in)
+            setattr(self, f"layer{s + 1}", nn.Sequential(children))
+        self.pool2 = _max_pool(thinning.pool2)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels_in, num_classes)
+        self._init_weights()
+        self.train(self.training)
+
+    def _init_weights(self) -> None:
+        """He et al. for the residual convolutions, zero gain for the last norm of each branch, N(0, 0.01) for fc."""
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
+                for conv in (module.conv1, module.conv2, module.conv3, module.downsample and module.downsample[0]):
+                    if conv is not None:
+                        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def train(self, mode: bool = True) -> "VideoResNet":
+        super().train(mode)
+        if self.frozen_bn:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm3d):
+                    module.eval().requires_grad_(False)
+        return self
+
+    def features(self, clips: Tensor) -> Tensor:
+        """Returns res5's output (N, 32 * width, T', H / 32, W / 32) for normalised clips (N, 3, T, H, W)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(clips))))
+        x = self.pool2(self.layer1(x))
+        return self.layer4(self.layer3(self.layer2(x)))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Returns logits (N, num_classes): one prediction from the average over all positions."""
+        return self.fc(self.dropout(self.features(clips).mean((2, 3, 4))))
+
+    def position_logits(self, clips: Tensor) -> Tensor:
+        """Returns logits (N, positions, num_classes), fully convolutional in space (Sec. 4.1).
+
+        Each position averages over all frames and head_window x head_window of res5, so that for clips of the
+        training crop's size there is one position and it equals forward.
+        """
+        x = self.features(clips)
+        window = (x.shape[2], min(self.head_window, x.shape[3]), min(self.head_window, x.shape[4]))
+        x = F.avg_pool3d(x, window, stride=1).flatten(2).transpose(1, 2)  # (N, positions, 32 * width)
+        return self.fc(self.dropout(x))
+
+
+def _max_pool(pool: Pool) -> nn.MaxPool3d:
+    return nn.MaxPool3d(pool.kernel, pool.stride, pool.padding)
+
+
+def _ranges(depth: int) -> str:
+    return ", ".join(f"{stage}.0 to {stage}.{n - 1}" for stage, n in zip(STAGES, DEPTHS[depth], strict=True))

@@ -1,0 +1,103 @@
+"""Fills a network with weights that exist: torchvision's (inflated) or those of an nlvideo checkpoint."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nlvideo.checkpoint import read_tensor_file
+from nlvideo.models.inflate import inflate_state_dict
+from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.models.resnet import VideoResNet
+
+
+def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list[str]) -> str:
+    """Loads `source` into the network and returns one sentence that says what was loaded and what is new.
+
+    Args:
+        source: "imagenet" (torchvision's IMAGENET1K_V1 weights), or the path of a torchvision ResNet's state
+            dict, inflated, or of an nlvideo checkpoint, whose head is kept if its classes are `classes`.
+
+    Raises:
+        FileNotFoundError: the file does not exist or could not be downloaded.
+        ValueError: the file is something else, or the weights are of another network.
+    """
+    content = _download_imagenet(depth) if source == "imagenet" else read_tensor_file(source)
+    if isinstance(content, Mapping) and {"model", "config", "classes"} <= content.keys():
+        state, kind = dict(content["model"]), "nlvideo checkpoint"
+        keep_head = content["classes"] == classes
+    else:
+        state, kind = _torchvision_state(content, source), "2D ResNet weights, inflated"
+        keep_head = False
+    if not keep_head:
+        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    try:
+        state = inflate_state_dict(state, network.state_dict())
+    except ValueError as error:
+        raise ValueError(f"model.pretrained={source} does not fit the network: {error}.") from None
+    missing, unexpected = network.load_state_dict(state, strict=False)
+
+    new = {name for name, module in network.named_modules() if isinstance(module, NonLocalBlock)}
+    new_keys = [key for key in missing if any(key.startswith(f"{name}.") for name in new)]
+    lost = [
+        key
+        for key in missing
+        if not key.startswith("fc.") and key not in new_keys and not key.endswith("num_batches_tracked")
+    ]
+    if unexpected or lost:
+        raise ValueError(
+            f"model.pretrained={source} is of another network: {_listing(lost)} of this network are not in it, "
+            f"{_listing(unexpected)} in it are not of this network. Nothing but fc.* and new blocks may be missing."
+        )
+    new_blocks = len({key.rsplit("_nl.", 1)[0] for key in new_keys})
+    head = "its head kept" if keep_head else f"a new head for {len(classes)} classes"
+    if kind == "nlvideo checkpoint" and not keep_head:
+        head += f" (the checkpoint's {len(content['classes'])} classes are others)"
+    return f"{source}: {kind}; {head}; {new_blocks or 'no'} new blocks"
+
+
+def check_blocks_can_learn(network: VideoResNet) -> None:
+    """Raises ValueError for a block behind a frozen norm of zero gain: it would stay the identity for ever."""
+    for name, module in network.named_modules():
+        if isinstance(module, NonLocalBlock) and module.bn is not None:
+            if not module.bn.weight.requires_grad and not module.bn.weight.any():
+                raise ValueError(
+                    f"model.frozen_bn=true freezes the zero gain of the new block {name}, which could never learn: "
+                    "choose block.norm=false, or a model.pretrained whose blocks are trained."
+                )
+
+
+def _torchvision_state(content: Any, source: str) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values()):
+        state = {key.removeprefix("module."): value for key, value in content.items()}
+        if "conv1.weight" in state:
+            return state
+    keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+    raise ValueError(
+        f"model.pretrained={source} holds neither an nlvideo checkpoint nor a torchvision ResNet (it holds: {keys})."
+    )
+
+
+def _download_imagenet(depth: int) -> Mapping[str, Tensor]:
+    from torchvision.models import ResNet50_Weights, ResNet101_Weights
+
+    weights = {50: ResNet50_Weights.IMAGENET1K_V1, 101: ResNet101_Weights.IMAGENET1K_V1}.get(depth)
+    if weights is None:
+        raise ValueError(f"model.pretrained=imagenet has no weights for model.depth={depth}; it has 50 and 101.")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(weights.url)
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+        raise FileNotFoundError(
+            f"model.pretrained=imagenet: {weights.url} could not be downloaded ({error}). Fetch it elsewhere and put "
+            f"it at {file}, or give model.pretrained=PATH; model.pretrained=null starts from random weights."
+        ) from None
+
+
+def _listing(keys: list[str]) -> str:
+    return f"{len(keys)} keys" + (f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else "")

@@ -1,0 +1,42 @@
+"""In which numbers a device computes."""
+
+from pathlib import Path
+
+import torch
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Returns the type that the network's products are computed in.
+
+    "auto" is bfloat16 where the device multiplies it in hardware, else float32. Weights stay float32, except that
+    float64 means everything.
+
+    Raises:
+        ValueError: bfloat16 on a GPU without it.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    dtype = getattr(torch, precision)
+    if dtype == torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
+        raise ValueError(f"precision=bfloat16: {torch.cuda.get_device_name(device)} has none; choose float32.")
+    return dtype
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Returns the context in which a float32 network computes its products in bfloat16, if that is the type."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def input_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns the type of weights and clips: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
