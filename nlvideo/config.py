@@ -47,7 +47,7 @@ class BlockConfig:
     mode: str = "embedded_gaussian"  # gaussian, embedded_gaussian, dot_product, concatenation
     extent: str = "spacetime"  # spacetime, space, time
     subsample: bool = True  # keys and values at half the height and width
-    pool: str = "after"  # subsample after the 1x1x1 convolutions (paper) or before them (released code)
+    pool: str = "before"  # subsample before the 1x1x1 convolutions (released code, Table 2e) or after them (Sec. 3.3)
     scale: bool = False  # logits times D ** -0.5 (released code), embedded_gaussian only
     norm: bool = True  # batch norm with zero gain after W_z; false: a zero W_z
     init: str = "paper"  # He et al. (paper) or N(0, 0.01) (released)

@@ -27,7 +27,7 @@ MOTIONS = (
     "shrinks",
 )
 NUM_SHAPES = 3
-SIZES = (8.0, 20.0)  # smallest and largest radius in pixels of a 96-pixel-high frame
+SIZES = (9.0, 24.0)  # smallest and largest radius in pixels of a 96-pixel-high frame
 FRAME_RATE = 25
 
 
@@ -87,7 +87,7 @@ def render(label: int, rng: np.random.Generator, num_frames: int, height: int) -
     time = np.arange(num_frames)
     frames = np.repeat(background[None], num_frames, 0)
     for _ in range(NUM_SHAPES):
-        corners, shade = rng.integers(3, 5), rng.integers(0, 256, 3)
+        corners, shade = rng.integers(3, 5), rng.permutation([rng.integers(0, 256), rng.integers(180, 256), 255])
         y, x = rng.uniform(0, height), rng.uniform(0, width)
         angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform()
         speed, spin, growth = rng.uniform(1.5, 2.5) * unit, rng.uniform(0.08, 0.14), rng.uniform(0.03, 0.05)
@@ -119,7 +119,7 @@ def _draw(frame: np.ndarray, y: float, x: float, radius: float, angle: float, co
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Returns smooth coloured noise (height, width, 3) uint8: a coarse grid of colours, interpolated."""
-    grid = rng.integers(40, 216, (6, 8, 3)).astype(float)
+    grid = rng.integers(30, 130, (6, 8, 3)).astype(float)
     ys, xs = np.linspace(0, 4.999, height), np.linspace(0, 6.999, width)
     y0, x0 = ys.astype(int), xs.astype(int)
     fy, fx = (ys - y0)[:, None, None], (xs - x0)[None, :, None]

@@ -25,8 +25,9 @@ class NonLocalBlock(nn.Module):
         inner_channels: D of theta, phi and g; C / 2 by default (Sec. 3.3).
         subsample: 2x2 max-pool keys and values in space. Not done for extent "time", whose keys are the
             frames of one place.
-        pool: where the keys are pooled: "after" the 1x1x1 convolutions (Sec. 3.3) or "before" them, as the
-            authors' code does (nonlocal_helper.py). The same weights give different functions.
+        pool: where the keys are pooled: "before" the 1x1x1 convolutions, as the authors' code does
+            (nonlocal_helper.py) and as the multiply-adds of Table 2e are counted, or "after" them, as the text of
+            Sec. 3.3 says. The same weights give different functions.
         scale: multiply the softmax's logits by D ** -0.5, as the authors' code does; only for
             embedded_gaussian.
         norm: batch norm with zero gain after W_z (Sec. 4.1). False: no norm and a zero W_z, for backbones with
@@ -43,7 +44,7 @@ class NonLocalBlock(nn.Module):
         extent: str = "spacetime",
         inner_channels: int | None = None,
         subsample: bool = True,
-        pool: str = "after",
+        pool: str = "before",
         scale: bool = False,
         norm: bool = True,
         init: str = "paper",

@@ -70,6 +70,20 @@ def temporal_size(stem: Stem, num_frames: int) -> int:
     return max(t, 0)
 
 
+class TemporalConv(nn.Conv3d):
+    """A convolution over time that also has right gradients where the clip is shorter than its kernel.
+
+    On CPUs oneDNN leaves the bfloat16 weight gradient uninitialised when 1 < T < kernel (seen with torch 2.15), unless
+    the zeros are put around the clip first.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] >= self.kernel_size[0]:
+            return super().forward(x)
+        t, h, w = self.padding
+        return F.conv3d(F.pad(x, (0, 0, 0, 0, t, t)), self.weight, self.bias, self.stride, (0, h, w))
+
+
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 with a shortcut; the spatial stride is on the 3x3 (authors' code, resnet_helper.py)."""
 
@@ -78,7 +92,7 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int, temporal_kernel: int):
         super().__init__()
         out_channels = channels * self.expansion
-        self.conv1 = nn.Conv3d(
+        self.conv1 = TemporalConv(
             in_channels, channels, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
         )
         self.bn1 = nn.BatchNorm3d(channels)
@@ -150,7 +164,7 @@ class VideoResNet(nn.Module):
 
         self.num_classes, self.head_window, self.frozen_bn = num_classes, head_window, frozen_bn
         self.places = tuple(places)
-        self.conv1 = nn.Conv3d(
+        self.conv1 = TemporalConv(
             3, width, (rows.conv1, 7, 7), (thinning.conv1_stride, 2, 2), (rows.conv1 // 2, 3, 3), bias=False
         )
         self.bn1 = nn.BatchNorm3d(width)

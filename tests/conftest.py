@@ -1,0 +1,50 @@
+"""Shared fixtures: videos whose frames say which they are."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+GREY_STEP = 3  # frame i has grey level GREY_STEP * i
+
+
+def write_grey_video(path: Path, num_frames: int, height: int = 48, width: int = 64, codec: str = "libx264", **options):
+    """Writes a video whose frame i is all of grey level GREY_STEP * i."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.options = {"crf": "1", "g": "12", "threads": "1"} | options
+        for i in range(num_frames):
+            pixels = np.full((height, width, 3), GREY_STEP * i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def frame_numbers(frames: torch.Tensor) -> list[int]:
+    """Returns which frames these (F, H, W, C) are."""
+    return [round(frame.double().mean().item() / GREY_STEP) for frame in frames]
+
+
+@pytest.fixture(autouse=True)
+def fixed_random_state():
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    yield
+    torch.set_rng_state(state)
+
+
+@pytest.fixture(scope="session")
+def video_folder(tmp_path_factory) -> Path:
+    """A folder with train.csv and val.csv, 6 and 5 grey videos of 3 classes; one has 10 frames only."""
+    folder = tmp_path_factory.mktemp("videos")
+    for split, count in (("train", 6), ("val", 5)):
+        rows = []
+        for i in range(count):
+            write_grey_video(folder / split / f"a video {i}.mp4", 10 if i == 1 else 40)
+            rows.append(f"{split}/a video {i}.mp4 {i % 3}\n")
+        (folder / f"{split}.csv").write_text("".join(rows))
+    return folder

@@ -1,0 +1,141 @@
+import pickle
+import urllib.error
+
+import pytest
+import torch
+from torchvision.models import ResNet50_Weights, resnet50, resnet101
+
+from nlvideo.models.inflate import inflate
+from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.models.resnet import VideoResNet
+from nlvideo.models.weights import check_blocks_can_learn, load_pretrained
+
+CLASSES = ["a", "b", "c"]
+
+
+def network_of(places=(), width=64, **options) -> VideoResNet:
+    return VideoResNet("i3d", 50, "paper", 3, width=width, places=places, make_block=NonLocalBlock, **options)
+
+
+def nlvideo_file(path, network, classes=CLASSES):
+    content = {"format": 1, "model": network.state_dict(), "step": 1, "config": {}, "classes": classes}
+    torch.save(content, path)
+    return str(path)
+
+
+def test_inflation_spreads_a_kernel_over_time():
+    kernel = torch.randn(4, 3, 7, 7)
+    inflated = inflate(kernel, torch.Size([4, 3, 5, 7, 7]))
+    assert inflated.shape == (4, 3, 5, 7, 7)
+    torch.testing.assert_close(inflated.sum(2), kernel)
+    assert all(torch.equal(inflated[:, :, t], inflated[:, :, 0]) for t in range(5))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 3, 3), (5, 3, 5, 7, 7), (4, 3, 7)])
+def test_inflation_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match="cannot be inflated"):
+        inflate(torch.randn(4, 3, 7, 7), torch.Size(shape))
+
+
+def test_torchvision_weights_are_inflated_and_their_head_is_never_kept(tmp_path):
+    path = tmp_path / "resnet50.pth"
+    two_d = resnet50(num_classes=3)  # even with the right number of classes
+    torch.save(two_d.state_dict(), path)
+    network = network_of(places=("res4.4",))
+    head = network.fc.weight.clone()
+    message = load_pretrained(network, str(path), 50, CLASSES)
+    assert "inflated" in message and "a new head for 3 classes" in message and "1 new blocks" in message
+    torch.testing.assert_close(network.conv1.weight.sum(2), two_d.conv1.weight)
+    torch.testing.assert_close(network.layer3[0].conv1.weight.sum(2), two_d.layer3[0].conv1.weight)
+    assert torch.equal(network.layer4[2].bn3.running_var, two_d.layer4[2].bn3.running_var)
+    assert torch.equal(network.fc.weight, head)
+
+
+def test_the_imagenet_source_asks_torchvision_for_the_weights(monkeypatch):
+    two_d = resnet50()
+    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda self, **options: two_d.state_dict())
+    network = network_of()
+    load_pretrained(network, "imagenet", 50, CLASSES)
+    torch.testing.assert_close(network.conv1.weight.sum(2), two_d.conv1.weight)
+
+
+def test_a_failed_download_says_what_to_put_where(monkeypatch):
+    def fail(self, **options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", fail)
+    with pytest.raises(FileNotFoundError, match=r"resnet50-\w+\.pth could not be downloaded .*no network.* put it at .*"):
+        load_pretrained(network_of(), "imagenet", 50, CLASSES)
+
+
+def test_an_nlvideo_checkpoint_keeps_its_head_where_the_classes_agree(tmp_path):
+    source = network_of(width=8)
+    path = nlvideo_file(tmp_path / "checkpoint.pt", source)
+    network = network_of(places=("res3.1", "res4.4"), width=8)
+    message = load_pretrained(network, path, 50, CLASSES)
+    assert "its head kept; 2 new blocks" in message
+    assert torch.equal(network.fc.weight, source.fc.weight)
+    assert torch.equal(network.layer4[1].conv1.weight, source.layer4[1].conv1.weight)
+
+
+def test_an_nlvideo_checkpoints_head_is_replaced_where_they_do_not(tmp_path):
+    source = network_of(width=8)
+    path = nlvideo_file(tmp_path / "checkpoint.pt", source, ["b", "a", "c"])
+    network = network_of(width=8)
+    message = load_pretrained(network, path, 50, CLASSES)
+    assert "a new head for 3 classes (the checkpoint's 3 classes are others)" in message
+    assert not torch.equal(network.fc.weight, source.fc.weight)
+    assert torch.equal(network.conv1.weight, source.conv1.weight)
+
+
+def test_blocks_that_the_network_lacks_are_refused(tmp_path):
+    path = nlvideo_file(tmp_path / "checkpoint.pt", network_of(places=("res4.4",), width=8))
+    with pytest.raises(ValueError, match=r"keys \(layer3.4_nl.* in it are not of this network"):
+        load_pretrained(network_of(width=8), path, 50, CLASSES)
+
+
+def test_weights_of_another_depth_are_refused(tmp_path):
+    torch.save(resnet101().state_dict(), tmp_path / "r101.pth")
+    with pytest.raises(ValueError, match="is of another network.*layer3.6"):
+        load_pretrained(network_of(), str(tmp_path / "r101.pth"), 50, CLASSES)
+
+
+def test_weights_of_another_width_are_refused(tmp_path):
+    torch.save(resnet50().state_dict(), tmp_path / "r50.pth")
+    with pytest.raises(ValueError, match="does not fit the network: conv1.weight"):
+        load_pretrained(network_of(width=8), str(tmp_path / "r50.pth"), 50, CLASSES)
+
+
+def test_a_missing_weight_is_refused(tmp_path):
+    state = resnet50().state_dict()
+    del state["layer2.1.conv2.weight"]
+    torch.save(state, tmp_path / "r50.pth")
+    with pytest.raises(ValueError, match="layer2.1.conv2.weight"):
+        load_pretrained(network_of(), str(tmp_path / "r50.pth"), 50, CLASSES)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code from the file ran')",))
+
+
+def test_files_that_are_no_weights_are_refused_without_running_them(tmp_path):
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps(Malicious()))
+    torch.save({"model": Malicious()}, tmp_path / "bad.pt")
+    torch.save(network_of(width=8).state_dict(), tmp_path / "cut.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:5000])
+    for name in ("text.pt", "bad.pkl", "bad.pt", "cut.pt"):
+        with pytest.raises(ValueError, match=f"{name} is not a checkpoint that can be read"):
+            load_pretrained(network_of(width=8), str(tmp_path / name), 50, CLASSES)
+    torch.save({"weights": [1, 2]}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="holds neither .*it holds: weights"):
+        load_pretrained(network_of(width=8), str(tmp_path / "other.pt"), 50, CLASSES)
+    with pytest.raises(FileNotFoundError, match="nowhere.pt does not exist"):
+        load_pretrained(network_of(width=8), str(tmp_path / "nowhere.pt"), 50, CLASSES)
+
+
+def test_new_blocks_behind_a_frozen_zero_gain_are_refused():
+    with pytest.raises(ValueError, match="layer3.4_nl, which could never learn"):
+        check_blocks_can_learn(network_of(places=("res4.4",), width=8, frozen_bn=True))
+    check_blocks_can_learn(network_of(places=("res4.4",), width=8))
