@@ -65,7 +65,7 @@ class SyntheticConfig:
 
 
 @dataclass
-class TestConfig:
+class ViewsConfig:
     num_clips: int = 10
     num_crops: int = 3
     clip_sampling: str = "uniform"  # uniform or vnl, see nlvideo/data/sampling.py
@@ -90,7 +90,7 @@ class DataConfig:
     num_workers: int = 4  # per process
     max_bad_share: float = 0.02  # training stops when more of its samples than this cannot be decoded
     synthetic: SyntheticConfig | None = None
-    test: TestConfig = field(default_factory=TestConfig)
+    test: ViewsConfig = field(default_factory=ViewsConfig)
 
 
 @dataclass

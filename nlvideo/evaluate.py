@@ -239,7 +239,7 @@ def print_table(result: dict, folder: Path) -> None:
     for name in ("views", "videos", "undecodable", "top-1", "top-5", "mean of classes"):
         table.add_column(name, justify="right")
     table.add_row(
-        f"{views['num_clips']} clips x {views['num_crops']} crops",
+        f"{views['num_clips']} x {views['num_crops']}",
         str(result["num_videos"]),
         str(result["num_undecodable"]),
         *(f"{100 * result[key]:.2f} %" for key in ("top1", "top5", "mean_class_accuracy")),

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from nlvideo.data.annotations import VideoTable, read_classes, read_table
-from nlvideo.data.dataset import CenterClips, TestViews, TrainClips, collate
+from nlvideo.data.dataset import CenterClips, MultiViews, TrainClips, collate
 from nlvideo.data.synthetic import write_motion_set
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def build_center_loader(data: DataConfig, table: VideoTable, batch_size: int, *,
 def build_view_loader(data: DataConfig, table: VideoTable, *, rank: int, size: int) -> DataLoader:
     """Returns a loader of VideoViews, one video each, of every size-th video; none is repeated to fill up."""
     test = data.test
-    dataset = TestViews(
+    dataset = MultiViews(
         table,
         num_frames=data.num_frames,
         frame_stride=data.frame_stride,

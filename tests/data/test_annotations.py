@@ -1,0 +1,110 @@
+import pytest
+
+from nlvideo.data.annotations import read_classes, read_table
+
+
+def table_of(tmp_path, text, classes=("a", "b", "c"), **options):
+    (tmp_path / "list.csv").write_text(text)
+    return read_table(str(tmp_path), "list.csv", classes, **options)
+
+
+def rows(table):
+    return [(table.name(i), int(table.targets[i])) for i in range(len(table))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x/1.mp4 0\nx y/2.mp4 2\n",
+        "x/1.mp4,0\nx y/2.mp4,2\n",
+        "x/1.mp4\t0\nx y/2.mp4\t2",
+        "path,label\nx/1.mp4, 0\n\nx y/2.mp4, 2\n",
+        "video label\r\nx/1.mp4 0\r\nx y/2.mp4 2\r\n",
+        '\ufeff"x/1.mp4",0\n"x y/2.mp4",2\n',
+    ],
+    ids=["space", "comma", "tab", "header", "windows", "quotes"],
+)
+def test_lists_as_the_field_has_them(tmp_path, text):
+    table = table_of(tmp_path, text)
+    assert rows(table) == [("x/1.mp4", 0), ("x y/2.mp4", 2)]
+    assert table.path(0) == str(tmp_path / "x/1.mp4")
+
+
+def test_names_may_hold_any_letters_and_be_absolute(tmp_path):
+    table = table_of(tmp_path, "grüße/视频, the 2nd.mp4 1\n/elsewhere/a.mp4 0\n")
+    assert rows(table) == [("grüße/视频, the 2nd.mp4", 1), ("/elsewhere/a.mp4", 0)]
+    assert table.path(1) == "/elsewhere/a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lists no video"),
+        ("path label\n", "lists no video"),
+        ("a.mp4 0\nb.mp4 3\n", "line 2: label 3 of b.mp4 is out of range; there are 3 classes, so labels go from 0 to 2"),
+        ("a.mp4 -1\n", "label -1 of a.mp4 is out of range"),
+        ("a.mp4 0\nb.mp4 dancing\n", "line 2: 'b.mp4 dancing' is not `path label`"),
+    ],
+)
+def test_wrong_lists_are_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        table_of(tmp_path, text)
+
+
+def test_a_missing_list_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.csv does not exist"):
+        read_table(str(tmp_path), "nothing.csv", None)
+
+
+def test_a_list_without_class_names_counts_its_labels(tmp_path):
+    assert table_of(tmp_path, "a.mp4 0\nb.mp4 4\n", None).classes == ("0", "1", "2", "3", "4")
+    assert len(table_of(tmp_path, "a.mp4 0\nb.mp4 4\n", None, num_classes=10).classes) == 10
+
+
+def test_a_list_of_files_that_do_not_exist_is_refused(tmp_path):
+    table = table_of(tmp_path, "a.mp4 0\nb.mp4 1\n")
+    with pytest.raises(FileNotFoundError, match=r"none of its 2 videos is there, the first would be .*a\.mp4"):
+        table.check_files()
+    (tmp_path / "b.mp4").touch()
+    table.check_files()
+
+
+def test_a_folder_tree_gives_classes_in_sorted_order(tmp_path):
+    for name in ("b/2.mp4", "b/1.MKV", "a/deep/3.mp4", "a/notes.txt"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    table = read_table(str(tmp_path), "train", None)
+    assert table.classes == ("a", "b")
+    assert rows(table) == [("a/deep/3.mp4", 0), ("b/1.MKV", 1), ("b/2.mp4", 1)]
+    assert rows(read_table(str(tmp_path), "train", ["b", "z", "a"]))[0] == ("a/deep/3.mp4", 2)
+    with pytest.raises(ValueError, match="folders b are none of the 1 classes"):
+        read_table(str(tmp_path), "train", ["a"])
+
+
+def test_an_empty_tree_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no sub-folders"):
+        read_table(str(tmp_path), ".", None)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match="holds no video"):
+        read_table(str(tmp_path), ".", None)
+
+
+def test_class_files(tmp_path):
+    (tmp_path / "classes.txt").write_text("abseiling\nair drumming\n")
+    assert read_classes(tmp_path / "classes.txt") == ["abseiling", "air drumming"]
+    (tmp_path / "twice.txt").write_text("a\nb\na\n")
+    with pytest.raises(ValueError, match="names a more than once"):
+        read_classes(tmp_path / "twice.txt")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(ValueError, match="is empty"):
+        read_classes(tmp_path / "empty.txt")
+    with pytest.raises(FileNotFoundError, match="none.txt does not exist"):
+        read_classes(tmp_path / "none.txt")
+
+
+def test_the_digest_follows_names_targets_and_classes(tmp_path):
+    digest = table_of(tmp_path, "a.mp4 0\nb.mp4 1\n").digest()
+    assert digest == table_of(tmp_path, "a.mp4,0\nb.mp4,1\n").digest()
+    assert digest != table_of(tmp_path, "a.mp4 1\nb.mp4 0\n").digest()
+    assert digest != table_of(tmp_path, "a.mp4 0\nc.mp4 1\n").digest()
+    assert digest != table_of(tmp_path, "a.mp4 0\nb.mp4 1\n", ("b", "a", "c")).digest()
