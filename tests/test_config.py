@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from nlvideo.config import (
+    TrainConfig,
+    from_container,
+    store_schemas,
+    to_container,
+    to_dataclass,
+)
+from nlvideo.models import build_model
+
+EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "experiment").glob("*.yaml"))
+BLOCKS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "block").glob("*.yaml"))
+MODELS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "model").glob("*.yaml"))
+
+
+def composed(*overrides: str) -> TrainConfig:
+    store_schemas()
+    with initialize_config_module("nlvideo.configs", version_base="1.3"):
+        return to_dataclass(compose("train", overrides=list(overrides)))
+
+
+def built(config: TrainConfig):
+    with torch.device("meta"):
+        return build_model(config.model, config.block, config.data, 10)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_builds(name):
+    config = composed(f"experiment={name}", "data.root=somewhere")
+    network = built(config)
+    assert config.name == name and config.output_dir == f"outputs/{name}"
+    number = next((int(n) for n in (10, 5, 1) if f"_nl{n}" in name), 5 if name == "quickstart" else 0)
+    assert len(network.places) == number
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_fits_every_model(model, block):
+    frames = 8 if "8x8" in model else 32
+    network = built(composed(f"model={model}", f"block={block}", "data.root=x", f"data.num_frames={frames}"))
+    assert len(network.places) == {"none": 0, "nl1": 1, "nl10": 10}.get(block, 5)
+
+
+def test_every_experiment_says_its_command_its_cost_and_what_to_expect():
+    for name in EXPERIMENTS:
+        text = (Path(__file__).parent.parent / "configs" / "experiment" / f"{name}.yaml").read_text()
+        assert f"experiment={name}" in text and "# Cost: " in text and "# Expected" in text
+
+
+def test_the_default_is_the_papers_recipe():
+    optim = composed("data.root=x").optim
+    assert (optim.lr, optim.lr_batch_size, optim.batch_size, optim.max_steps) == (0.01, 64, 64, 400_000)
+    assert optim.milestones == [150_000, 300_000] and optim.momentum == 0.9 and optim.nesterov
+    assert optim.weight_decay == 1e-4
+    data = composed("data.root=x").data
+    assert (data.num_frames, data.frame_stride, data.scale_range, data.crop_size) == (32, 2, [256, 320], 224)
+    assert (data.test.num_clips, data.test.num_crops, data.test.short_side) == (10, 3, 256)
+
+
+def test_a_config_survives_the_way_through_a_checkpoint(tmp_path):
+    config = composed("experiment=quickstart", "seed=7", "data.test.num_clips=2")
+    torch.save({"config": to_container(config)}, tmp_path / "c.pt")
+    assert from_container(TrainConfig, torch.load(tmp_path / "c.pt", weights_only=True)["config"]) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("precision=int8", "precision=int8: choose from auto, float32, bfloat16, float64"),
+        ("resume=yes_please", "resume=yes_please: choose from never, auto"),
+        ("optim.schedule=linear", "optim.schedule=linear: choose from steps, cosine"),
+        ("data.test.clip_sampling=dense", "data.test.clip_sampling=dense: choose from uniform, vnl"),
+        ("data.test.num_crops=5", "data.test.num_crops=5: choose from 1, 3"),
+        ("data.num_frames=0", "data.num_frames=0: must be at least 1"),
+        ("optim.lr=-1", "optim.lr=-1.0: must not be negative"),
+        ("model.dropout=1.5", "model.dropout=1.5: must be at least 0 and below 1"),
+        ("data.scale_range=[200,256]", r"data.scale_range=\[200, 256\]: .* neither below data.crop_size=224"),
+        ("data.scale_range=[256]", r"data.scale_range=\[256\]"),
+        ("data.test.crop_size=300", "data.test.crop_size=300: must not exceed"),
+        ("data.crop_size=257", "data.crop_size=257"),
+        ("data.mean=[0.5]", r"data.mean=\[0.5\]: must be three numbers"),
+        ("num_devices=3", "optim.batch_size=64 cannot be shared evenly by num_devices=3"),
+        ("optim.milestones=[5,2]", r"optim.milestones=\[5, 2\]: must be rising"),
+        ("optim.momentum=0", "optim.nesterov=true needs a momentum"),
+        ("+model.dpeth=101", "model.dpeth=101 is no known key. Choose from: depth, "),
+    ],
+)
+def test_wrong_values_are_refused_with_key_value_and_choices(override, message):
+    with pytest.raises(ValueError, match=message):
+        composed("data.root=x", override)
+
+
+def test_a_missing_root_is_asked_for():
+    with pytest.raises(ValueError, match="data.root has no value; give it as data.root=..."):
+        composed()
+
+
+def test_places_can_be_given_on_the_command_line():
+    config = composed("data.root=x", "block=nl1", "block.places.r50=[res2.1,res5.1]")
+    assert built(config).places == ("res2.1", "res5.1")
+
+
+def test_group_files_add_no_keys():
+    """A group file's values are typed by the schema: none may add a key."""
+    store_schemas()
+    known = OmegaConf.to_container(OmegaConf.structured(TrainConfig), throw_on_missing=False)
+    root = Path(__file__).parent.parent / "configs"
+    for path in root.glob("*/*.yaml"):
+        group = path.parent.name
+        if group in known:
+            keys = set(OmegaConf.load(path)) - {"defaults"}
+            assert keys <= set(known[group]), path
