@@ -53,11 +53,9 @@ def read_tensor_file(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in as many ways as pickle and zip have
-        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
         hint = " It holds objects other than tensors and plain containers." * isinstance(error, pickle.UnpicklingError)
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read ({type(error).__name__}: {lines[0][:200] if lines else ''}).{hint}"
-        ) from error
+        raise ValueError(f"{path} is not a checkpoint that can be read ({reason}).{hint}") from error
 
 
 def config_differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:

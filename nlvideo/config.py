@@ -258,7 +258,9 @@ def _explain(error: Exception) -> str:
     """Returns Hydra's or OmegaConf's message, with the allowed keys where a key is unknown."""
     lines, cause = [], error
     while cause is not None:
-        lines += [line for line in str(cause).splitlines() if line.strip() and not line.strip().startswith("reference_")]
+        lines += [
+            line for line in str(cause).splitlines() if line.strip() and not line.strip().startswith("reference_")
+        ]
         cause, known = cause.__cause__, _known_keys(cause)
         if known:
             lines.append(known)

@@ -8,7 +8,8 @@ from nlvideo.optim import lr_at, param_groups
 
 
 @pytest.mark.parametrize(
-    ("step", "expected"), [(0, 0.01), (149_999, 0.01), (150_000, 1e-3), (299_999, 1e-3), (300_000, 1e-4), (399_999, 1e-4)]
+    ("step", "expected"),
+    [(0, 0.01), (149_999, 0.01), (150_000, 1e-3), (299_999, 1e-3), (300_000, 1e-4), (399_999, 1e-4)],
 )
 def test_the_papers_steps(step, expected):
     lr = lr_at(step, lr=0.01, max_steps=400_000, schedule="steps", milestones=[150_000, 300_000])

@@ -85,7 +85,9 @@ class StepSampler:
     the data of a step do not depend on the number of processes, and any step can be the first.
     """
 
-    def __init__(self, num_videos: int, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int, size: int):
+    def __init__(
+        self, num_videos: int, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int, size: int
+    ):
         self.num_videos, self.batch_size, self.seed = num_videos, batch_size, seed
         self.first_step, self.last_step, self.rank, self.size = first_step, last_step, rank, size
 
@@ -107,7 +109,15 @@ class StepSampler:
 
 
 def build_train_loader(
-    data: DataConfig, table: VideoTable, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int, size: int
+    data: DataConfig,
+    table: VideoTable,
+    batch_size: int,
+    *,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    rank: int,
+    size: int,
 ) -> DataLoader:
     """Returns a loader of Batches for the steps first_step .. last_step - 1 of this process.
 

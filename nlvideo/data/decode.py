@@ -119,7 +119,7 @@ class Video:
         except (av.FFmpegError, OSError) as error:
             raise DecodeError(self.path, f"at frame {indices[found]}: {_reason(error)}") from None
         if found < len(indices):
-            raise DecodeError(self.path, f"frame {indices[found]} of {self.num_frames} does not come out of the decoder")
+            raise DecodeError(self.path, f"frame {indices[found]} of {self.num_frames} does not come")
         return out
 
     def _decode(self, indices: np.ndarray):

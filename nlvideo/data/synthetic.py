@@ -32,7 +32,9 @@ SIZES = (9.0, 24.0)  # smallest and largest radius in pixels of a 96-pixel-high 
 FRAME_RATE = 25
 
 
-def write_motion_set(root: str | Path, *, num_train: int, num_val: int, num_frames: int, height: int, seed: int) -> None:
+def write_motion_set(
+    root: str | Path, *, num_train: int, num_val: int, num_frames: int, height: int, seed: int
+) -> None:
     """Writes train.csv, val.csv, classes.txt and their mp4 files under `root`, once.
 
     Files that are there already are kept, so an interrupted call goes on where it stopped.
@@ -75,7 +77,13 @@ def write_motion_set(root: str | Path, *, num_train: int, num_val: int, num_fram
     write = partial(_write_video, num_frames=num_frames, height=height)
     interval = 0.2 if sys.stderr.isatty() else 10
     with ProcessPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
-        for _ in tqdm(pool.map(write, tasks, chunksize=8), total=len(tasks), desc=f"writing {root}", unit="video", mininterval=interval):
+        for _ in tqdm(
+            pool.map(write, tasks, chunksize=8),
+            total=len(tasks),
+            desc=f"writing {root}",
+            unit="video",
+            mininterval=interval,
+        ):
             pass
     _write_card(card, settings, complete=True)
 

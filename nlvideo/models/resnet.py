@@ -47,7 +47,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Stem:
-    """How a clip is thinned out in time before res3: conv1's temporal stride, the pool after it, the pool after res2."""
+    """How a clip is thinned out before res3: conv1's temporal stride, the pool after it, the pool after res2."""
 
     conv1_stride: int
     pool1: Pool

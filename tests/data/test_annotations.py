@@ -41,7 +41,7 @@ def test_names_may_hold_any_letters_and_be_absolute(tmp_path):
     [
         ("", "lists no video"),
         ("path label\n", "lists no video"),
-        ("a.mp4 0\nb.mp4 3\n", "line 2: label 3 of b.mp4 is out of range; there are 3 classes, so labels go from 0 to 2"),
+        ("a.mp4 0\nb.mp4 3\n", "line 2: label 3 of b.mp4 is out of range; there are 3 classes, so .* 0 to 2"),
         ("a.mp4 -1\n", "label -1 of a.mp4 is out of range"),
         ("a.mp4 0\nb.mp4 dancing\n", "line 2: 'b.mp4 dancing' is not `path label`"),
     ],

@@ -103,7 +103,14 @@ def test_the_centre_clip_is_in_the_middle(video_folder):
 def test_views_are_ordered_by_clip_then_crop(video_folder):
     table = read_table(str(video_folder), "val.csv", None)
     views = MultiViews(
-        table, num_frames=4, frame_stride=3, num_clips=3, num_crops=3, clip_sampling="uniform", short_side=48, crop_size=48
+        table,
+        num_frames=4,
+        frame_stride=3,
+        num_clips=3,
+        num_crops=3,
+        clip_sampling="uniform",
+        short_side=48,
+        crop_size=48,
     )[0]
     assert views.num_views == 9 and views.crops == [(0, 0), (0, 8), (0, 16)]
     clips = torch.cat(list(views.chunks(2)))

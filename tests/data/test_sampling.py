@@ -52,7 +52,9 @@ def test_random_numbers_are_those_of_the_sample():
     assert len({draw(0, 1, 2), draw(1, 1, 2), draw(0, 2, 2), draw(0, 1, 3), draw(0, 1, 2, 1), draw(0, 2, 1)}) == 6
 
 
-@pytest.mark.parametrize(("height", "width", "expected"), [(240, 320, (256, 341)), (320, 240, (341, 256)), (9, 9, (256, 256))])
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(240, 320, (256, 341)), (320, 240, (341, 256)), (9, 9, (256, 256))]
+)
 def test_the_short_side_becomes_what_is_asked_for(height, width, expected):
     assert sampling.resized_size(height, width, 256) == expected
 

@@ -96,7 +96,13 @@ def test_initialisations_differ_in_spread():
 
 @pytest.mark.parametrize(
     "options",
-    [{"mode": "softmax"}, {"extent": "everywhere"}, {"pool": "never"}, {"init": "ones"}, {"mode": "gaussian", "scale": True}],
+    [
+        {"mode": "softmax"},
+        {"extent": "everywhere"},
+        {"pool": "never"},
+        {"init": "ones"},
+        {"mode": "gaussian", "scale": True},
+    ],
 )
 def test_wrong_options_are_refused_with_their_value(options):
     with pytest.raises(ValueError, match=str(list(options.values())[0])):

@@ -65,9 +65,7 @@ def test_c2d_on_a_still_clip_equals_torchvisions_resnet50(torchvision_resnet50, 
         ("i3d", 50, "released_8x8", 8, True, 35.33, 36.24),
     ],
 )
-def test_parameters_and_multiply_adds_are_the_papers(
-    layout, depth, stem, frames, blocks, params, macs, monkeypatch
-):
+def test_parameters_and_multiply_adds_are_the_papers(layout, depth, stem, frames, blocks, params, macs, monkeypatch):
     # The counter counts fused attention twice on the meta device; the paper counts both products of the matrix form.
     plain = lambda theta, phi, g, scale: g @ (theta.transpose(1, 2) @ phi).softmax(2).transpose(1, 2)  # noqa: E731
     monkeypatch.setattr(pairwise, "embedded_gaussian", plain)
