@@ -6,6 +6,7 @@ that see these classes; modules and data sets take plain values.
 
 import dataclasses
 import difflib
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -20,13 +21,11 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nlvideo.distributed import USER_ERRORS
+
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 SCHEDULES = ("steps", "cosine")
 RESUMES = ("never", "auto")
-
-
-class RunFailed(RuntimeError):
-    """A run that cannot go on; its message is all that the user needs."""
 
 
 @dataclass
@@ -244,14 +243,20 @@ def command_line_keys(config: DictConfig, groups: tuple[str, ...] = ("data",)) -
 
 def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None:
     """Composes the config from the command line and calls `function` with it; a mistake of the user is one message."""
+
+    @functools.wraps(function)
+    def guarded(config: DictConfig) -> Any:
+        try:
+            return function(config)
+        except USER_ERRORS as error:
+            sys.exit(f"error: {error}")
+
     store_schemas()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach the lines below
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that its errors reach the lines below
     try:
-        hydra.main(version_base="1.3", config_path="pkg://nlvideo.configs", config_name=config_name)(function)()
+        hydra.main(version_base="1.3", config_path="pkg://nlvideo.configs", config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_explain(error)}")
-    except (ValueError, FileNotFoundError, FileExistsError, RunFailed) as error:
-        sys.exit(f"error: {error}")
 
 
 def _explain(error: Exception) -> str:

@@ -4,6 +4,7 @@ Everything small goes over gloo on the CPU; NCCL, where there are GPUs, carries 
 """
 
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+
+class RunFailed(RuntimeError):
+    """A run that cannot go on; its message is all that the user needs."""
+
+
+# What a command answers with one line instead of a traceback.
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, RunFailed)
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,18 @@ def launch(function: Callable[[Any], Any], config: Any, num_devices: int) -> Any
         max_restarts=0,
     )
     try:
-        return elastic_launch(settings, function)(config)[0]
+        return elastic_launch(settings, _call)(function, config)[0]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise RuntimeError(f"Rank {rank} failed (exit code {failure.exitcode}); its error stands above.") from None
+        raise RunFailed(f"Rank {rank} failed (exit code {failure.exitcode}); its error stands above.") from None
+
+
+def _call(function: Callable[[Any], Any], config: Any) -> Any:
+    """Calls function(config) in a started process, whose errors are answered as those of a command are."""
+    try:
+        return function(config)
+    except USER_ERRORS as error:
+        sys.exit(f"rank {os.environ['RANK']}: error: {error}")
 
 
 def init_world() -> World:
@@ -85,6 +102,10 @@ def init_world() -> World:
 def leave_world() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def num_processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def sum_over_ranks(values: list[float]) -> list[float]:

@@ -231,26 +231,25 @@ def write_results(folder: Path, result: dict, found: Scores, table: VideoTable) 
 
 
 def print_table(result: dict, folder: Path) -> None:
+    """Prints the scores and, in lines of their own that no terminal cuts, what could not be decoded and the files."""
     from rich.console import Console
     from rich.table import Table
 
     views = result["views"]
-    table = Table(title=f"{result['list']}, step {result['step']}", title_justify="left")
-    for name in ("views", "videos", "undecodable", "top-1", "top-5", "mean of classes"):
-        table.add_column(name, justify="right")
+    table = Table("views", "videos", "undecodable", "top-1", "top-5", "mean of classes")
     table.add_row(
         f"{views['num_clips']} x {views['num_crops']}",
         str(result["num_videos"]),
         str(result["num_undecodable"]),
         *(f"{100 * result[key]:.2f} %" for key in ("top1", "top5", "mean_class_accuracy")),
     )
-    console = Console(soft_wrap=True)
-    console.print(table)
+    Console().print(table)
     for row in result["undecodable"][:10]:
-        console.print(f"undecodable, counted as wrong: {row['video']}: {row['reason']}", markup=False)
+        print(f"undecodable, counted as wrong: {row['video']}: {row['reason']}")
     if result["num_undecodable"] > 10:
-        console.print(f"... and {result['num_undecodable'] - 10} more, all in result.json")
-    console.print(f"results: {folder}/result.json, predictions.csv, scores.npz", markup=False, highlight=False)
+        print(f"... and {result['num_undecodable'] - 10} more, all in result.json")
+    print(f"checkpoint   {result['checkpoint']}, step {result['step']}")
+    print(f"results      {folder}/result.json, predictions.csv, scores.npz")
 
 
 def _refuse_other_results(folder: Path, identity: dict) -> None:

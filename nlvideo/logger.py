@@ -47,12 +47,16 @@ class RunLogger:
         else:
             self._bar.write(f"{split} {step}/{self.max_steps}  {text}")
 
-    def close(self) -> None:
-        """Closes the files and draws the curves."""
+    def __enter__(self) -> "RunLogger":
+        return self
+
+    def __exit__(self, error, *_) -> None:
+        """Closes the files and, after a run without an error, draws the curves."""
         self._bar.close()
         self._metrics.close()
         self._board.close()
-        draw_curves(self.folder / METRICS_FILE, self.folder / CURVES_FILE)
+        if error is None:
+            draw_curves(self.folder / METRICS_FILE, self.folder / CURVES_FILE)
 
     def _eta(self, step: int) -> str:
         done = step - self._first_step

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import torch
 
 from nlvideo import distributed as world_of
-from nlvideo.config import RunFailed
 from nlvideo.data.annotations import VideoTable
 from nlvideo.data.dataset import Batch
 
@@ -26,7 +25,7 @@ class Meter:
         """Counts a step; returns whether any process was asked to stop.
 
         Raises:
-            RunFailed: the loss is not finite in some process; names the step and that process's videos.
+            world_of.RunFailed: the loss is not finite in some process; names the step and that process's videos.
         """
         finite = math.isfinite(loss.item())
         stopping, broken, bad, clips = world_of.sum_over_ranks(
@@ -34,9 +33,9 @@ class Meter:
         )
         if not finite:
             videos = ", ".join(table.name(i) for i in batch.videos.tolist())
-            raise RunFailed(f"The loss is {loss.item()} at step {step}, on the videos {videos}.")
+            raise world_of.RunFailed(f"The loss is {loss.item()} at step {step}, on the videos {videos}.")
         if broken:
-            raise RunFailed(f"The loss is not finite at step {step} in another process, which names the videos.")
+            raise world_of.RunFailed(f"At step {step} the loss of another process is not finite; it names the videos.")
         self._losses.append(loss)
         self._clips += int(clips)
         self.num_bad += int(bad)
@@ -44,10 +43,10 @@ class Meter:
         return stopping > 0
 
     def check_bad_share(self, allowed: float, num_videos: int) -> None:
-        """Raises RunFailed if more samples were bad than allowed, of all so far or of the first thousand."""
+        """Raises world_of.RunFailed if more samples were bad than allowed, of all so far or of the first thousand."""
         seen = max(self.num_samples, min(1000, num_videos))
         if self.num_bad > allowed * seen:
-            raise RunFailed(
+            raise world_of.RunFailed(
                 f"{self.num_bad} of the first {self.num_samples} samples could not be decoded, more than "
                 f"data.max_bad_share={allowed} allows."
             )

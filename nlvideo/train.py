@@ -10,6 +10,7 @@ import platform
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from nlvideo.data.transforms import normalize
 from nlvideo.logger import CURVES_FILE, METRICS_FILE, TENSORBOARD_FOLDER, RunLogger
 from nlvideo.meter import Meter, timed
 from nlvideo.models import build_model
-from nlvideo.models.resnet import VideoResNet
+from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
 from nlvideo.models.weights import check_blocks_can_learn, load_pretrained
 from nlvideo.optim import lr_at, param_groups
 from nlvideo.precision import autocast, input_dtype, resolve_precision
@@ -87,21 +88,32 @@ class Run:
 def train(config: TrainConfig) -> float:
     """Trains in this process, together with the others if there are any; returns the last validation top-1."""
     run = set_up(config)
-    world, optim = run.world, config.optim
-    folder, logger = Path(config.output_dir), None
-    if world.is_main:
+    stopping = StopSignal()
+    folder, logging = Path(config.output_dir), nullcontext()
+    if run.world.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(to_yaml(config))
         print_start(run)
-        logger = RunLogger(folder, run.first_step, optim.max_steps)
-    place = {"rank": world.rank, "size": world.size}
+        logging = RunLogger(folder, run.first_step, config.optim.max_steps)
+    with logging as logger:
+        step, top1 = train_steps(run, stopping, logger)
+    if run.world.is_main:
+        print_end(folder, step, config.optim.max_steps, top1)
+    world_of.leave_world()
+    if stopping.received:
+        sys.exit(128 + stopping.received)
+    return top1
+
+
+def train_steps(run: Run, stopping: "StopSignal", logger: RunLogger | None) -> tuple[int, float]:
+    """Trains to the last step, or until asked to stop; returns the steps done and the last validation top-1."""
+    config, optim, place = run.config, run.config.optim, {"rank": run.world.rank, "size": run.world.size}
     steps = {"first_step": run.first_step, "last_step": optim.max_steps}
     train_loader = build_train_loader(
         config.data, run.train_table, optim.batch_size, seed=config.seed, **steps, **place
     )
-    val_loader = build_center_loader(config.data, run.val_table, optim.batch_size // world.size, **place)
-    stopping = StopSignal()
-    meter = Meter(world.size, run.num_bad, run.first_step * optim.batch_size)
+    val_loader = build_center_loader(config.data, run.val_table, optim.batch_size // run.world.size, **place)
+    meter = Meter(run.world.size, run.num_bad, run.first_step * optim.batch_size)
     top1, step = float("nan"), run.first_step
 
     for step, batch in enumerate(timed(train_loader, meter), run.first_step + 1):
@@ -109,14 +121,12 @@ def train(config: TrainConfig) -> float:
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         # Dropout is a function of (seed, rank, step), so a resumed run needs no saved random state.
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, world.rank, step]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, run.world.rank, step]).generate_state(1)[0]))
         loss = train_step(run, batch)
 
         stop = meter.add(loss, batch, step, run.train_table, stopping.received)
         meter.check_bad_share(config.data.max_bad_share, len(run.train_table))
         last = step == optim.max_steps
-        if logger:
-            logger.advance()
         if step % config.log_every_steps == 0 or last or stop:
             values = meter.take(lr)
             if logger:
@@ -127,19 +137,14 @@ def train(config: TrainConfig) -> float:
             top1 = values["top1"]
             if logger:
                 logger.log("val", step, values)
-        if logger and (step % config.checkpoint_every_steps == 0 or last or stop):
-            save_checkpoint(folder / CHECKPOINT_FILE, state_of(run, step, meter.num_bad))
+        if logger:
+            logger.advance()
+            if step % config.checkpoint_every_steps == 0 or last or stop:
+                save_checkpoint(Path(config.output_dir) / CHECKPOINT_FILE, state_of(run, step, meter.num_bad))
         meter.exclude(time.monotonic() - paused)
         if stop:
             break
-
-    if logger:
-        logger.close()
-        print_end(folder, step, optim.max_steps, top1)
-    world_of.leave_world()
-    if stopping.received:
-        sys.exit(128 + stopping.received)
-    return top1
+    return step, top1
 
 
 def set_up(config: TrainConfig) -> Run:
@@ -217,7 +222,19 @@ def check_inputs(config: TrainConfig) -> tuple[VideoTable, VideoTable, VideoResN
     val_table = read_val_table(config.data, train_table.classes)
     torch.manual_seed(config.seed)  # the same initial weights in every process and every time
     network = build_model(config.model, config.block, config.data, len(train_table.classes))
+    check_norm_batch(config)
     return train_table, val_table, network, find_checkpoint(config, train_table)
+
+
+def check_norm_batch(config: TrainConfig) -> None:
+    """Raises ValueError if a process gives the batch norms of res5 one value a channel, which has no variance."""
+    clips = config.optim.batch_size // max(config.num_devices, world_of.num_processes())
+    frames = temporal_size(STEMS[config.model.stem], config.data.num_frames)
+    if clips * frames * (-(-config.data.crop_size // 32)) ** 2 == 1 and not config.model.frozen_bn:
+        raise ValueError(
+            f"optim.batch_size={config.optim.batch_size}: batch norm in res5 would see a single value a channel in "
+            "each process; give at least two clips a process, larger crops or longer clips."
+        )
 
 
 def initialize(network: VideoResNet, config: TrainConfig, table: VideoTable) -> str:
@@ -325,20 +342,22 @@ def print_start(run: Run) -> None:
 
 
 def print_end(folder: Path, step: int, max_steps: int, top1: float) -> None:
+    """Prints the table of results and, in lines of their own that no terminal cuts, where everything lies."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{step} of {max_steps} steps", title_justify="left", show_header=False)
-    if not math.isnan(top1):
-        table.add_row("validation top-1, one centre clip", f"{100 * top1:.2f} %")
     rows = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
     losses = [row["loss"] for row in rows if row["split"] == "train"]
-    if losses:
-        table.add_row("training loss", f"{losses[-1]:.4f}")
-    table.add_row("checkpoint", str(folder / CHECKPOINT_FILE))
-    table.add_row("TensorBoard", f"tensorboard --logdir {folder / TENSORBOARD_FOLDER}")
-    table.add_row("curves", str(folder / CURVES_FILE))
-    Console(soft_wrap=True).print(table)
+    table = Table("steps", "training loss", "validation top-1, one centre clip")
+    table.add_row(
+        f"{step} of {max_steps}",
+        f"{losses[-1]:.4f}" if losses else "-",
+        "-" if math.isnan(top1) else f"{100 * top1:.2f} %",
+    )
+    Console().print(table)
+    print(f"checkpoint   {folder / CHECKPOINT_FILE}")
+    print(f"curves       {folder / CURVES_FILE}")
+    print(f"TensorBoard  tensorboard --logdir {folder / TENSORBOARD_FOLDER}")
     if step < max_steps:
         print("Stopped before the end; the same command with resume=auto goes on from here.")
 

@@ -6,6 +6,9 @@ import av
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+
+from nlvideo.config import TrainConfig, store_schemas, to_dataclass
 
 GREY_STEP = 3  # frame i has grey level GREY_STEP * i
 
@@ -27,6 +30,13 @@ def write_grey_video(path: Path, num_frames: int, height: int = 48, width: int =
 def frame_numbers(frames: torch.Tensor) -> list[int]:
     """Returns which frames these (F, H, W, C) are."""
     return [round(frame.double().mean().item() / GREY_STEP) for frame in frames]
+
+
+def composed(*overrides: str) -> TrainConfig:
+    """Returns the config that nlvideo-train gets with these overrides."""
+    store_schemas()
+    with initialize_config_module("nlvideo.configs", version_base="1.3"):
+        return to_dataclass(compose("train", overrides=list(overrides)))
 
 
 @pytest.fixture(autouse=True)

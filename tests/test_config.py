@@ -2,27 +2,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from conftest import composed
 from omegaconf import OmegaConf
 
 from nlvideo.config import (
     TrainConfig,
     from_container,
-    store_schemas,
     to_container,
-    to_dataclass,
 )
 from nlvideo.models import build_model
 
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "experiment").glob("*.yaml"))
 BLOCKS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "block").glob("*.yaml"))
 MODELS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "model").glob("*.yaml"))
-
-
-def composed(*overrides: str) -> TrainConfig:
-    store_schemas()
-    with initialize_config_module("nlvideo.configs", version_base="1.3"):
-        return to_dataclass(compose("train", overrides=list(overrides)))
 
 
 def built(config: TrainConfig):
@@ -108,7 +100,6 @@ def test_places_can_be_given_on_the_command_line():
 
 def test_group_files_add_no_keys():
     """A group file's values are typed by the schema: none may add a key."""
-    store_schemas()
     known = OmegaConf.to_container(OmegaConf.structured(TrainConfig), throw_on_missing=False)
     root = Path(__file__).parent.parent / "configs"
     for path in root.glob("*/*.yaml"):

@@ -1,0 +1,374 @@
+"""Whole runs of a thin network on tiny videos, in this process and in others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import composed
+
+from nlvideo.config import TrainConfig
+from nlvideo.distributed import RunFailed
+from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.train import set_up, train, train_step, validate
+
+TINY = [
+    "experiment=quickstart",
+    "data=list",
+    "model.width=4",
+    "block=nl1",
+    "data.num_frames=4",
+    "data.frame_stride=2",
+    "data.scale_range=[32,40]",
+    "data.crop_size=32",
+    "data.flip=false",
+    "data.num_workers=0",
+    "data.test={num_clips: 2, num_crops: 3, short_side: 32, crop_size: 32}",
+    "optim.batch_size=2",
+    "optim.max_steps=4",
+    "optim.warmup_steps=0",
+    "log_every_steps=1",
+    "validate_every_steps=2",
+    "checkpoint_every_steps=2",
+    "precision=float32",
+]
+
+
+def config_of(video_folder, output_dir, *overrides: str) -> TrainConfig:
+    return composed(*TINY, f"data.root={video_folder}", f"output_dir={output_dir}", *overrides)
+
+
+def rows_of(folder) -> list[dict]:
+    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("clips_per_second", "data_wait_share")} for row in rows]
+
+
+def weights_of(folder) -> dict[str, torch.Tensor]:
+    return torch.load(Path(folder) / "checkpoint.pt", weights_only=True)["model"]
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [key for key in a if not torch.equal(a[key], b[key])]
+    assert not different
+
+
+def test_a_run_leaves_checkpoint_metrics_tensorboard_and_curves(video_folder, tmp_path, capsys):
+    train(config_of(video_folder, tmp_path / "run"))
+    checkpoint = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    assert checkpoint["step"] == 4 and checkpoint["classes"] == ["0", "1", "2"]
+    assert checkpoint["config"]["model"]["width"] == 4
+    rows = rows_of(tmp_path / "run")
+    assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if row["split"] == "val"] == [2, 4]
+    assert rows[0].keys() == {"split", "step", "loss", "lr", "bad_share"}
+    assert all(row["num_videos"] == 5 for row in rows if row["split"] == "val")
+    assert list((tmp_path / "run/tensorboard").iterdir())
+    assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    assert "blocks    1 non_local after res4.4" in out
+    assert "lr        0.0025 = 0.02 x 2/16" in out
+    assert "eta" in out and "checkpoint.pt" in out and "curves.png" in out
+
+
+def test_the_same_config_gives_the_same_run_with_and_without_workers(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "a"))
+    train(config_of(video_folder, tmp_path / "b", "data.num_workers=2"))
+    assert_equal(weights_of(tmp_path / "a"), weights_of(tmp_path / "b"))
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    train(config_of(video_folder, tmp_path / "c", "seed=1"))
+    assert rows_of(tmp_path / "a") != rows_of(tmp_path / "c")
+
+
+class StopAt:
+    """Sends this process a signal after a number of steps."""
+
+    def __init__(self, monkeypatch, steps: int, number: int):
+        import nlvideo.train
+
+        self.left, self.number, self.step = steps, number, nlvideo.train.train_step
+        monkeypatch.setattr(nlvideo.train, "train_step", self)
+
+    def __call__(self, run, batch):
+        loss = self.step(run, batch)
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+        return loss
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(video_folder, tmp_path, monkeypatch, number):
+    options = ["optim.max_steps=6", "model.dropout=0.5", "data.num_workers=1"]
+    train(config_of(video_folder, tmp_path / "whole", *options))
+    with monkeypatch.context() as patch:
+        StopAt(patch, 3, number)
+        with pytest.raises(SystemExit) as stopped:
+            train(config_of(video_folder, tmp_path / "stopped", *options))
+    assert stopped.value.code == 128 + number
+    assert torch.load(tmp_path / "stopped/checkpoint.pt", weights_only=True)["step"] == 3
+    train(config_of(video_folder, tmp_path / "stopped", *options, "resume=auto"))
+    assert_equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped"))
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "stopped")
+
+
+def test_a_crashed_run_resumes_from_its_checkpoint_and_drops_later_lines(video_folder, tmp_path, monkeypatch):
+    options = ["optim.max_steps=6"]
+    train(config_of(video_folder, tmp_path / "whole", *options))
+    with monkeypatch.context() as patch:
+        import nlvideo.train
+
+        step = nlvideo.train.train_step
+        seen = []
+
+        def crash(run, batch):
+            seen.append(1)
+            if len(seen) == 4:
+                raise MemoryError
+            return step(run, batch)
+
+        patch.setattr(nlvideo.train, "train_step", crash)
+        with pytest.raises(MemoryError):
+            train(config_of(video_folder, tmp_path / "crashed", *options))
+    assert [row["step"] for row in rows_of(tmp_path / "crashed")] == [1, 2, 2, 3]
+    train(config_of(video_folder, tmp_path / "crashed", *options, "resume=auto"))
+    assert_equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "crashed"))
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "crashed")
+
+
+def test_a_folder_with_a_run_is_refused_and_left_alone(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match="holds a run already .*resume=auto, or give another output_dir"):
+        train(config_of(video_folder, tmp_path / "run"))
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("block.mode=dot_product", "block.mode: embedded_gaussian -> dot_product"),
+        ("seed=5", "seed: 0 -> 5"),
+        ("data.num_frames=8", "data.num_frames: 4 -> 8"),
+        ("optim.batch_size=4", "optim.batch_size: 2 -> 4"),
+    ],
+)
+def test_resuming_as_another_run_is_refused_with_the_difference(video_folder, tmp_path, override, message):
+    train(config_of(video_folder, tmp_path / "run", "optim.max_steps=1"))
+    with pytest.raises(ValueError, match=message):
+        train(config_of(video_folder, tmp_path / "run", "resume=auto", override))
+
+
+def test_resuming_with_another_list_is_refused(video_folder, tmp_path):
+    rows = (video_folder / "train.csv").read_text().splitlines()
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    options = [f"data.train={tmp_path}/list.csv", "optim.max_steps=1"]
+    train(config_of(video_folder, tmp_path / "run", *options))
+    (tmp_path / "list.csv").write_text("\n".join(rows[::-1]))
+    with pytest.raises(ValueError, match="the training list: .* has other videos, labels or class names"):
+        train(config_of(video_folder, tmp_path / "run", *options, "resume=auto"))
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_videos(video_folder, tmp_path, monkeypatch):
+    import nlvideo.train
+
+    step, seen = nlvideo.train.train_step, []
+
+    def break_weights(run, batch):
+        seen.append(batch)
+        if len(seen) == 3:
+            run.network.fc.weight.data[0] = float("nan")
+        return step(run, batch)
+
+    monkeypatch.setattr(nlvideo.train, "train_step", break_weights)
+    with pytest.raises(RunFailed, match=r"loss is nan at step 3, on the videos train/a video \d.mp4, train/a"):
+        train(config_of(video_folder, tmp_path / "run"))
+    assert all(torch.isfinite(value).all() for value in weights_of(tmp_path / "run").values())  # of step 2
+
+
+def broken(video_folder, tmp_path, count: int) -> str:
+    """A training list whose first videos are broken."""
+    (tmp_path / "broken.mp4").write_text("no video")
+    rows = (video_folder / "train.csv").read_text().splitlines()
+    for i in range(count):
+        rows[i] = f"{tmp_path}/broken.mp4 {i % 3}"
+    (tmp_path / "broken.csv").write_text("\n".join(rows))
+    return f"data.train={tmp_path}/broken.csv"
+
+
+def test_bad_videos_are_replaced_and_counted(video_folder, tmp_path):
+    option = broken(video_folder, tmp_path, 1)
+    train(config_of(video_folder, tmp_path / "run", option, "data.max_bad_share=0.9", "optim.max_steps=6"))
+    last = [row for row in rows_of(tmp_path / "run") if row["split"] == "train"][-1]
+    assert last["bad_share"] >= 2 / 12  # two epochs
+
+
+def test_too_many_bad_videos_stop_the_run(video_folder, tmp_path):
+    option = broken(video_folder, tmp_path, 4)
+    with pytest.raises(RunFailed, match="could not be decoded, more than data.max_bad_share=0.02 allows"):
+        train(config_of(video_folder, tmp_path / "run", option))
+
+
+def test_undecodable_validation_videos_count_as_wrong(video_folder, tmp_path):
+    (tmp_path / "broken.mp4").write_text("no video")
+    (tmp_path / "val.csv").write_text((video_folder / "val.csv").read_text() + f"{tmp_path}/broken.mp4 0\n")
+    train(config_of(video_folder, tmp_path / "run", f"data.val={tmp_path}/val.csv", "optim.max_steps=1"))
+    row = rows_of(tmp_path / "run")[-1]
+    assert (row["num_videos"], row["num_undecodable"]) == (6, 1)
+    assert row["top5"] == pytest.approx(5 / 6)  # three classes: every decoded video is among the best three
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (["data.train=nothing.csv"], FileNotFoundError, "nothing.csv does not exist"),
+        (["data.num_classes=2"], ValueError, "label 2 of train/a video 2.mp4 is out of range; there are 2 classes"),
+        (["model.layout=resnext"], ValueError, "layout='resnext' is unknown. Choose from: c2d, i3d"),
+        (["block.mode=softmax"], ValueError, "mode='softmax' is not a non-local mode. Choose from: gaussian"),
+        (["model.pretrained=nowhere.pt"], FileNotFoundError, "nowhere.pt does not exist"),
+        (["optim.batch_size=1"], ValueError, "optim.batch_size=1: batch norm in res5 would see a single value"),
+        (["model.frozen_bn=true"], ValueError, "which could never learn"),
+        (["num_devices=2", "optim.batch_size=3"], ValueError, "batch_size=3 cannot be shared evenly"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_written(video_folder, tmp_path, overrides, error, message):
+    with pytest.raises(error, match=message):
+        train(config_of(video_folder, tmp_path / "run", *overrides))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_list_with_a_gap_in_its_labels_is_refused(video_folder, tmp_path):
+    (tmp_path / "gap.csv").write_text("train/a video 0.mp4 0\ntrain/a video 2.mp4 2\n")
+    with pytest.raises(ValueError, match="has no video of class 1 but of higher ones up to 2"):
+        train(config_of(video_folder, tmp_path / "run", f"data.train={tmp_path}/gap.csv"))
+
+
+# ---- several processes ----
+
+WORKER = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from test_train import five_steps
+five_steps(*sys.argv[2:])
+"""
+
+
+def five_steps(video_folder, output, batch_size, *overrides):
+    """Five steps in float64 with frozen batch norm and no dropout; rank 0 saves losses and weights."""
+    config = config_of(
+        video_folder,
+        f"{output}_run",
+        "precision=float64",
+        "model.frozen_bn=true",
+        "block.norm=false",
+        "block.places.r50=[res3.1,res4.4]",
+        f"optim.batch_size={batch_size}",
+        "optim.max_steps=5",
+        "optim.lr=0.05",
+        *overrides,
+    )
+    from nlvideo import distributed as world_of
+    from nlvideo.data import build_train_loader
+
+    run = set_up(config)
+    for name, module in run.network.named_modules():  # gains of zero would leave most of the network out
+        if name.endswith("bn3"):
+            torch.nn.init.constant_(module.weight, 0.5)
+        if isinstance(module, NonLocalBlock):
+            torch.nn.init.normal_(module.out.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    world = run.world
+    loader = build_train_loader(
+        config.data,
+        run.train_table,
+        config.optim.batch_size,
+        seed=0,
+        first_step=0,
+        last_step=5,
+        rank=world.rank,
+        size=world.size,
+    )
+    losses = []
+    for batch in loader:
+        (loss,) = world_of.sum_over_ranks([train_step(run, batch).item()])
+        losses.append(loss / world.size)
+    if world.is_main:
+        torch.save({"losses": losses, "model": run.network.state_dict(), "size": world.size}, output)
+    world_of.leave_world()
+
+
+def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(video_folder, tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    five_steps(str(video_folder), str(tmp_path / "one.pt"), "4")
+    done = torchrun(
+        2, str(tmp_path / "worker.py"), str(Path(__file__).parent), str(video_folder), str(tmp_path / "two.pt"), "4"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    assert (one["size"], two["size"]) == (1, 2)
+    assert len(set(one["losses"])) == 5
+    torch.testing.assert_close(torch.tensor(one["losses"]), torch.tensor(two["losses"]), rtol=0, atol=1e-10)
+    for key, value in one["model"].items():
+        torch.testing.assert_close(value, two["model"][key], rtol=0, atol=1e-10, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_num_devices_starts_the_processes_itself(video_folder, tmp_path):
+    overrides = [*TINY, f"data.root={video_folder}", "num_devices=2", "optim.batch_size=4"]
+    script = Path(sys.executable).parent / "nlvideo-train"
+    command = [script, *overrides, f"output_dir={tmp_path}/run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "device    2 x cpu" in done.stdout and "this run takes 4 (2 x 2)" in done.stdout
+    val = [row for row in rows_of(tmp_path / "run") if row["split"] == "val"]
+    assert [(row["step"], row["num_videos"]) for row in val] == [(2, 5), (4, 5)]
+
+
+def test_a_mistake_with_many_devices_is_one_message(video_folder, tmp_path):
+    script = Path(sys.executable).parent / "nlvideo-train"
+    command = [
+        script,
+        *TINY,
+        f"data.root={video_folder}",
+        "num_devices=2",
+        "data.train=nothing.csv",
+        "optim.batch_size=4",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "nothing.csv does not exist" in done.stderr
+
+
+def test_ctrl_c_in_a_terminal_writes_a_checkpoint(video_folder, tmp_path):
+    script = Path(sys.executable).parent / "nlvideo-train"
+    options = ["optim.max_steps=100000", "data.num_workers=1", f"output_dir={tmp_path}/run"]
+    command = [script, *TINY, f"data.root={video_folder}", *options]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, output[-2000:]
+    assert "resume=auto goes on from here" in output and "Traceback" not in output
+    steps = [row["step"] for row in rows_of(tmp_path / "run")]
+    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] == max(steps)
+
+
+def test_validation_uses_rank_0s_statistics_everywhere(video_folder, tmp_path):
+    run = set_up(config_of(video_folder, tmp_path / "run"))
+    from nlvideo.data import build_center_loader
+
+    loader = build_center_loader(run.config.data, run.val_table, 2, rank=0, size=1)
+    assert validate(run, loader) == validate(run, loader)
+    assert not run.network.training
