@@ -7,10 +7,12 @@ that see these classes; modules and data sets take plain values.
 import dataclasses
 import difflib
 import functools
+import importlib.resources
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -227,18 +229,41 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_container(config)))
 
 
-def command_line_keys(config: DictConfig, groups: tuple[str, ...] = ("data",)) -> dict[str, Any]:
-    """Returns {key: value} for what the command line set, a chosen group counting as all of its keys."""
+def command_line_keys(config: DictConfig) -> dict[str, Any]:
+    """Returns {key: value} for what the command line set; a chosen group file counts as the keys it states."""
     given = {}
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
-        key = override.key_or_group
-        if key in groups and not isinstance(override.value(), dict):
-            node = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=False)
-            given.update({f"{key}.{name}": value for name, value in node.items() if value != MISSING})
-        else:
-            value = OmegaConf.select(config, key)
-            given[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        key, value = override.key_or_group, override.value()
+        chosen = OmegaConf.is_config(OmegaConf.select(config, key)) and isinstance(value, str)
+        keys = [f"{key}.{name}" for name in _leaves(_group_file(key, value))] if chosen else [key]
+        for name in keys:
+            node = OmegaConf.select(config, name)
+            given[name] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     return given
+
+
+def _group_file(group: str, choice: str) -> DictConfig:
+    """Returns what the file of a chosen group states, wherever on Hydra's search path it lies."""
+    for source in HydraConfig.get().runtime.config_sources:
+        if source.schema == "pkg":
+            folder = Path(str(importlib.resources.files(source.path)))
+        else:
+            folder = Path(source.path)
+        if (folder / group / f"{choice}.yaml").is_file():
+            return OmegaConf.load(folder / group / f"{choice}.yaml")
+    raise ValueError(f"{group}={choice}: no such file on the search path.")
+
+
+def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
+    """Returns the dotted keys of all values that are not groups of others; an empty group is a value."""
+    names = []
+    for key in config:
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and len(node):
+            names += _leaves(node, f"{prefix}{key}.")
+        elif key != "defaults":
+            names.append(f"{prefix}{key}")
+    return names
 
 
 def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None:

@@ -56,6 +56,7 @@ def launch(function: Callable[[Any], Any], config: Any, num_devices: int) -> Any
         raise ValueError(f"num_devices={num_devices}: this machine has {torch.cuda.device_count()} GPUs.")
     if num_devices == 1:
         return function(config)
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -72,6 +73,8 @@ def launch(function: Callable[[Any], Any], config: Any, num_devices: int) -> Any
     )
     try:
         return elastic_launch(settings, _call)(function, config)[0]
+    except SignalException as stop:  # the processes have got it too and written their checkpoint
+        sys.exit(128 + stop.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise RunFailed(f"Rank {rank} failed (exit code {failure.exitcode}); its error stands above.") from None

@@ -195,3 +195,19 @@ def test_mistakes_are_one_message(checkpoint, tmp_path, arguments, message):
     done = run_command(*arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_chosen_data_group_replaces_only_what_its_file_states(checkpoint, video_folder, tmp_path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for split in ("train", "val"):
+        (lists / f"{split}.csv").write_text(
+            "".join(f"{video_folder}/{line}\n" for line in (video_folder / f"{split}.csv").read_text().splitlines())
+        )
+    options = ["data=list", f"data.root={lists}", f"output_dir={tmp_path}/out"]
+    done = run_command(f"checkpoint={checkpoint}", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["list"] == str(lists / "val.csv")
+    assert (result["num_frames"], result["frame_stride"]) == (4, 2)  # the checkpoint's, not the defaults
+    assert result["views"]["short_side"] == 32

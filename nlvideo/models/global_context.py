@@ -1,0 +1,95 @@
+"""The successors of the non-local block (GCNet, Cao et al. 2019): one attention map for all positions.
+
+N batch, C channels, P positions: T*H*W of a video or H*W of an image. Both blocks take (N, C, *positions).
+"""
+
+import torch
+from torch import Tensor, nn
+
+POOLINGS = ("attention", "average")
+FUSIONS = ("add", "mul")
+
+
+class SimplifiedNonLocalBlock(nn.Module):
+    """z = x + W_v sum_j softmax_j(W_k x_j) x_j, the identity when it is new (GCNet, Sec. 3.2).
+
+    The map does not depend on the query, so W_v is applied once to the pooled features.
+
+    Args:
+        channels: C of the input and output.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.key = nn.Linear(channels, 1)
+        self.value = nn.Linear(channels, channels)
+        nn.init.kaiming_normal_(self.key.weight, nonlinearity="relu")
+        nn.init.zeros_(self.key.bias)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns z of x's shape (N, C, *positions)."""
+        return x + _spread(self.value(attention_pool(x, self.key)), x)
+
+
+class GlobalContextBlock(nn.Module):
+    """z = x + W_v2 ReLU(LN(W_v1 c)), c = sum_j softmax_j(W_k x_j) x_j (GCNet, Sec. 3.3; mmcv's context_block.py).
+
+    With fusion "add" a new block is the identity. With "mul", z = x * sigmoid(W_v2 ReLU(LN(W_v1 c))), a new block
+    halves its input, since the last layer starts at zero: it belongs into networks trained with it from the start.
+
+    Squeeze-and-excitation (Hu et al. 2018) is pooling="average", fusion="mul", norm=False.
+
+    Args:
+        channels: C of the input and output.
+        ratio: W_v1 has channels / ratio outputs (4 and 16 in GCNet).
+        pooling: "attention", or "average" over all positions.
+        fusion: "add" or "mul".
+        norm: layer norm after W_v1.
+
+    Raises:
+        ValueError: an unknown choice, or a ratio larger than channels.
+    """
+
+    def __init__(
+        self, channels: int, *, ratio: int = 16, pooling: str = "attention", fusion: str = "add", norm: bool = True
+    ):
+        super().__init__()
+        for name, value, allowed in (("pooling", pooling, POOLINGS), ("fusion", fusion, FUSIONS)):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} is unknown. Choose from: {', '.join(allowed)}.")
+        if not 1 <= ratio <= channels:
+            raise ValueError(f"ratio={ratio}: must be at least 1 and at most the {channels} channels.")
+        self.fusion = fusion
+        self.key = nn.Linear(channels, 1) if pooling == "attention" else None
+        inner = channels // ratio
+        self.squeeze = nn.Linear(channels, inner)  # W_v1
+        self.norm = nn.LayerNorm(inner) if norm else nn.Identity()
+        self.expand = nn.Linear(inner, channels)  # W_v2
+        if self.key is not None:
+            nn.init.kaiming_normal_(self.key.weight, nonlinearity="relu")
+            nn.init.zeros_(self.key.bias)
+        nn.init.zeros_(self.expand.weight)
+        nn.init.zeros_(self.expand.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns z of x's shape (N, C, *positions)."""
+        context = x.flatten(2).mean(2) if self.key is None else attention_pool(x, self.key)  # (N, C)
+        change = _spread(self.expand(self.norm(self.squeeze(context)).relu()), x)
+        return x + change if self.fusion == "add" else x * change.sigmoid()
+
+
+def attention_map(x: Tensor, key: nn.Linear) -> Tensor:
+    """Returns softmax_j(W_k x_j) as (N, P), the one map of x (N, C, *positions)."""
+    return key(x.flatten(2).transpose(1, 2)).squeeze(2).softmax(1)
+
+
+def attention_pool(x: Tensor, key: nn.Linear) -> Tensor:
+    """Returns sum_j softmax_j(W_k x_j) x_j as (N, C)."""
+    return torch.einsum("ncp,np->nc", x.flatten(2), attention_map(x, key).to(x.dtype))
+
+
+def _spread(context: Tensor, x: Tensor) -> Tensor:
+    """Returns (N, C) as (N, C, 1, ...), to be combined with x."""
+    return context.view(*context.shape, *([1] * (x.ndim - 2)))

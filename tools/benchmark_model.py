@@ -1,0 +1,134 @@
+"""Time and peak memory of the model's parts, plain against ours, measured in one run.
+
+    python tools/benchmark_model.py ops                      # the pairwise operations, forward + backward
+
+Each case runs in a process of its own, in turn with the others, several times; the median is shown.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from nlvideo.models import pairwise
+
+# mode: (ours, plain); both take (theta, phi, g), of which concatenation uses one channel of theta and phi
+OPERATIONS: dict[str, tuple[Callable, Callable]] = {
+    "dot_product": (
+        pairwise.dot_product,
+        lambda theta, phi, g: pairwise.apply_map(pairwise.dot_product_map(theta, phi), g),
+    ),
+    "concatenation": (
+        lambda theta, phi, g: pairwise.concatenation(theta[:, 0], phi[:, 0], g),
+        lambda theta, phi, g: pairwise.apply_map(pairwise.concatenation_map(theta[:, 0], phi[:, 0]), g),
+    ),
+    "embedded_gaussian": (
+        pairwise.embedded_gaussian,
+        lambda theta, phi, g: pairwise.apply_map(pairwise.embedded_gaussian_map(theta, phi), g),
+    ),
+    "gaussian": (  # theta = phi = x is twice as wide as g
+        lambda theta, phi, g: pairwise.embedded_gaussian(*_widened(theta, phi), g),
+        lambda theta, phi, g: pairwise.apply_map(pairwise.embedded_gaussian_map(*_widened(theta, phi)), g),
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    ops = commands.add_parser("ops", help="the pairwise operations")
+    ops.add_argument("--batch", type=int, default=2)
+    ops.add_argument("--width", type=int, default=256, help="D and E (default: res3 of R50)")
+    ops.add_argument("--positions", type=int, default=16 * 28 * 28, help="N (default: res3 of 128 frames)")
+    ops.add_argument("--keys", type=int, default=16 * 14 * 14, help="M")
+    ops.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    ops.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    benchmark_ops(arguments)
+
+
+def benchmark_ops(arguments: argparse.Namespace) -> None:
+    sizes = (arguments.batch, arguments.width, arguments.positions, arguments.keys, arguments.dtype)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    table = Table(
+        "mode", "plain s", "ours s", "plain / ours", "plain MB", "ours MB", "ours / plain",
+        title=f"forward + backward, B {sizes[0]}, D = E {sizes[1]}, N {sizes[2]}, M {sizes[3]}, {sizes[4]}, {device}",
+    )  # fmt: skip
+    for mode in OPERATIONS:
+        measured = {True: [], False: []}  # plain or not -> (seconds, bytes) of each repeat
+        for _ in range(arguments.repeats):
+            for plain in (True, False):
+                measured[plain].append(_in_process(_measure_operation, mode, plain, sizes))
+        seconds = {plain: statistics.median(row[0] for row in rows) for plain, rows in measured.items()}
+        memory = {plain: statistics.median(row[1] for row in rows) for plain, rows in measured.items()}
+        ratios = [p[0] / o[0] for p, o in zip(measured[True], measured[False], strict=True)]
+        table.add_row(
+            mode,
+            f"{seconds[True]:.3f}",
+            f"{seconds[False]:.3f}",
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            f"{memory[True] / 1e6:.0f}",
+            f"{memory[False] / 1e6:.0f}",
+            f"{100 * memory[False] / memory[True]:.0f} %",
+        )
+    Console(width=130).print(table)
+
+
+def _measure_operation(mode: str, plain: bool, sizes: tuple) -> tuple[float, float]:
+    """Returns the seconds and the peak of additional bytes of one forward and backward pass, after a small warm-up."""
+    batch, width, positions, keys, dtype = sizes
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    operation = OPERATIONS[mode][plain]
+
+    def inputs(n: int, m: int) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        made = [torch.randn(batch, width, size, device=device, dtype=getattr(torch, dtype)) for size in (n, m, m)]
+        return [(t / width**0.5).requires_grad_() for t in made]
+
+    operation(*inputs(64, 32)).sum().backward()
+    tensors = inputs(positions, keys)
+    gc.collect()
+    before = _used_bytes(device)
+    start = time.perf_counter()
+    y = operation(*tensors)
+    y.backward(y.detach())  # a gradient of the output's size, without the noise of making one
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    return seconds, _peak_bytes(device) - before
+
+
+def _used_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _widened(theta: torch.Tensor, phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([theta, theta], 1), torch.cat([phi, phi], 1)
+
+
+def _in_process(function: Callable, *arguments):
+    """Returns function(*arguments), called in a fresh process, whose peak memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+if __name__ == "__main__":
+    main()
