@@ -43,15 +43,20 @@ class ModelConfig:
 
 @dataclass
 class BlockConfig:
-    kind: str = "none"  # none or non_local
+    kind: str = "none"  # none, non_local, simplified_non_local, global_context
     places: dict[str, list[str]] = field(default_factory=dict)  # r50, r101: the residual blocks it follows
     mode: str = "embedded_gaussian"  # gaussian, embedded_gaussian, dot_product, concatenation
     extent: str = "spacetime"  # spacetime, space, time
     subsample: bool = True  # keys and values at half the height and width
     pool: str = "before"  # subsample before the 1x1x1 convolutions (released code, Table 2e) or after them (Sec. 3.3)
     scale: bool = False  # logits times D ** -0.5 (released code), embedded_gaussian only
-    norm: bool = True  # batch norm with zero gain after W_z; false: a zero W_z
+    norm: bool = True  # non_local: batch norm with zero gain after W_z, else a zero W_z; global_context: layer norm
     init: str = "paper"  # He et al. (paper) or N(0, 0.01) (released)
+    group_frames: dict[str, int] = field(default_factory=dict)  # {res3: 4}: attend inside groups of 4 frames only
+    ratio: int = 4  # global_context: channels / ratio inside
+    pooling: str = "attention"  # global_context: attention or average
+    fusion: str = "add"  # global_context: add, or mul, which halves its input when new
+    inside: bool = False  # the block stands in the residual branch, before the sum, instead of behind it
 
 
 @dataclass

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -22,21 +23,26 @@ def built(config: TrainConfig):
         return build_model(config.model, config.block, config.data, 10)
 
 
+def number_of_blocks(name: str, depth: int) -> int:
+    if "_all" in name:
+        return {50: 13, 101: 30}[depth]
+    return next((int(n) for n in (10, 5, 1) if re.search(rf"(^|_)(nl|snl|gc){n}(_|$)", name)), 0)
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_builds(name):
-    config = composed(f"experiment={name}", "data.root=somewhere")
+    config = composed(f"experiment={name}", "data.root=somewhere", "model.pretrained=null")
     network = built(config)
     assert config.name == name and config.output_dir == f"outputs/{name}"
-    number = next((int(n) for n in (10, 5, 1) if f"_nl{n}" in name), 5 if name == "quickstart" else 0)
-    assert len(network.places) == number
+    assert len(network.places) == (5 if name == "quickstart" else number_of_blocks(name, 50))
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_block_fits_every_model(model, block):
-    frames = 8 if "8x8" in model else 32
+    frames = 8 if "8x8" in model or "slow" in model else 32
     network = built(composed(f"model={model}", f"block={block}", "data.root=x", f"data.num_frames={frames}"))
-    assert len(network.places) == {"none": 0, "nl1": 1, "nl10": 10}.get(block, 5)
+    assert len(network.places) == number_of_blocks(block, 101 if "r101" in model else 50)
 
 
 def test_every_experiment_says_its_command_its_cost_and_what_to_expect():

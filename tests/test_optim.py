@@ -28,7 +28,7 @@ def test_warmup_rises_to_the_schedule():
 
 
 def test_norm_parameters_do_not_decay_and_all_others_do():
-    network = VideoResNet("i3d", 50, "paper", 5, width=8, places=["res4.4"], make_block=NonLocalBlock)
+    network = VideoResNet("i3d", 50, "paper", 5, width=8, blocks={"res4.4": NonLocalBlock})
     decayed, free = param_groups(network, 1e-4)
     assert decayed["weight_decay"] == 1e-4 and free["weight_decay"] == 0
     names = {id(p): name for name, p in network.named_parameters()}

@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from torch import nn
+
+from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
 
 if TYPE_CHECKING:
     from nlvideo.config import BlockConfig, DataConfig, ModelConfig
 
-BLOCKS = ("none", "non_local")
-
-
-def block_places(block: BlockConfig, depth: int) -> tuple[str, ...]:
-    """Returns the residual blocks that get a context block, e.g. ("res3.1", "res4.1")."""
-    if block.kind == "none":
-        return ()
-    places = block.places.get(f"r{depth}")
-    if not places:
-        raise ValueError(
-            f"block.places says nothing for depth {depth} (it has {', '.join(block.places) or 'nothing'}); "
-            f"give block.places.r{depth}=[res4.1,...] or choose block=none."
-        )
-    return tuple(places)
+# kind: (class, the keys of BlockConfig that it takes); group_frames and places are the builder's own.
+BLOCKS = {
+    "non_local": (NonLocalBlock, ("mode", "extent", "subsample", "pool", "scale", "norm", "init")),
+    "simplified_non_local": (SimplifiedNonLocalBlock, ()),
+    "global_context": (GlobalContextBlock, ("ratio", "pooling", "fusion", "norm")),
+}
+CONTEXT_BLOCKS = tuple(cls for cls, _ in BLOCKS.values())
 
 
 def build_model(model: ModelConfig, block: BlockConfig, data: DataConfig, num_classes: int) -> VideoResNet:
     """Returns the network with freshly initialised weights.
 
     Raises:
-        ValueError: a choice that does not exist, or clips too short for the stem.
+        ValueError: a choice that does not exist or has no effect, or clips too short for the stem.
     """
-    if block.kind not in BLOCKS:
-        raise ValueError(f"block.kind={block.kind!r} is unknown. Choose from: {', '.join(BLOCKS)}.")
     if model.stem in STEMS and temporal_size(STEMS[model.stem], data.num_frames) < 1:
         raise ValueError(f"data.num_frames={data.num_frames} is too short for model.stem={model.stem}.")
-    make_block = partial(
-        NonLocalBlock,
-        mode=block.mode,
-        extent=block.extent,
-        subsample=block.subsample,
-        pool=block.pool,
-        scale=block.scale,
-        norm=block.norm,
-        init=block.init,
-    )
+    blocks = block_makers(block, model.depth)
     network = VideoResNet(
         model.layout,
         model.depth,
@@ -56,9 +42,43 @@ def build_model(model: ModelConfig, block: BlockConfig, data: DataConfig, num_cl
         dropout=model.dropout,
         frozen_bn=model.frozen_bn,
         head_window=-(-data.crop_size // 32),
-        places=block_places(block, model.depth),
-        make_block=make_block,
+        blocks=blocks,
+        inside=block.inside,
     )
-    inserted = sum(isinstance(module, NonLocalBlock) for module in network.modules())
-    assert inserted == len(network.places), f"{inserted} blocks inserted, {len(network.places)} asked for"
+    inserted = sum(isinstance(module, CONTEXT_BLOCKS) for module in network.modules())
+    assert inserted == len(blocks), f"{inserted} blocks inserted, {len(blocks)} asked for"
     return network
+
+
+def block_makers(block: BlockConfig, depth: int) -> dict[str, Callable[[int], nn.Module]]:
+    """Returns {residual block as "res4.1": what makes its context block from the number of channels}.
+
+    Raises:
+        ValueError: an unknown kind, no or repeated places for the depth, or an option that the kind does not have.
+    """
+    if block.kind == "none":
+        return {}
+    if block.kind not in BLOCKS:
+        raise ValueError(f"block.kind={block.kind!r} is unknown. Choose from: none, {', '.join(BLOCKS)}.")
+    places = block.places.get(f"r{depth}")
+    if not places:
+        raise ValueError(
+            f"block.places says nothing for depth {depth} (it has {', '.join(block.places) or 'nothing'}); "
+            f"give block.places.r{depth}=[res4.1,...] or choose block=none."
+        )
+    if len(set(places)) != len(places):
+        raise ValueError(f"block.places.r{depth} names a place twice: {', '.join(places)}.")
+    cls, options = BLOCKS[block.kind]
+    taken = {*options, "kind", "places", "inside", *(["group_frames"] if cls is NonLocalBlock else [])}
+    for field, default in vars(type(block)()).items():
+        if field not in taken and getattr(block, field) != default:
+            raise ValueError(
+                f"block.{field}={getattr(block, field)} has no effect on block.kind={block.kind}, which takes "
+                f"{', '.join(options) or 'no options'}."
+            )
+    makers = {place: partial(cls, **{option: getattr(block, option) for option in options}) for place in places}
+    for stage, frames in block.group_frames.items():
+        if not any(place.startswith(f"{stage}.") for place in places):
+            raise ValueError(f"block.group_frames.{stage}={frames}: no block stands in {stage}.")
+        makers |= {p: partial(makers[p], group_frames=frames) for p in places if p.startswith(f"{stage}.")}
+    return makers

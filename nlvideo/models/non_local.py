@@ -32,6 +32,8 @@ class NonLocalBlock(nn.Module):
             embedded_gaussian.
         norm: batch norm with zero gain after W_z (Sec. 4.1). False: no norm and a zero W_z, for backbones with
             frozen batch norm.
+        group_frames: attend only inside groups of so many consecutive frames, as the authors' code does in res3 of
+            long clips (add_nonlocal_group); None: all frames.
         init: weights of theta, phi, g and W_z: "paper" He et al. (Sec. 4.1), "released" N(0, 0.01), as in the
             authors' code.
     """
@@ -48,6 +50,7 @@ class NonLocalBlock(nn.Module):
         scale: bool = False,
         norm: bool = True,
         init: str = "paper",
+        group_frames: int | None = None,
     ):
         super().__init__()
         for name, value, allowed in (
@@ -60,6 +63,10 @@ class NonLocalBlock(nn.Module):
                 raise ValueError(f"{name}={value!r} is not a non-local {name}. Choose from: {', '.join(allowed)}.")
         if scale and mode != "embedded_gaussian":
             raise ValueError(f"scale=True applies to mode 'embedded_gaussian' only, not to {mode!r}.")
+        if group_frames is not None and group_frames < 1:
+            raise ValueError(f"group_frames={group_frames}: must be at least 1.")
+        self.group_frames = group_frames
+        self.plain = False  # set it to compute with the matrix of all pairs: the reference, and for exporters
         inner = inner_channels or channels // 2
         self.mode, self.extent, self.pool = mode, extent, pool
         self.subsample = subsample and extent != "time"
@@ -87,22 +94,54 @@ class NonLocalBlock(nn.Module):
         nn.init.zeros_(self.bn.weight if self.bn is not None else self.out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns z of x's shape (N, C, T, H, W)."""
-        phi, g = self._keys_and_values(x)
-        if self.mode == "gaussian":
-            y = pairwise.embedded_gaussian(self._fold(x), self._fold(phi), self._fold(g))
+        """Returns z of x's shape, (N, C, T, H, W) or, for an image, (N, C, H, W)."""
+        if x.ndim == 4:
+            return self.forward(x.unsqueeze(2)).squeeze(2)
+        if self.group_frames is not None and self.group_frames != x.shape[2]:
+            return self._forward_in_groups(x)
+        operands, g = self._operands(x)
+        if self.plain:
+            y = pairwise.apply_map(self._map(*operands), g)
+        elif self.mode == "dot_product":
+            y = pairwise.dot_product(*operands, g)
+        elif self.mode == "concatenation":
+            y = pairwise.concatenation(*operands, g)
         else:
-            theta = self.theta(x)
-            if self.mode == "embedded_gaussian":
-                y = pairwise.embedded_gaussian(self._fold(theta), self._fold(phi), self._fold(g), self.logit_scale)
-            elif self.mode == "dot_product":
-                y = pairwise.dot_product(self._fold(theta), self._fold(phi), self._fold(g))
-            else:
-                w_theta, w_phi = self.w_f.weight.chunk(2, dim=1)
-                a, b = F.conv3d(theta, w_theta), F.conv3d(phi, w_phi)
-                y = pairwise.concatenation(self._fold(a).squeeze(1), self._fold(b).squeeze(1), self._fold(g))
+            y = pairwise.embedded_gaussian(*operands, g, self.logit_scale)
         z = self.out(self._unfold(y, x))
         return x + (z if self.bn is None else self.bn(z))
+
+    def attention_map(self, x: Tensor) -> Tensor:
+        """Returns the weights (B, queries, keys) that the block gives to its keys, B counting what sees each other:
+        clips, or frames for extent "space", or places for "time". Softmax rows sum to 1; the others are f / M."""
+        return self._map(*self._operands(x)[0])
+
+    def _map(self, first: Tensor, second: Tensor) -> Tensor:
+        if self.mode == "dot_product":
+            return pairwise.dot_product_map(first, second)
+        if self.mode == "concatenation":
+            return pairwise.concatenation_map(first, second)
+        return pairwise.embedded_gaussian_map(first, second, self.logit_scale)
+
+    def _operands(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Returns what f is computed from, (theta, phi), (x, x) or (a, b), and g, all with positions folded."""
+        phi, g = self._keys_and_values(x)
+        if self.mode == "gaussian":
+            first, second = x, phi
+        else:
+            first, second = self.theta(x), phi
+        if self.mode == "concatenation":
+            w_theta, w_phi = self.w_f.weight.chunk(2, dim=1)
+            a, b = F.conv3d(first, w_theta), F.conv3d(second, w_phi)
+            return (self._fold(a).squeeze(1), self._fold(b).squeeze(1)), self._fold(g)
+        return (self._fold(first), self._fold(second)), self._fold(g)
+
+    def _forward_in_groups(self, x: Tensor) -> Tensor:
+        n, _, t, _, _ = x.shape
+        if t % self.group_frames:
+            raise ValueError(f"group_frames={self.group_frames} does not divide the {t} frames of the map.")
+        groups = x.unflatten(2, (t // self.group_frames, self.group_frames)).transpose(1, 2).flatten(0, 1)
+        return self.forward(groups).unflatten(0, (n, t // self.group_frames)).transpose(1, 2).flatten(2, 3)
 
     def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns phi and g, (N, D, T, H', W'); phi is x itself in gaussian mode."""

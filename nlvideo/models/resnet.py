@@ -5,7 +5,7 @@ N batch, C channels, T frames, H height, W width. Stages are named as in the pap
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -19,20 +19,25 @@ STAGES = ("res2", "res3", "res4", "res5")
 class Layout:
     """Where a network looks along time: the temporal kernel sizes of its convolutions.
 
-    `inflated` gives for each stage (first, step): residual blocks first, first + step, ... have a 3x1x1 kernel
-    where the 2D network has its first 1x1.
+    `inflated` gives for each stage (first, step): in the residual blocks first, first + step, ... one kernel has 3
+    planes in time, the first 1x1, or the 3x3 where `middle` says so; None for stages without.
     """
 
     conv1: int
-    inflated: tuple[tuple[int, int], ...] | None
+    inflated: tuple[tuple[int, int] | None, ...]
+    middle: bool = False
 
 
 LAYOUTS = {
     # Table 1: convolutions never look along time.
-    "c2d": Layout(conv1=1, inflated=None),
+    "c2d": Layout(conv1=1, inflated=(None, None, None, None)),
     # Sec. 4, "3x1x1", with the blocks that the authors' code inflates (resnet_video.py): all of res2, every
     # second of res3 and res4 from the first on, the second of res5.
     "i3d": Layout(conv1=5, inflated=((0, 1), (0, 2), (0, 2), (1, 2))),
+    # Sec. 4, "3x3x3", in the same blocks, since the paper gives no others (Table 2e's 1.5x and 1.8x come out).
+    "i3d_333": Layout(conv1=5, inflated=((0, 1), (0, 2), (0, 2), (1, 2)), middle=True),
+    # SlowFast's slow pathway alone, GCNet's Kinetics baseline: time is looked along in res4 and res5 only.
+    "slow": Layout(conv1=1, inflated=(None, None, (0, 1), (0, 1))),
 }
 
 
@@ -57,8 +62,16 @@ class Stem:
 STEMS = {
     # Table 1, for 32 and 128 frames; padded as torchvision pads, so that res2 is 56x56 as the table says.
     "paper": Stem(2, Pool((3, 3, 3), (2, 2, 2), (1, 1, 1)), Pool((3, 1, 1), (2, 1, 1), (1, 0, 0))),
-    # The authors' code for 8x8 and 32x4 clips (resnet_video.py); without padding res2 is 55x55.
+    # The authors' code for 32x2 and 128x1 clips (resnet_video_org.py); without padding res2 is 55x55.
+    "released_32x2": Stem(2, Pool((2, 3, 3), (2, 2, 2), (0, 0, 0)), Pool((2, 1, 1), (2, 1, 1), (0, 0, 0))),
+    # The authors' code for 8x8 and 32x4 clips (resnet_video.py).
     "released_8x8": Stem(1, Pool((1, 3, 3), (1, 2, 2), (0, 0, 0)), Pool((2, 1, 1), (2, 1, 1), (0, 0, 0))),
+    # PySlowFast's C2D and I3D: the latter, padded.
+    "pyslowfast": Stem(1, Pool((1, 3, 3), (1, 2, 2), (0, 1, 1)), Pool((2, 1, 1), (2, 1, 1), (0, 0, 0))),
+    # mmaction2's I3D for 32x2 clips (resnet3d.py): pool1 looks at one frame but takes every second.
+    "mmaction2": Stem(2, Pool((1, 3, 3), (2, 2, 2), (0, 1, 1)), Pool((2, 1, 1), (2, 1, 1), (0, 0, 0))),
+    # Slow, and C2D without temporal pooling: every frame is kept to the end.
+    "all_frames": Stem(1, Pool((1, 3, 3), (1, 2, 2), (0, 1, 1)), Pool((1, 1, 1), (1, 1, 1), (0, 0, 0))),
 }
 
 
@@ -85,22 +98,29 @@ class TemporalConv(nn.Conv3d):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut; the spatial stride is on the 3x3 (authors' code, resnet_helper.py)."""
+    """1x1, 3x3, 1x1 with a shortcut; the spatial stride is on the 3x3 (authors' code, resnet_helper.py).
+
+    Args:
+        kernels: temporal sizes of the first 1x1 and of the 3x3.
+        context: a block over the residual branch, before the shortcut is added (GCNet's "after 1x1").
+    """
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int, temporal_kernel: int):
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, kernels: tuple[int, int], context: nn.Module | None = None
+    ):
         super().__init__()
         out_channels = channels * self.expansion
-        self.conv1 = TemporalConv(
-            in_channels, channels, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
-        )
+        t1, t2 = kernels
+        self.conv1 = TemporalConv(in_channels, channels, (t1, 1, 1), padding=(t1 // 2, 0, 0), bias=False)
         self.bn1 = nn.BatchNorm3d(channels)
-        self.conv2 = nn.Conv3d(channels, channels, (1, 3, 3), (1, stride, stride), (0, 1, 1), bias=False)
+        self.conv2 = TemporalConv(channels, channels, (t2, 3, 3), (1, stride, stride), (t2 // 2, 1, 1), bias=False)
         self.bn2 = nn.BatchNorm3d(channels)
         self.conv3 = nn.Conv3d(channels, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm3d(out_channels)
         self.relu = nn.ReLU(inplace=True)
+        self.context = context
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
@@ -112,6 +132,8 @@ class Bottleneck(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
+        if self.context is not None:
+            y = self.context(y)
         return self.relu(y + shortcut)
 
 
@@ -129,8 +151,8 @@ class VideoResNet(nn.Module):
             bias (Sec. 5.1, 128 frames; the authors' AffineNd).
         head_window: height and width in res5 that one prediction averages over: the size of the map that the
             training crop gives (7 for 224). Used by position_logits.
-        places: residual blocks that are followed by a context block, as "res4.1" (counted from 0).
-        make_block: called with the number of channels for each place.
+        blocks: {residual block as "res4.1", counted from 0: what makes its context block from the number of channels}.
+        inside: the context blocks stand in the residual branch, before the shortcut is added, not behind it.
 
     Raises:
         ValueError: a choice or a place that the network does not have.
@@ -147,8 +169,8 @@ class VideoResNet(nn.Module):
         dropout: float = 0.0,
         frozen_bn: bool = False,
         head_window: int = 7,
-        places: Collection[str] = (),
-        make_block: Callable[[int], nn.Module] | None = None,
+        blocks: Mapping[str, Callable[[int], nn.Module]] | None = None,
+        inside: bool = False,
     ):
         super().__init__()
         for name, value, allowed in (("layout", layout, LAYOUTS), ("depth", depth, DEPTHS), ("stem", stem, STEMS)):
@@ -156,14 +178,13 @@ class VideoResNet(nn.Module):
                 raise ValueError(f"{name}={value!r} is unknown. Choose from: {', '.join(map(str, allowed))}.")
         rows, thinning = LAYOUTS[layout], STEMS[stem]
         all_places = [f"{stage}.{i}" for stage, n in zip(STAGES, DEPTHS[depth], strict=True) for i in range(n)]
-        for place in places:
+        blocks = blocks or {}
+        for place in blocks:
             if place not in all_places:
                 raise ValueError(f"{place!r} is not a residual block of depth {depth}: {_ranges(depth)}.")
-        if len(set(places)) != len(places):
-            raise ValueError(f"A place is named twice in {', '.join(places)}.")
 
         self.num_classes, self.head_window, self.frozen_bn = num_classes, head_window, frozen_bn
-        self.places = tuple(places)
+        self.places = tuple(blocks)
         self.conv1 = TemporalConv(
             3, width, (rows.conv1, 7, 7), (thinning.conv1_stride, 2, 2), (rows.conv1 // 2, 3, 3), bias=False
         )
@@ -172,15 +193,18 @@ class VideoResNet(nn.Module):
         self.maxpool = _max_pool(thinning.pool1)
         channels_in = width
         for s, (stage, num_blocks) in enumerate(zip(STAGES, DEPTHS[depth], strict=True)):
-            first, step = rows.inflated[s] if rows.inflated else (num_blocks, 1)
+            first, step = rows.inflated[s] or (num_blocks, 1)
+            channels_out = width * 2**s * Bottleneck.expansion
             children = OrderedDict()
             for i in range(num_blocks):
                 kernel = 3 if i >= first and (i - first) % step == 0 else 1
+                kernels = (1, kernel) if rows.middle else (kernel, 1)
                 stride = 2 if i == 0 and s > 0 else 1
-                children[str(i)] = Bottleneck(channels_in, width * 2**s, stride, kernel)
-                channels_in = width * 2**s * Bottleneck.expansion
-                if f"{stage}.{i}" in places:
-                    children[f"{i}_nl"] = make_block(channels_in)
+                block = blocks[f"{stage}.{i}"](channels_out) if f"{stage}.{i}" in blocks else None
+                children[str(i)] = Bottleneck(channels_in, width * 2**s, stride, kernels, block if inside else None)
+                if block is not None and not inside:
+                    children[f"{i}_nl"] = block
+                channels_in = channels_out
             setattr(self, f"layer{s + 1}", nn.Sequential(children))
         self.pool2 = _max_pool(thinning.pool2)
         self.dropout = nn.Dropout(dropout)
@@ -228,6 +252,16 @@ class VideoResNet(nn.Module):
         window = (x.shape[2], min(self.head_window, x.shape[3]), min(self.head_window, x.shape[4]))
         x = F.avg_pool3d(x, window, stride=1).flatten(2).transpose(1, 2)  # (N, positions, 32 * width)
         return self.fc(self.dropout(x))
+
+
+def context_names(network: VideoResNet) -> list[str]:
+    """Returns the module names of the context blocks, in the order of network.places."""
+    names = []
+    for place in network.places:
+        stage, i = place.split(".")
+        block = f"layer{STAGES.index(stage) + 1}.{i}"
+        names.append(f"{block}.context" if network.get_submodule(block).context is not None else f"{block}_nl")
+    return names
 
 
 def _max_pool(pool: Pool) -> nn.MaxPool3d:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from nlvideo.checkpoint import read_tensor_file
 from nlvideo.models.inflate import inflate_state_dict
-from nlvideo.models.non_local import NonLocalBlock
-from nlvideo.models.resnet import VideoResNet
+from nlvideo.models.resnet import VideoResNet, context_names
 
 
 def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list[str]) -> str:
@@ -40,8 +39,8 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
         raise ValueError(f"model.pretrained={source} does not fit the network: {error}.") from None
     missing, unexpected = network.load_state_dict(state, strict=False)
 
-    new = {name for name, module in network.named_modules() if isinstance(module, NonLocalBlock)}
-    new_keys = [key for key in missing if any(key.startswith(f"{name}.") for name in new)]
+    names = context_names(network)
+    new_keys = [key for key in missing if any(key.startswith(f"{name}.") for name in names)]
     lost = [
         key
         for key in missing
@@ -52,7 +51,7 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
             f"model.pretrained={source} is of another network: {_listing(lost)} of this network are not in it, "
             f"{_listing(unexpected)} in it are not of this network. Nothing but fc.* and new blocks may be missing."
         )
-    new_blocks = len({key.rsplit("_nl.", 1)[0] for key in new_keys})
+    new_blocks = sum(any(key.startswith(f"{name}.") for key in new_keys) for name in names)
     head = "its head kept" if keep_head else f"a new head for {len(classes)} classes"
     if kind == "nlvideo checkpoint" and not keep_head:
         head += f" (the checkpoint's {len(content['classes'])} classes are others)"
@@ -61,8 +60,9 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
 
 def check_blocks_can_learn(network: VideoResNet) -> None:
     """Raises ValueError for a block behind a frozen norm of zero gain: it would stay the identity for ever."""
-    for name, module in network.named_modules():
-        if isinstance(module, NonLocalBlock) and module.bn is not None:
+    for name in context_names(network):
+        module = network.get_submodule(name)
+        if isinstance(getattr(module, "bn", None), torch.nn.BatchNorm3d):
             if not module.bn.weight.requires_grad and not module.bn.weight.any():
                 raise ValueError(
                     f"model.frozen_bn=true freezes the zero gain of the new block {name}, which could never learn: "

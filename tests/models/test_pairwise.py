@@ -51,3 +51,110 @@ def test_gradients(operation):
 def test_concatenation_gradients():
     inputs = [torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((B, N), (B, M), (B, E, M))]
     torch.autograd.gradcheck(pairwise.concatenation, inputs)
+
+
+# ---- against the matrix form, on inputs that are hard ----
+
+
+def softmax_inputs(kind, dtype):
+    theta, phi, g = (torch.randn(B, size, n, dtype=dtype) for size, n in ((D, 60), (D, 21), (E, 21)))
+    if kind == "large logits":
+        theta = theta * 30
+    elif kind == "tied":
+        theta, phi = theta.round(), phi.round()
+    elif kind == "equal keys":
+        phi = phi[:, :, :1].expand_as(phi).contiguous()
+    elif kind == "as wide as g":
+        g = torch.randn(B, D, 21, dtype=dtype)
+    return theta, phi, g
+
+
+def concatenation_inputs(kind, dtype):
+    a, b, g = torch.randn(B, 60, dtype=dtype), torch.randn(B, 21, dtype=dtype), torch.randn(B, E, 21, dtype=dtype)
+    if kind == "all negative":
+        a = a - 100
+    elif kind == "all positive":
+        a = a + 100
+    elif kind == "equal b":
+        b = torch.full_like(b, 0.3)
+    elif kind == "tied":
+        a, b = a.round(), b.round()  # many sums are exactly zero
+    elif kind == "offset 1000":
+        a, b = a + 1000, b - 1000
+    elif kind == "offset -1000":
+        a, b = a - 1000, b + 1000
+    elif kind == "large":
+        a, b = a * 1000, b * 1000
+    return a, b, g
+
+
+def assert_agree(fast, plain, inputs, tolerance, least=0.0):
+    """Outputs and gradients within tolerance * max of the plain form's, computed in float64 from the same numbers.
+
+    A max below `least`, where everything cancels, counts as that.
+    """
+    ours = [t.clone().requires_grad_() for t in inputs]
+    exact = [t.double().requires_grad_() for t in inputs]
+    y, expected = fast(*ours), plain(*exact)
+    assert y.dtype == inputs[0].dtype and y.shape == expected.shape
+    dy = torch.randn_like(expected)
+    gradients = torch.autograd.grad(y, ours, dy.to(y.dtype))
+    expected_gradients = torch.autograd.grad(expected, exact, dy)
+    for name, value, want in zip(
+        ("y", "d first", "d second", "d g"), (y, *gradients), (expected, *expected_gradients), strict=True
+    ):
+        error, size = (value.double() - want).abs().max(), want.abs().max()
+        assert error <= tolerance * max(size, least), f"{name}: {error / size:.1e}"
+
+
+TOLERANCES = [(torch.float64, 1e-10), (torch.float32, 1e-5), (torch.bfloat16, 0.04)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("kind", ["random", "as wide as g", "tied", "equal keys"])
+@pytest.mark.parametrize("chunk_bytes", [2**25, 4 * B * 21 * 7])  # one chunk, and chunks of seven queries
+def test_embedded_gaussian_agrees_with_its_matrix(kind, dtype, tolerance, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(pairwise, "CHUNK_BYTES", chunk_bytes)
+    plain = lambda t, p, g: pairwise.apply_map(pairwise.embedded_gaussian_map(t, p, 0.5), g)  # noqa: E731
+    fast = lambda t, p, g: pairwise.embedded_gaussian(t, p, g, 0.5)  # noqa: E731
+    assert_agree(fast, plain, softmax_inputs(kind, dtype), tolerance, least=1.0 if kind == "equal keys" else 0.0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
+def test_large_logits_do_not_overflow(dtype, tolerance):
+    """float32's own rounding of logits of some hundreds is 1e-5 of the weights and 1e-4 of their gradients."""
+    plain = lambda t, p, g: pairwise.apply_map(pairwise.embedded_gaussian_map(t, p), g)  # noqa: E731
+    assert_agree(pairwise.embedded_gaussian, plain, softmax_inputs("large logits", dtype), tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("kind", ["random", "large logits", "equal keys"])
+def test_dot_product_agrees_with_its_matrix(kind, dtype, tolerance):
+    plain = lambda t, p, g: pairwise.apply_map(pairwise.dot_product_map(t, p), g)  # noqa: E731
+    assert_agree(pairwise.dot_product, plain, softmax_inputs(kind, dtype), tolerance)
+
+
+KINDS = ["random", "all negative", "all positive", "equal b", "tied", "offset 1000", "offset -1000", "large"]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_concatenation_agrees_with_its_matrix(kind, dtype, tolerance):
+    plain = lambda a, b, g: pairwise.apply_map(pairwise.concatenation_map(a, b), g)  # noqa: E731
+    assert_agree(pairwise.concatenation, plain, concatenation_inputs(kind, dtype), tolerance)
+
+
+@pytest.mark.parametrize("kind", ["random", "all negative", "all positive", "offset 1000"])
+def test_concatenation_gradients_by_differences(kind):
+    inputs = [t.requires_grad_() for t in concatenation_inputs(kind, torch.float64)]
+    torch.autograd.gradcheck(pairwise.concatenation, [t[..., :9].contiguous() for t in inputs], eps=1e-7)
+
+
+def test_chunked_attention_gradients_by_differences(monkeypatch):
+    monkeypatch.setattr(pairwise, "CHUNK_BYTES", 4 * B * M * 3)
+    torch.autograd.gradcheck(pairwise.embedded_gaussian, [t.requires_grad_() for t in random_inputs()])
+
+
+def test_rows_of_a_softmax_map_sum_to_one():
+    theta, phi, _ = random_inputs()
+    torch.testing.assert_close(pairwise.embedded_gaussian_map(theta, phi).sum(2), torch.ones(B, N).double())

@@ -183,9 +183,9 @@ def test_bfloat16_gradients_on_the_cpu_are_near_float32(frames):
     [
         ({"layout": "r2plus1d"}, "layout='r2plus1d' is unknown. Choose from: c2d, i3d"),
         ({"depth": 34}, "depth=34 is unknown. Choose from: 50, 101"),
-        ({"stem": "big"}, "stem='big' is unknown. Choose from: paper, released_8x8"),
+        ({"stem": "big"}, "stem='big' is unknown. Choose from: paper, released_32x2, released_8x8"),
         ({"places": ["res4.6"]}, "'res4.6' is not a residual block of depth 50: res2.0 to res2.2, .* res4.0 to res4.5"),
-        ({"places": ["res4.1", "res4.1"]}, "named twice"),
+        ({"places": ["res4.1", "res4.1"]}, "names a place twice"),
     ],
 )
 def test_choices_that_do_not_exist_are_refused(change, message):

@@ -14,7 +14,7 @@ CLASSES = ["a", "b", "c"]
 
 
 def network_of(places=(), width=64, **options) -> VideoResNet:
-    return VideoResNet("i3d", 50, "paper", 3, width=width, places=places, make_block=NonLocalBlock, **options)
+    return VideoResNet("i3d", 50, "paper", 3, width=width, blocks=dict.fromkeys(places, NonLocalBlock), **options)
 
 
 def nlvideo_file(path, network, classes=CLASSES):

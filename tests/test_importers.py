@@ -1,0 +1,306 @@
+"""Other projects' checkpoints: the same weights give the same logits, and what is no checkpoint is refused."""
+
+import json
+import pickle
+import sys
+import types
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import resnet50, resnet101
+
+import nlvideo
+from nlvideo.importers import SOURCES, load_model, read_foreign
+
+PARITY = Path(__file__).parent / "parity"
+NL5 = ["block=nl5"]
+
+
+def seeded_tensor(key: str, shape: list[int], kind: str) -> torch.Tensor:
+    """A tensor that follows from its key: normal numbers from PCG64 seeded with the key's CRC-32, scaled by kind."""
+    if kind == "count":
+        return torch.zeros(shape, dtype=torch.int64)
+    n = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape)
+    fan_in = float(np.prod(shape[1:])) if len(shape) > 1 else 1.0
+    scaled = {
+        "conv": lambda: n * np.sqrt(2 / fan_in),
+        "embed": lambda: 0.1 * n * np.sqrt(2 / fan_in),
+        "gain": lambda: 0.6 + 0.1 * n,
+        "bias": lambda: 0.1 * n,
+        "mean": lambda: 0.1 * n,
+        "var": lambda: 1 + 0.1 * abs(n),
+    }[kind]()
+    return torch.from_numpy(scaled.astype(np.float32))
+
+
+def seeded_clip(shape: list[int]) -> torch.Tensor:
+    numbers = np.random.Generator(np.random.PCG64(0)).standard_normal(shape)
+    return torch.from_numpy(numbers.astype(np.float32))
+
+
+def seeded_state(name: str) -> dict[str, torch.Tensor]:
+    entries = json.loads((PARITY / f"{name}.json").read_text())["entries"]
+    return {key: seeded_tensor(key, shape, kind) for key, shape, kind in entries}
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("pyslowfast_c2d_8x8_r50", ["model=c2d_r50_8x8"]),
+        ("pyslowfast_c2d_nln_8x8_r50", ["model=c2d_r50_8x8", *NL5]),
+        ("pyslowfast_i3d_8x8_r50", ["model=i3d_r50_8x8"]),
+        ("pyslowfast_i3d_nln_8x8_r50", ["model=i3d_r50_8x8", *NL5]),
+        ("mmaction2_i3d_imagenet_pretrained_r50_nl_dot_product", ["model=i3d_r50", *NL5, "block.mode=dot_product"]),
+        ("mmaction2_i3d_imagenet_pretrained_r50_nl_gaussian", ["model=i3d_r50", *NL5, "block.mode=gaussian"]),
+    ],
+)
+def test_logits_are_the_rivals(tmp_path, name, config):
+    fixture = json.loads((PARITY / f"{name}.json").read_text())
+    expected = np.load(PARITY / f"{name}.npz")
+    source = name.split("_")[0]
+    content = {"model_state": seeded_state(name)} if source == "pyslowfast" else {"state_dict": seeded_state(name)}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    frames = fixture["input"][2]
+    network = load_model(tmp_path / "checkpoint.pth", source=source, config=[*config, f"data.num_frames={frames}"])
+    with torch.inference_mode():
+        positions = network.position_logits(seeded_clip(fixture["input"]))  # (1, positions, 400)
+    if "probabilities" in expected:
+        probabilities = positions.softmax(2).mean(1).numpy()
+        wanted = expected["probabilities"]
+        assert np.linalg.norm(probabilities - wanted) <= 1e-4 * np.linalg.norm(wanted)
+    logits, wanted = positions.numpy().reshape(-1, 400), expected["logits"].reshape(-1, 400)
+    assert logits.shape == wanted.shape
+    error = np.linalg.norm(logits - wanted) / np.linalg.norm(wanted)
+    assert error <= 1e-4, f"relative error {error:.1e}"
+
+
+def saved(tmp_path, content) -> Path:
+    torch.save(content, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def trained_network(config, source="pyslowfast"):
+    """A small network of the config with random weights and statistics, none of them at their initial values."""
+    from nlvideo.importers import compose_config
+    from nlvideo.models import build_model
+
+    made = compose_config(source, config)
+    network = build_model(made.model, made.block, made.data, 7).eval()
+    for value in network.state_dict().values():
+        if value.is_floating_point():
+            value.normal_(std=0.1).abs_() if value.ndim == 1 else value.normal_(std=0.1)
+    return network
+
+
+def to_pyslowfast(key: str) -> str:
+    """Our key in PySlowFast's words, written independently of the importer."""
+    part = key.split(".")
+    if part[0] in ("conv1", "bn1"):
+        return f"s1.pathway0_stem.{part[0][:-1]}.{part[1]}"
+    if part[0] == "fc":
+        return f"head.projection.{part[1]}"
+    stage = f"s{int(part[0][5]) + 1}.pathway0_"
+    if part[1].endswith("_nl"):
+        name = part[2] if part[2] == "bn" else f"conv_{part[2]}"
+        return f"{stage}nonlocal{part[1][:-3]}.{name}.{part[3]}"
+    block = f"{stage}res{part[1]}."
+    if part[2] == "downsample":
+        return f"{block}branch1{'_bn' if part[3] == '1' else ''}.{part[4]}"
+    return f"{block}branch2.{'abc'[int(part[2][-1]) - 1]}{'_bn' if part[2].startswith('bn') else ''}.{part[3]}"
+
+
+def to_caffe2(key: str) -> str | None:
+    """Our key in the words of the paper's Caffe2 files."""
+    norms = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
+    part = key.split(".")
+    if part[-1] == "num_batches_tracked":
+        return None
+    kind = {"weight": "w", "bias": "b"}
+    if part[0] == "conv1":
+        return "conv1_w"
+    if part[0] == "bn1":
+        return f"res_conv1_bn_{norms[part[1]]}"
+    if part[0] == "fc":
+        return f"pred_{kind[part[1]]}"
+    stage = int(part[0][5]) + 1
+    if part[1].endswith("_nl"):
+        kinds = norms if part[2] == "bn" else kind
+        return f"nonlocal_conv{stage}_{part[1][:-3]}_{part[2]}_{kinds[part[3]]}"
+    if part[2] == "downsample":
+        return f"res{stage}_{part[1]}_branch1{'_bn_' + norms[part[4]] if part[3] == '1' else '_w'}"
+    branch = f"res{stage}_{part[1]}_branch2{'abc'[int(part[2][-1]) - 1]}"
+    return f"{branch}_bn_{norms[part[3]]}" if part[2].startswith("bn") else f"{branch}_w"
+
+
+SMALL = ["model.width=8", "data.num_frames=8"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ["model=i3d_r101_8x8", "block=nl5", *SMALL],
+        ["model=slow_r50", "block=nl10", *SMALL],
+        ["model=c2d_r50_8x8", "block=nl1", "block.mode=dot_product", *SMALL],
+    ],
+)
+def test_other_networks_of_pyslowfast_come_back_whole(tmp_path, config):
+    network = trained_network(config)
+    state = {to_pyslowfast(key): value for key, value in network.state_dict().items()}
+    loaded = load_model(saved(tmp_path, {"model_state": state}), source="pyslowfast", config=config)
+    assert loaded.num_classes == 7
+    for key, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_caffe2_files_come_back_whole(tmp_path):
+    config = ["model=i3d_r50", "block=nl5", *SMALL]
+    network = trained_network(config, "caffe2")
+    blobs = {to_caffe2(key): value.numpy() for key, value in network.state_dict().items() if to_caffe2(key)}
+    blobs |= {"lr": np.float32(0.01), "model_iter": np.int64(400_000), "conv1_w_momentum": np.zeros(3, np.float32)}
+    blobs["pred_w"] = blobs["pred_w"][:, :, None, None, None]  # as the test network stores it
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
+    loaded = load_model(tmp_path / "model.pkl", source="caffe2", config=config)
+    for key, value in network.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(loaded.state_dict()[key], value), key
+    block = loaded.layer3[1 + 1]
+    assert block.pool == "before" and block.logit_scale == pytest.approx(block.theta.out_channels**-0.5)
+
+
+def test_mmaction2_training_checkpoints_load_with_inert_stubs(tmp_path, monkeypatch):
+    """They hold a HistoryBuffer, which weights_only refuses and nobody needs."""
+    module = types.ModuleType("mmengine.logging.history_buffer")
+
+    class HistoryBuffer:
+        def __init__(self):
+            self.log, self.method = [1, 2], print
+
+    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = module.__name__, "HistoryBuffer"
+    module.HistoryBuffer = HistoryBuffer
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    name = "mmaction2_i3d_imagenet_pretrained_r50_nl_gaussian"
+    path = saved(tmp_path, {"message_hub": {"loss": HistoryBuffer()}, "state_dict": seeded_state(name)})
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.delitem(sys.modules, name)
+    config = ["model=i3d_r50", *NL5, "block.mode=gaussian"]
+    network = load_model(path, source="mmaction2", config=config)
+    assert network.num_classes == 400
+    assert torch.equal(network.layer2[2].out.bias, torch.zeros(512))  # mmcv has none before a norm
+
+
+@pytest.mark.parametrize("build", [resnet50, resnet101])
+def test_torchvision_weights_of_both_depths(tmp_path, build):
+    two_d = build(num_classes=5)
+    depth = 50 if build is resnet50 else 101
+    path = saved(tmp_path, two_d.state_dict())
+    network = load_model(path, source="torchvision", config=[f"model=i3d_r{depth}"])
+    assert torch.equal(network.fc.weight, two_d.fc.weight)
+    torch.testing.assert_close(network.layer3[2].conv1.weight.sum(2), two_d.layer3[2].conv1.weight)
+    again = load_model(path, source="timm", config=[f"model=c2d_r{depth}"])
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = two_d.eval()(image)
+        assert (again(image.unsqueeze(2).expand(-1, -1, 8, -1, -1)) - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_an_nlvideo_checkpoint_needs_no_config(tmp_path):
+    from conftest import composed
+
+    from nlvideo.config import to_container
+
+    network = trained_network(["model=i3d_r50", "block=nl1", *SMALL])
+    config = to_container(composed("model=i3d_r50", "model.stem=pyslowfast", "block=nl1", "data.root=x", *SMALL))
+    content = {"format": 1, "model": network.state_dict(), "step": 3, "config": config, "classes": list("abcdefg")}
+    loaded = nlvideo.load_model(saved(tmp_path, content))
+    assert not loaded.training
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
+
+
+class Malicious:
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("source", ["pyslowfast", "mmaction2", "torchvision"])
+def test_malicious_torch_files_run_nothing_and_are_refused(tmp_path, source):
+    import os
+
+    target = tmp_path / "made_by_the_file"
+    path = saved(tmp_path, {"state_dict": {}, "x": Malicious(os.mkdir, str(target))})
+    with pytest.raises(ValueError, match="it wants to call posix.mkdir, which no file of weights needs"):
+        read_foreign(path, source)
+    assert not target.exists()
+
+
+def test_malicious_caffe2_files_run_nothing_and_are_refused(tmp_path):
+    import os
+
+    target = tmp_path / "made_by_the_file"
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"blobs": {"x": Malicious(os.mkdir, str(target))}}, protocol=2))
+    with pytest.raises(ValueError, match="posix.mkdir is not allowed in a file of weights"):
+        read_foreign(tmp_path / "bad.pkl", "caffe2")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_files_that_are_no_checkpoints_are_refused(tmp_path, source):
+    (tmp_path / "text.pth").write_text("hello")
+    whole = pickle.dumps({"a": np.ones(1000)}) if source == "caffe2" else saved(tmp_path, {"a": torch.ones(1000)})
+    whole = whole if isinstance(whole, bytes) else whole.read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    for name in ("text.pth", "cut.pth"):
+        with pytest.raises(ValueError, match=f"{name} is no {source} checkpoint that can be read"):
+            read_foreign(tmp_path / name, source)
+    with pytest.raises(FileNotFoundError, match="nowhere.pth does not exist"):
+        read_foreign(tmp_path / "nowhere.pth", source)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (["model=i3d_r50_8x8", *SMALL], r"keys of the file are not in the network: layer2.1_nl"),
+        (["model=i3d_r101_8x8", "block=nl5", *SMALL], "keys of the network are not in the file: "),
+        (
+            ["model=c2d_r50_8x8", "block=nl5", *SMALL],
+            r"keys have another shape: .*\(8, 3, 5, 7, 7\) instead of",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused_with_a_report(tmp_path, config, message):
+    network = trained_network(["model=i3d_r50_8x8", "block=nl5", *SMALL])
+    state = {to_pyslowfast(key): value for key, value in network.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        load_model(saved(tmp_path, state), source="pyslowfast", config=config)
+
+
+def test_unknown_keys_and_sources_are_named(tmp_path):
+    network = trained_network(["model=c2d_r50_8x8", *SMALL])
+    state = {to_pyslowfast(key): value for key, value in network.state_dict().items()}
+    path = saved(tmp_path, state | {"s1.pathway1_stem.conv.weight": torch.ones(1)})
+    with pytest.raises(ValueError, match="1 keys are unknown for pyslowfast: s1.pathway1_stem.conv.weight"):
+        load_model(path, source="pyslowfast", config=["model=c2d_r50_8x8", *SMALL])
+    with pytest.raises(ValueError, match="source='keras' is unknown. Choose from: nlvideo, pyslowfast, mmaction2"):
+        load_model(path, source="keras")
+
+
+def test_the_converter_writes_a_checkpoint_that_can_be_loaded(tmp_path):
+    import subprocess
+
+    config = ["model=i3d_r50_8x8", "block=nl1", *SMALL]
+    network = trained_network(config)
+    path = saved(tmp_path, {"model_state": {to_pyslowfast(k): v for k, v in network.state_dict().items()}})
+    tool = Path(__file__).parent.parent / "tools/convert_weights.py"
+    command = [sys.executable, tool, "pyslowfast", path, tmp_path / "out.pt", *config]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    loaded = load_model(tmp_path / "out.pt")
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 1 and "exists already; nothing is overwritten" in again.stderr
