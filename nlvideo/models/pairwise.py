@@ -63,7 +63,7 @@ def concatenation(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
         b: (B, M), the key's half of w_f applied to phi.
         g: (B, E, M).
     """
-    return _Concatenation.apply(a, b, g.transpose(1, 2)).transpose(1, 2)
+    return _Concatenation.apply(a, b, g)
 
 
 def embedded_gaussian_map(theta: Tensor, phi: Tensor, scale: float = 1.0) -> Tensor:
@@ -140,54 +140,76 @@ def _chunks(query: Tensor, key: Tensor):
 
 
 class _Concatenation(torch.autograd.Function):
-    """concatenation with g as (B, M, E), giving (B, N, E): rows are what is sorted, summed and picked.
+    """concatenation: keys sorted by falling b, prefix sums, and one row of these for each query.
 
-    The gradient for g is the same operation with queries and keys exchanged.
+    Sums run in float64 (on the CPU torch's cumsum does so by itself) and b is centred first: an offset that a and b
+    share with opposite signs would otherwise be multiplied into the sums and eat their digits.
     """
 
     @staticmethod
     def forward(ctx, a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b, g)
-        y, _ = _relu_sums(a, b, g)
-        return y.div_(b.shape[1]).to(g.dtype)
+        dtype = torch.promote_types(g.dtype, torch.float32)
+        centre = b.double().mean(1, keepdim=True)
+        shifted = a.double() + centre  # (B, N)
+        falling, order = (b.double() - centre).sort(1, descending=True)  # (B, M)
+        count = torch.searchsorted(-falling, shifted)  # (B, N): the first `count` sorted keys have a_i + b_j > 0
+        g_sorted = g.gather(2, order[:, None].expand_as(g)).to(_sum_dtype(g, dtype)).div_(b.shape[1])
+        sums = _prefix_rows(g_sorted, dtype)
+        b_sums = _prefix_rows(g_sorted.mul_(falling[:, None].to(g_sorted.dtype)), dtype)
+        shifted = shifted.to(dtype)
+        y = g.new_empty(*a.shape, g.shape[1], dtype=dtype)
+        for i, rows in _row_chunks(a):
+            picked = count[i, rows]
+            torch.addcmul(b_sums[i][picked], shifted[i, rows, None], sums[i][picked], out=y[i, rows])
+        ctx.save_for_backward(shifted, falling, order, count, sums, g)
+        ctx.dtypes = a.dtype, b.dtype
+        return y.transpose(1, 2).to(g.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        a, b, g = ctx.saved_tensors
-        dy = dy / b.shape[1]
-        da = db = dg = None
-        if ctx.needs_input_grad[0]:
-            _, g_sums = _relu_sums(a, b, g, weighted=False)
-            da = torch.einsum("bne,bne->bn", dy.to(g_sums.dtype), g_sums).to(a.dtype)
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            dg, dy_sums = _relu_sums(b, a, dy)
-            db = torch.einsum("bme,bme->bm", g.to(dy_sums.dtype), dy_sums).to(b.dtype)
-            dg = dg.to(g.dtype)
-        return da, db, dg
+        shifted, falling, order, count, sums, g = ctx.saved_tensors
+        batch, keys = falling.shape
+        dy = dy.transpose(1, 2).to(sums.dtype).contiguous()  # (B, N, E)
+        da = torch.empty_like(shifted)
+        for i, rows in _row_chunks(shifted):
+            da[i, rows] = (dy[i, rows] * sums[i][count[i, rows]]).sum(1)
+
+        # The key at sorted place p is seen by the queries with count > p: sum those of each count, then the counts.
+        bucket = (count + (keys + 1) * torch.arange(batch, device=count.device)[:, None]).flatten()
+        bucket, members = bucket.sort()
+        starts = torch.searchsorted(bucket, torch.arange(batch * (keys + 1), device=count.device))
+
+        def seen(weights: Tensor | None) -> Tensor:
+            """Returns the sums of dy (times weights) over the queries that see each sorted key, (B, E, M)."""
+            sums = F.embedding_bag(members, dy.flatten(0, 1), starts, mode="sum", per_sample_weights=weights)
+            sums = sums.view(batch, keys + 1, -1)[:, 1:].mT.contiguous().to(_sum_dtype(g, dy.dtype))  # count 1..M
+            before = sums.cumsum(2)
+            return sums.add_(before[:, :, -1:]).sub_(before)
+
+        plain = seen(None)
+        index = order[:, None].expand_as(g)
+        db_sorted = (g.gather(2, index) * plain).sum(1) / keys
+        dg_sorted = plain.mul_(falling[:, None].to(plain.dtype)).add_(seen(shifted.flatten()[members])).div_(keys)
+        dg = torch.empty_like(g).scatter_(2, index, dg_sorted.to(g.dtype))
+        db = torch.empty_like(db_sorted).scatter_(1, order, db_sorted)
+        return da.to(ctx.dtypes[0]), db.to(ctx.dtypes[1]), dg
 
 
-def _relu_sums(a: Tensor, b: Tensor, g: Tensor, weighted: bool = True) -> tuple[Tensor | None, Tensor]:
-    """Returns sum_j ReLU(a_i + b_j) g_j and sum_{j: a_i + b_j > 0} g_j, both (B, N, E), at least float32.
+def _sum_dtype(values: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if values.device.type == "cuda" else dtype
 
-    Sums run in float64. b is centred first: an offset that a and b share with opposite signs would otherwise be
-    multiplied into the sums and eat their digits.
-    """
-    dtype = torch.promote_types(g.dtype, torch.float32)
-    a, b = a.double(), b.double()
-    centre = b.mean(1, keepdim=True)
-    a, b = a + centre, b - centre
-    falling, order = b.sort(1, descending=True)
-    count = torch.searchsorted(-falling, a, right=False)  # (B, N): how many of the sorted keys have -b_j < a_i
-    rows = torch.arange(b.shape[0], device=b.device)[:, None]
 
-    def picked(values: Tensor) -> Tensor:
-        """Sums of the first `count` sorted rows of values (B, M, E)."""
-        sums = F.pad(values.cumsum(1, dtype=torch.float64).to(dtype), (0, 0, 1, 0))
-        return sums[rows, count]
+def _prefix_rows(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the sums of the first 0..M columns of values (B, E, M) as rows (B, M + 1, E)."""
+    rows = values.new_zeros(values.shape[0], values.shape[2] + 1, values.shape[1], dtype=dtype)
+    rows[:, 1:] = values.cumsum(2).transpose(1, 2)
+    return rows
 
-    g = g[rows, order]
-    plain = picked(g)
-    if not weighted:
-        return None, plain
-    return picked(falling[..., None] * g).addcmul_(a[..., None].to(dtype), plain), plain
+
+def _row_chunks(queries: Tensor):
+    """Yields (entry of the batch, slice of its queries (B, N)); on the CPU so few that they stay in its cache."""
+    size = 1024 if queries.device.type == "cpu" else queries.shape[1]
+    for i in range(queries.shape[0]):
+        for first in range(0, queries.shape[1], size):
+            yield i, slice(first, first + size)
