@@ -1,6 +1,7 @@
 """Time and peak memory of the model's parts, plain against ours, measured in one run.
 
-    python tools/benchmark_model.py ops                      # the pairwise operations, forward + backward
+    python tools/benchmark_model.py ops                            # the pairwise operations, forward + backward
+    python tools/benchmark_model.py network i3d_r50_nl5_128x1      # a whole network, one clip, forward + backward
 
 Each case runs in a process of its own, in turn with the others, several times; the median is shown.
 """
@@ -14,10 +15,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
-from nlvideo.models import pairwise
+from nlvideo.config import store_schemas, to_dataclass
+from nlvideo.models import build_model, pairwise
+from nlvideo.models.non_local import NonLocalBlock
 
 # mode: (ours, plain, how much wider than g theta and phi are); concatenation uses one channel of theta and phi
 OPERATIONS: dict[str, tuple[Callable, Callable, int]] = {
@@ -54,8 +58,45 @@ def main() -> None:
     ops.add_argument("--keys", type=int, default=16 * 14 * 14, help="M")
     ops.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     ops.add_argument("--repeats", type=int, default=5)
+    network = commands.add_parser("network", help="a whole network")
+    network.add_argument("experiment")
+    network.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    benchmark_ops(arguments)
+    if arguments.command == "ops":
+        benchmark_ops(arguments)
+    else:
+        benchmark_network(arguments)
+
+
+def benchmark_network(arguments: argparse.Namespace) -> None:
+    overrides = (f"experiment={arguments.experiment}", *arguments.overrides)
+    table = Table("pairwise products", "seconds", "peak MB", title=f"{' '.join(overrides)}, one clip, float32")
+    for plain in (True, False):
+        seconds, peak = _in_process(_measure_network, overrides, plain)
+        table.add_row("plain" if plain else "ours", f"{seconds:.1f}", f"{peak / 1e6:.0f}")
+    Console().print(table)
+
+
+def _measure_network(overrides: tuple[str, ...], plain: bool) -> tuple[float, float]:
+    """Returns the seconds and the peak of additional bytes of one forward and backward pass."""
+    store_schemas()
+    with initialize_config_module("nlvideo.configs", version_base="1.3"):
+        config = to_dataclass(compose("train", [*overrides, "data.root=none", "model.pretrained=null"]))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = build_model(config.model, config.block, config.data, 400)
+    network = network.to(device, memory_format=torch.channels_last_3d).train()
+    for module in network.modules():
+        if isinstance(module, NonLocalBlock):
+            module.plain = plain
+    size = config.data.crop_size
+    clip = torch.randn(1, 3, config.data.num_frames, size, size, device=device)
+    clip = clip.contiguous(memory_format=torch.channels_last_3d)
+    before = _used_bytes(device)
+    start = time.perf_counter()
+    network(clip).square().mean().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, _peak_bytes(device) - before
 
 
 def benchmark_ops(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.backends import cuda
 
-CHUNK_BYTES = 32 * 2**20  # of one chunk of the matrix where no fused kernel serves
+CHUNK_BYTES = 8 * 2**20  # of one chunk of the matrix where no fused kernel serves
 
 
 def embedded_gaussian(theta: Tensor, phi: Tensor, g: Tensor, scale: float = 1.0) -> Tensor:
