@@ -1,7 +1,7 @@
 """Checkpoints: dicts of plain containers and tensors, written whole or not at all."""
 
 import os
-import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,9 @@ def read_tensor_file(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in as many ways as pickle and zip have
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-        hint = " It holds objects other than tensors and plain containers." * isinstance(error, pickle.UnpicklingError)
-        raise ValueError(f"{path} is not a checkpoint that can be read ({reason}).{hint}") from error
+        found = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) (\S+)", str(error))
+        reason = f"it holds {found[1]}, not only tensors and containers" if found else "damaged, or another format"
+        raise ValueError(f"{path} is not a checkpoint that can be read: {reason}.") from error
 
 
 def config_differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 import importlib.resources
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -146,10 +147,15 @@ class TrainConfig:
             value = _value(self, key)
             if value < 1:
                 raise ValueError(f"{key}={value}: must be at least 1.")
+        for key in "data.std data.mean".split():
+            if not all(math.isfinite(v) and (v > 0 or key == "data.mean") for v in _value(self, key)):
+                raise ValueError(f"{key}={_value(self, key)}: must be finite numbers, std above 0.")
+        if self.data.num_classes is not None and self.data.num_classes < 1:
+            raise ValueError(f"data.num_classes={self.data.num_classes}: must be at least 1.")
         for key in "seed data.num_workers optim.warmup_steps optim.weight_decay optim.lr".split():
             value = _value(self, key)
-            if value < 0:
-                raise ValueError(f"{key}={value}: must not be negative.")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{key}={value}: must be a number that is not negative.")
         for key in "model.dropout data.max_bad_share optim.momentum".split():
             value = _value(self, key)
             if not 0 <= value < 1:
@@ -240,7 +246,8 @@ def command_line_keys(config: DictConfig) -> dict[str, Any]:
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
         key, value = override.key_or_group, override.value()
         chosen = OmegaConf.is_config(OmegaConf.select(config, key)) and isinstance(value, str)
-        keys = [f"{key}.{name}" for name in _leaves(_group_file(key, value))] if chosen else [key]
+        stated = _group_file(key, value) if chosen else OmegaConf.create(value) if isinstance(value, dict) else None
+        keys = [key] if stated is None else [f"{key}.{name}" for name in _leaves(stated)]
         for name in keys:
             node = OmegaConf.select(config, name)
             given[name] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

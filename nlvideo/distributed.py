@@ -36,6 +36,11 @@ class World:
         return self.rank == 0
 
 
+def is_first() -> bool:
+    """Returns whether this is the process that prints, before or after it has joined the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
@@ -118,11 +123,6 @@ def sum_over_ranks(values: list[float]) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(total)
     return total.tolist()
-
-
-def any_rank(flag: bool) -> bool:
-    """Returns whether any process says yes; all get the same answer."""
-    return sum_over_ranks([float(flag)])[0] > 0
 
 
 def gather(value: Any) -> list[Any]:

@@ -33,7 +33,7 @@ from nlvideo.config import (
 from nlvideo.data import VideoTable, build_view_loader, prepare_data, read_val_table
 from nlvideo.data.transforms import normalize
 from nlvideo.metrics import mean_class_accuracy, target_ranks, topk_accuracy
-from nlvideo.models import VideoResNet, build_model
+from nlvideo.models import VideoResNet, build_model, check_clip
 from nlvideo.precision import autocast, input_dtype, resolve_precision
 
 
@@ -51,7 +51,8 @@ def main() -> None:
 def run(composed: DictConfig) -> float:
     """Evaluates a checkpoint with its own data settings, which keys on the command line replace; returns top-1."""
     config = merge_with_checkpoint(composed)
-    print(to_yaml(config))
+    if world_of.is_first():
+        print(to_yaml(config))
     return world_of.launch(evaluate, config, config.num_devices)["top1"]
 
 
@@ -62,12 +63,16 @@ def merge_with_checkpoint(composed: DictConfig) -> EvaluateConfig:
         raise ValueError("checkpoint has no value; give it as checkpoint=PATH on the command line.")
     trained = from_container(TrainConfig, load_checkpoint(composed.checkpoint)["config"])
     container = {"data": to_container(trained.data), "precision": trained.precision}
+    # The checkpoint knows its class names; a file with them is read where the command line names one, to be compared.
+    container["data"] |= {"classes": None, "num_classes": None}
+    if "data.root" in given and not any(key.startswith("data.synthetic") for key in given):
+        container["data"]["synthetic"] = None  # nothing is written into a folder that the user names
     for key, value in given.items():
         *path, name = key.split(".")
         node = container
         for part in path:
             node = node.setdefault(part, {})
-        if key.startswith("data.") and node.get(name) != value:
+        if key.startswith(("data.", "precision")) and node.get(name) != value:
             print(f"{key}: {node.get(name)} in the checkpoint, {value} on the command line")
         node[name] = value
     config = from_container(EvaluateConfig, container)
@@ -95,12 +100,15 @@ def evaluate(config: EvaluateConfig) -> dict:
         "num_frames": config.data.num_frames,
         "frame_stride": config.data.frame_stride,
         "views": dataclasses.asdict(config.data.test),
+        "mean": config.data.mean,
+        "std": config.data.std,
     }
     _refuse_other_results(folder, identity)
 
     # The head averages over the training crop's extent, whatever is evaluated.
     clip = dataclasses.replace(trained.data, num_frames=config.data.num_frames)
     network = build_model(trained.model, trained.block, clip, len(checkpoint["classes"]))
+    check_clip(network, clip.num_frames, config.data.test.crop_size, config.data.test.crop_size)
     network.load_state_dict(checkpoint["model"])
     dtype = resolve_precision(config.precision, world.device)
     network = network.to(world.device, input_dtype(dtype), memory_format=torch.channels_last_3d).eval()

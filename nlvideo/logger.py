@@ -30,6 +30,17 @@ class RunLogger:
         # A terminal gets a bar; a log file gets one line for each line of metrics.
         self._bar = tqdm(total=max_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
 
+    def last_top1(self) -> float:
+        """Returns the last validation's top-1 that the file holds, nan if there is none."""
+        rows = [row for row in self._rows() if row["split"] == "val"]
+        return rows[-1]["top1"] if rows else float("nan")
+
+    def has_validation(self, step: int) -> bool:
+        return any(row["split"] == "val" and row["step"] == step for row in self._rows())
+
+    def _rows(self) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / METRICS_FILE).read_text().splitlines()]
+
     def advance(self) -> None:
         self._bar.update()
 

@@ -1,6 +1,7 @@
 """What a run measures of itself while it trains."""
 
 import math
+import sys
 import time
 from collections.abc import Iterable
 
@@ -36,6 +37,8 @@ class Meter:
             raise world_of.RunFailed(f"The loss is {loss.item()} at step {step}, on the videos {videos}.")
         if broken:
             raise world_of.RunFailed(f"At step {step} the loss of another process is not finite; it names the videos.")
+        for failure in batch.failures:
+            print(f"undecodable, replaced by another video at step {step}: {failure}", file=sys.stderr)
         self._losses.append(loss)
         self._clips += int(clips)
         self.num_bad += int(bad)
@@ -48,7 +51,7 @@ class Meter:
         if self.num_bad > allowed * seen:
             raise world_of.RunFailed(
                 f"{self.num_bad} of the first {self.num_samples} samples could not be decoded, more than "
-                f"data.max_bad_share={allowed} allows."
+                f"data.max_bad_share={allowed} allows; each is named above with its reason."
             )
 
     def take(self, lr: float) -> dict[str, float]:

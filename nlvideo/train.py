@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from nlvideo import distributed as world_of
 from nlvideo.checkpoint import config_differences, load_checkpoint, save_checkpoint
-from nlvideo.config import TrainConfig, run_command, to_container, to_dataclass, to_yaml
+from nlvideo.config import TrainConfig, from_container, run_command, to_container, to_dataclass, to_yaml
 from nlvideo.data import (
     VideoTable,
     build_center_loader,
@@ -37,7 +39,7 @@ from nlvideo.data.dataset import Batch
 from nlvideo.data.transforms import normalize
 from nlvideo.logger import CURVES_FILE, METRICS_FILE, TENSORBOARD_FOLDER, RunLogger
 from nlvideo.meter import Meter, timed
-from nlvideo.models import build_model
+from nlvideo.models import build_model, check_clip
 from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
 from nlvideo.models.weights import check_blocks_can_learn, load_pretrained
 from nlvideo.optim import lr_at, param_groups
@@ -58,6 +60,8 @@ def main() -> None:
 
 def run(composed: DictConfig) -> float:
     """Trains one run and returns its last validation top-1."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ValueError("-m (--multirun): a sweep's points would share one output_dir; start each run by itself.")
     config = to_dataclass(composed)
     if config.num_devices > 1:
         check_inputs(config)  # before any process is started, so that a mistake is one message
@@ -114,7 +118,14 @@ def train_steps(run: Run, stopping: "StopSignal", logger: RunLogger | None) -> t
     )
     val_loader = build_center_loader(config.data, run.val_table, optim.batch_size // run.world.size, **place)
     meter = Meter(run.world.size, run.num_bad, run.first_step * optim.batch_size)
-    top1, step = float("nan"), run.first_step
+    step = run.first_step
+    top1 = world_of.gather(logger.last_top1() if logger else None)[0]
+    due = step > 0 and (step % config.validate_every_steps == 0 or step == optim.max_steps)
+    if due and not world_of.gather(logger.has_validation(step) if logger else None)[0]:
+        values = validate(run, val_loader)  # the run was stopped between its checkpoint and its validation
+        top1 = values["top1"]
+        if logger:
+            logger.log("val", step, values)
 
     for step, batch in enumerate(timed(train_loader, meter), run.first_step + 1):
         lr = lr_now(config, step - 1)
@@ -132,15 +143,15 @@ def train_steps(run: Run, stopping: "StopSignal", logger: RunLogger | None) -> t
             if logger:
                 logger.log("train", step, values)
         paused = time.monotonic()
+        if logger:
+            logger.advance()
+            if step % config.checkpoint_every_steps == 0 or last or stop:
+                save_checkpoint(Path(config.output_dir) / CHECKPOINT_FILE, state_of(run, step, meter.num_bad))
         if (step % config.validate_every_steps == 0 or last) and not stop:
             values = validate(run, val_loader)
             top1 = values["top1"]
             if logger:
                 logger.log("val", step, values)
-        if logger:
-            logger.advance()
-            if step % config.checkpoint_every_steps == 0 or last or stop:
-                save_checkpoint(Path(config.output_dir) / CHECKPOINT_FILE, state_of(run, step, meter.num_bad))
         meter.exclude(time.monotonic() - paused)
         if stop:
             break
@@ -160,6 +171,11 @@ def set_up(config: TrainConfig) -> Run:
     if checkpoint:
         network.load_state_dict(checkpoint["model"])
         origin = f"resumed after step {checkpoint['step']}"
+        if checkpoint["num_processes"] != world.size:
+            origin += (
+                f"; {world.size} processes instead of {checkpoint['num_processes']}: the same clips a step, but "
+                "trained batch norm and dropout act within each process"
+            )
     else:
         origin = initialize(network, config, train_table)
     dtype = resolve_precision(config.precision, world.device)
@@ -222,6 +238,7 @@ def check_inputs(config: TrainConfig) -> tuple[VideoTable, VideoTable, VideoResN
     val_table = read_val_table(config.data, train_table.classes)
     torch.manual_seed(config.seed)  # the same initial weights in every process and every time
     network = build_model(config.model, config.block, config.data, len(train_table.classes))
+    check_clip(network, config.data.num_frames, config.data.crop_size, config.data.crop_size)
     check_norm_batch(config)
     return train_table, val_table, network, find_checkpoint(config, train_table)
 
@@ -262,20 +279,27 @@ def find_checkpoint(config: TrainConfig, table: VideoTable) -> dict[str, Any] | 
             f"output_dir={config.output_dir} holds a run already ({', '.join(held)}): continue it with resume=auto, or "
             "give another output_dir. Nothing is overwritten."
         )
-    if CHECKPOINT_FILE not in held:
-        return None
-    checkpoint = load_checkpoint(folder / CHECKPOINT_FILE)
+    checkpoint, stored = None, None
+    if CHECKPOINT_FILE in held:
+        checkpoint = load_checkpoint(folder / CHECKPOINT_FILE)
+        stored = checkpoint["config"]
+        if "optimizer" not in checkpoint:
+            raise ValueError(f"{folder / CHECKPOINT_FILE} holds weights, not a run; use it as model.pretrained.")
+    elif CONFIG_FILE in held:
+        stored = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
+    old = to_container(from_container(TrainConfig, stored or {}))  # keys that are newer than the run get their defaults
+    free = FREE_KEYS if config.optim.schedule == "steps" else [key for key in FREE_KEYS if key != "optim.max_steps"]
     changed = [
         line
-        for line in config_differences(checkpoint["config"], to_container(config))
-        if not any(line.startswith(f"{key}:") or line.startswith(f"{key}.") for key in FREE_KEYS)
+        for line in config_differences(old, to_container(config))
+        if stored and not any(line.startswith(f"{key}:") or line.startswith(f"{key}.") for key in free)
     ]
-    if checkpoint["list_sha256"] != table.digest():
+    if checkpoint and checkpoint["list_sha256"] != table.digest():
         changed.append(f"the training list: {table.source} has other videos, labels or class names than before")
     if changed:
         lines = "\n  ".join(changed)
-        raise ValueError(f"{folder / CHECKPOINT_FILE} is of another run than the one asked for:\n  {lines}")
-    if checkpoint["step"] >= config.optim.max_steps:
+        raise ValueError(f"{folder} holds another run than the one asked for:\n  {lines}")
+    if checkpoint and checkpoint["step"] >= config.optim.max_steps:
         print(f"{folder} has been trained for {checkpoint['step']} steps already; nothing is left to do.")
     return checkpoint
 
@@ -302,6 +326,7 @@ def state_of(run: Run, step: int, num_bad: int) -> dict[str, Any]:
         "classes": list(run.train_table.classes),
         "list_sha256": run.train_table.digest(),
         "bad_samples": num_bad,
+        "num_processes": run.world.size,
         "versions": {"torch": str(torch.__version__), "numpy": np.__version__, "python": platform.python_version()},
     }
 

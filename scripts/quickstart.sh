@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs nlvideo, writes a small set of mp4 files, trains a non-local I3D on it and evaluates the checkpoint with
-# 10 clips x 3 crops. Called again it goes on where it stopped. Arguments are passed on to the training.
+# 10 clips x 3 crops. Called again it goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install.sh
-.venv/bin/nlvideo-train experiment=quickstart resume=auto "$@"
+.venv/bin/nlvideo-train experiment=quickstart resume=auto
 .venv/bin/nlvideo-evaluate checkpoint=outputs/quickstart/checkpoint.pt
 cat <<'END'
 checkpoint   outputs/quickstart/checkpoint.pt

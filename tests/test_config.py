@@ -76,7 +76,7 @@ def test_a_config_survives_the_way_through_a_checkpoint(tmp_path):
         ("data.test.clip_sampling=dense", "data.test.clip_sampling=dense: choose from uniform, vnl"),
         ("data.test.num_crops=5", "data.test.num_crops=5: choose from 1, 3"),
         ("data.num_frames=0", "data.num_frames=0: must be at least 1"),
-        ("optim.lr=-1", "optim.lr=-1.0: must not be negative"),
+        ("optim.lr=-1", "optim.lr=-1.0: must be a number that is not negative"),
         ("model.dropout=1.5", "model.dropout=1.5: must be at least 0 and below 1"),
         ("data.scale_range=[200,256]", r"data.scale_range=\[200, 256\]: .* neither below data.crop_size=224"),
         ("data.scale_range=[256]", r"data.scale_range=\[256\]"),

@@ -211,3 +211,11 @@ def test_a_chosen_data_group_replaces_only_what_its_file_states(checkpoint, vide
     assert result["list"] == str(lists / "val.csv")
     assert (result["num_frames"], result["frame_stride"]) == (4, 2)  # the checkpoint's, not the defaults
     assert result["views"]["short_side"] == 32
+
+
+def test_a_dict_on_the_command_line_replaces_only_its_own_keys(checkpoint, tmp_path):
+    options = [f"checkpoint={checkpoint}", "data.test={num_clips: 1}", f"output_dir={tmp_path}/out"]
+    done = run_command(*options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    views = json.loads((tmp_path / "out/result.json").read_text())["views"]
+    assert views["num_clips"] == 1 and views["short_side"] == 32 and views["num_crops"] == 3

@@ -372,3 +372,26 @@ def test_validation_uses_rank_0s_statistics_everywhere(video_folder, tmp_path):
     loader = build_center_loader(run.config.data, run.val_table, 2, rank=0, size=1)
     assert validate(run, loader) == validate(run, loader)
     assert not run.network.training
+
+
+def test_a_run_stopped_at_a_validation_step_validates_when_it_goes_on(video_folder, tmp_path, monkeypatch):
+    train(config_of(video_folder, tmp_path / "whole"))
+    for step in (2, 4):
+        folder = tmp_path / f"stopped{step}"
+        with monkeypatch.context() as patch:
+            StopAt(patch, step, signal.SIGINT)
+            with pytest.raises(SystemExit):
+                train(config_of(video_folder, folder))
+        top1 = train(config_of(video_folder, folder, "resume=auto"))
+        assert rows_of(folder) == rows_of(tmp_path / "whole")
+        assert top1 == rows_of(folder)[-1]["top1"]
+        assert train(config_of(video_folder, folder, "resume=auto")) == top1  # nothing left to do
+
+
+def test_a_folder_without_checkpoint_is_resumed_as_the_same_run_only(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "run"))
+    (tmp_path / "run/checkpoint.pt").unlink()
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="holds another run than the one asked for:\n  seed: 0 -> 7"):
+        train(config_of(video_folder, tmp_path / "run", "resume=auto", "seed=7"))
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before

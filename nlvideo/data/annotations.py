@@ -88,12 +88,16 @@ def read_table(root: str, source: str, classes: Sequence[str] | None, num_classe
     if not place.is_file():
         raise FileNotFoundError(f"The list {place} does not exist (data.root={root}).")
     names, targets, lines = [], [], []
-    for number, line in enumerate(place.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        text = place.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place} is not a text file in UTF-8: {error.reason} at byte {error.start}.") from None
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         match = _ROW.fullmatch(line.strip())
         if match is None:
-            if number == 1:
+            if number == 1 and not any(suffix in line.lower() for suffix in VIDEO_SUFFIXES):
                 continue  # the header
             raise ValueError(f"{place}, line {number}: {line.strip()!r} is not `path label` with an integer label.")
         names.append(match[1].strip('"'))
@@ -113,7 +117,7 @@ def read_table(root: str, source: str, classes: Sequence[str] | None, num_classe
 
 
 def _read_tree(place: Path, classes: Sequence[str] | None) -> VideoTable:
-    folders = sorted(entry.name for entry in place.iterdir() if entry.is_dir())
+    folders = sorted(entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise ValueError(f"{place} has no sub-folders; expected one for each class.")
     classes = folders if classes is None else classes
@@ -124,7 +128,7 @@ def _read_tree(place: Path, classes: Sequence[str] | None) -> VideoTable:
     names, targets = [], []
     for folder in folders:
         for file in sorted((place / folder).rglob("*")):
-            if file.suffix.lower() in VIDEO_SUFFIXES:
+            if file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith("."):
                 names.append(str(file.relative_to(place)))
                 targets.append(label[folder])
     if not names:

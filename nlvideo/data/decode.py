@@ -17,6 +17,9 @@ from torch import Tensor
 SKIPPABLE_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video")
 
 
+COUNTED_FORMATS = ("avi", "mpegts", "mpeg")
+
+
 class DecodeError(RuntimeError):
     """A video, or the frames wanted of it, cannot be decoded. Has `path` and `reason`."""
 
@@ -42,7 +45,7 @@ class Video:
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
         try:
-            self._container = av.open(self.path)
+            self._container = av.open(self.path, metadata_errors="ignore")
         except (av.FFmpegError, OSError) as error:
             raise DecodeError(self.path, _reason(error)) from None
         try:
@@ -79,9 +82,13 @@ class Video:
                 keyframes.append(packet.pts)
         if not times:
             raise DecodeError(self.path, "the video stream holds no frames")
-        # AVI stores no presentation times, and the ones made up for it can be out of order: frames are counted.
-        made_up = "avi" in self._container.format.name or None in times or len(set(times)) < len(times)
-        self._timed = not made_up
+        # AVI stores no presentation times, and the ones made up for it can be out of order; a seek in an MPEG stream
+        # can land behind the keyframe asked for. There frames are counted from the first.
+        names = self._container.format.name.split(",")
+        counted = any(name in COUNTED_FORMATS for name in names) or None in times or len(set(times)) < len(times)
+        self._timed = not counted
+        if "avi" in names and self._stream.frames > len(times):
+            raise DecodeError(self.path, f"the file ends after {len(times)} of {self._stream.frames} frames")
         self._times = np.sort(np.array(times, np.int64)) if self._timed else None
         self._keyframes = np.sort(np.array(keyframes, np.int64)) if self._timed else None
         self.num_frames = len(times)

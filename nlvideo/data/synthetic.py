@@ -141,7 +141,7 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def _write_video(task: tuple[Path, int, list[int]], num_frames: int, height: int) -> None:
     path, label, seed = task
     frames = render(label, np.random.default_rng(seed), num_frames, height)
-    partial_path = path.with_name(f".{path.name}")
+    partial_path = path.with_name(f".{os.getpid()}.{path.name}")
     with av.open(str(partial_path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FRAME_RATE)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
@@ -155,6 +155,6 @@ def _write_video(task: tuple[Path, int, list[int]], num_frames: int, height: int
 
 
 def _write_card(card: Path, settings: dict, complete: bool) -> None:
-    partial_path = card.with_suffix(".part")
+    partial_path = card.with_suffix(f".{os.getpid()}.part")
     partial_path.write_text(json.dumps({"settings": settings, "complete": complete}, indent=1))
     partial_path.rename(card)

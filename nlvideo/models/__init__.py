@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
 from nlvideo.models.non_local import NonLocalBlock
-from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
+from nlvideo.models.resnet import DEPTHS, STEMS, VideoResNet, temporal_size
 
 if TYPE_CHECKING:
     from nlvideo.config import BlockConfig, DataConfig, ModelConfig
@@ -56,10 +58,13 @@ def block_makers(block: BlockConfig, depth: int) -> dict[str, Callable[[int], nn
     Raises:
         ValueError: an unknown kind, no or repeated places for the depth, or an option that the kind does not have.
     """
+    if block.kind != "none" and block.kind not in BLOCKS:
+        raise ValueError(f"block.kind={block.kind!r} is unknown. Choose from: none, {', '.join(BLOCKS)}.")
+    if depth not in DEPTHS:
+        raise ValueError(f"depth={depth!r} is unknown. Choose from: {', '.join(map(str, DEPTHS))}.")
+    _refuse_idle_options(block)
     if block.kind == "none":
         return {}
-    if block.kind not in BLOCKS:
-        raise ValueError(f"block.kind={block.kind!r} is unknown. Choose from: none, {', '.join(BLOCKS)}.")
     places = block.places.get(f"r{depth}")
     if not places:
         raise ValueError(
@@ -69,16 +74,34 @@ def block_makers(block: BlockConfig, depth: int) -> dict[str, Callable[[int], nn
     if len(set(places)) != len(places):
         raise ValueError(f"block.places.r{depth} names a place twice: {', '.join(places)}.")
     cls, options = BLOCKS[block.kind]
-    taken = {*options, "kind", "places", "inside", *(["group_frames"] if cls is NonLocalBlock else [])}
-    for field, default in vars(type(block)()).items():
-        if field not in taken and getattr(block, field) != default:
-            raise ValueError(
-                f"block.{field}={getattr(block, field)} has no effect on block.kind={block.kind}, which takes "
-                f"{', '.join(options) or 'no options'}."
-            )
     makers = {place: partial(cls, **{option: getattr(block, option) for option in options}) for place in places}
     for stage, frames in block.group_frames.items():
         if not any(place.startswith(f"{stage}.") for place in places):
             raise ValueError(f"block.group_frames.{stage}={frames}: no block stands in {stage}.")
         makers |= {p: partial(makers[p], group_frames=frames) for p in places if p.startswith(f"{stage}.")}
     return makers
+
+
+def _refuse_idle_options(block: BlockConfig) -> None:
+    """Raises ValueError for an option that differs from its default although the kind of block does not have it."""
+    cls, options = BLOCKS.get(block.kind, (None, ()))
+    taken = {*options, "kind"}
+    if cls is not None or not any(block.places.values()):
+        taken |= {"places"}
+    if cls is not None:
+        taken |= {"inside"}
+    if cls is NonLocalBlock:
+        taken |= {"group_frames"}
+    for field, default in vars(type(block)()).items():
+        value = getattr(block, field)
+        if field not in taken and value != default:
+            raise ValueError(
+                f"block.{field}={value} has no effect on block.kind={block.kind}, which takes "
+                f"{', '.join(options) or 'no options'}."
+            )
+
+
+def check_clip(network: VideoResNet, num_frames: int, height: int, width: int) -> None:
+    """Raises ValueError if the network cannot take clips of this size; shapes are followed, nothing is computed."""
+    with torch.no_grad():
+        copy.deepcopy(network).to("meta").eval()(torch.empty(1, 3, num_frames, height, width, device="meta"))

@@ -68,7 +68,7 @@ class NonLocalBlock(nn.Module):
         self.group_frames = group_frames
         self.plain = False  # set it to compute with the matrix of all pairs: the reference, and for exporters
         inner = inner_channels or channels // 2
-        self.mode, self.extent, self.pool = mode, extent, pool
+        self.mode, self.extent, self.pool, self.scale = mode, extent, pool, scale
         self.subsample = subsample and extent != "time"
         self.logit_scale = inner**-0.5 if scale else 1.0
         if mode != "gaussian":

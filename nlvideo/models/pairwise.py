@@ -30,7 +30,8 @@ def embedded_gaussian(theta: Tensor, phi: Tensor, g: Tensor, scale: float = 1.0)
         g: (B, E, M).
         scale: factor on the logits before the softmax.
     """
-    query, key, value = (t.transpose(1, 2).unsqueeze(1).contiguous() for t in (theta, phi, g))  # (B, 1, N or M, D or E)
+    # Autocast may have left x or its pooled form in another type than the convolution's output g.
+    query, key, value = (t.to(g.dtype).transpose(1, 2).unsqueeze(1).contiguous() for t in (theta, phi, g))
     if _fused_attention_takes(query, key, value):
         y = F.scaled_dot_product_attention(query, key, value, scale=scale)  # (B, 1, N, E)
     else:

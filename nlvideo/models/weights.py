@@ -28,6 +28,7 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
     if isinstance(content, Mapping) and {"model", "config", "classes"} <= content.keys():
         state, kind = dict(content["model"]), "nlvideo checkpoint"
         keep_head = content["classes"] == classes
+        _refuse_other_function(network, content["config"].get("block", {}), source)
     else:
         state, kind = _torchvision_state(content, source), "2D ResNet weights, inflated"
         keep_head = False
@@ -39,7 +40,7 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
         raise ValueError(f"model.pretrained={source} does not fit the network: {error}.") from None
     missing, unexpected = network.load_state_dict(state, strict=False)
 
-    names = context_names(network)
+    names = [name for name in context_names(network) if not any(key.startswith(f"{name}.") for key in state)]
     new_keys = [key for key in missing if any(key.startswith(f"{name}.") for name in names)]
     lost = [
         key
@@ -51,11 +52,10 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
             f"model.pretrained={source} is of another network: {_listing(lost)} of this network are not in it, "
             f"{_listing(unexpected)} in it are not of this network. Nothing but fc.* and new blocks may be missing."
         )
-    new_blocks = sum(any(key.startswith(f"{name}.") for key in new_keys) for name in names)
     head = "its head kept" if keep_head else f"a new head for {len(classes)} classes"
     if kind == "nlvideo checkpoint" and not keep_head:
         head += f" (the checkpoint's {len(content['classes'])} classes are others)"
-    return f"{source}: {kind}; {head}; {new_blocks or 'no'} new blocks"
+    return f"{source}: {kind}; {head}; {len(names) or 'no'} new blocks"
 
 
 def check_blocks_can_learn(network: VideoResNet) -> None:
@@ -67,6 +67,21 @@ def check_blocks_can_learn(network: VideoResNet) -> None:
                 raise ValueError(
                     f"model.frozen_bn=true freezes the zero gain of the new block {name}, which could never learn: "
                     "choose block.norm=false, or a model.pretrained whose blocks are trained."
+                )
+
+
+def _refuse_other_function(network: VideoResNet, block: Mapping[str, Any], source: str) -> None:
+    """Raises ValueError if the checkpoint's blocks have the same weights as the network's but mean another function."""
+    if block.get("kind") != "non_local":
+        return
+    for name in context_names(network):
+        module = network.get_submodule(name)
+        for option in ("mode", "extent", "subsample", "pool", "scale"):
+            ours = getattr(module, option, None)
+            if option in block and ours is not None and ours != block[option]:
+                raise ValueError(
+                    f"model.pretrained={source} was trained with block.{option}={block[option]}, this network has "
+                    f"{ours}; the same weights give another function."
                 )
 
 

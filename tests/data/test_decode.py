@@ -124,3 +124,33 @@ def test_real_clips_give_the_frames_of_a_full_decode(name):
         for wanted in ([len(expected) // 2], list(range(0, len(expected), 7)), [len(expected) - 1]):
             frames = video.read(wanted, (64, 80))
             assert all(torch.equal(frame, expected[i]) for i, frame in zip(wanted, frames, strict=True))
+
+
+def test_a_title_in_another_encoding_does_no_harm(tmp_path):
+    path = tmp_path / "titled.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "XXXXcafe"
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    assert data.count(b"XXXXcafe") == 1
+    path.write_bytes(data.replace(b"XXXXcafe", b"XXXXcaf\xe9"))
+    with Video(path) as video:
+        assert video.read([0], (48, 64)).shape == (1, 48, 64, 3)
+
+
+def test_transport_streams_give_every_frame(tmp_path):
+    path = write_grey_video(tmp_path / "b_frames.ts", 40, bf="2")
+    with Video(path) as video:
+        for wanted in ([0], [13], [39], [5, 17, 30]):
+            assert frame_numbers(video.read(wanted, (48, 64))) == wanted
+
+
+def test_a_cut_avi_is_noticed(tmp_path):
+    path = write_grey_video(tmp_path / "cut.avi", 60, height=96, width=128, codec="mpeg4", **{"q:v": "2"})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DecodeError, match=r"the file ends after \d+ of 60 frames"), Video(path):
+        pass

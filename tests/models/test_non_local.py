@@ -112,3 +112,15 @@ def test_wrong_options_are_refused_with_their_value(options):
 def test_a_map_too_small_to_subsample_is_refused():
     with pytest.raises(ValueError, match="1x4 map"):
         block_of()(torch.randn(N, C, T, 1, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("extent", EXTENTS)
+@pytest.mark.parametrize("pool", ["after", "before"])
+def test_every_mode_trains_under_bfloat16_autocast(mode, extent, pool):
+    block = NonLocalBlock(8, mode=mode, extent=extent, pool=pool)
+    x = torch.randn(2, 8, 3, 4, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(torch.nn.functional.conv3d(x, torch.randn(8, 8, 1, 1, 1)))
+    y.float().square().sum().backward()
+    assert torch.isfinite(x.grad).all() and block.bn.weight.grad.any()
