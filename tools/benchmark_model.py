@@ -127,9 +127,10 @@ def benchmark_ops(arguments: argparse.Namespace) -> None:
 
 
 def _measure_operation(mode: str, plain: bool, sizes: tuple) -> tuple[float, float]:
-    """Returns the seconds of a forward and backward pass, and the peak of additional bytes of the first of two.
+    """Returns the seconds of a forward and backward pass, and the peak of additional bytes of the first one.
 
-    The first pass also makes the kernels for these sizes, which training does once; it is not timed.
+    The first pass also makes the kernels for these sizes and grows the process, which training does once; it is not
+    timed. Those after it are, until a second has gone by: their median is the time.
     """
     batch, width, positions, keys, dtype = sizes
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -145,8 +146,8 @@ def _measure_operation(mode: str, plain: bool, sizes: tuple) -> tuple[float, flo
     tensors = inputs(positions, keys)
     gc.collect()
     before = _used_bytes(device)
-    peak = 0
-    for _ in range(2):
+    peak, seconds = None, []
+    while sum(seconds[1:]) < 1:
         for tensor in tensors:
             tensor.grad = None
         start = time.perf_counter()
@@ -154,10 +155,10 @@ def _measure_operation(mode: str, plain: bool, sizes: tuple) -> tuple[float, flo
         y.backward(y.detach())  # a gradient of the output's size, without the noise of making one
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
+        seconds.append(time.perf_counter() - start)
         peak = peak or _peak_bytes(device) - before
         del y
-    return seconds, peak
+    return statistics.median(seconds[1:]), peak
 
 
 def _used_bytes(device: torch.device) -> int:

@@ -31,9 +31,10 @@ def embedded_gaussian(theta: Tensor, phi: Tensor, g: Tensor, scale: float = 1.0)
         scale: factor on the logits before the softmax.
     """
     # Autocast may have left x or its pooled form in another type than the convolution's output g.
-    query, key, value = (t.to(g.dtype).transpose(1, 2).unsqueeze(1).contiguous() for t in (theta, phi, g))
+    query, key, value = (t.to(g.dtype).transpose(1, 2).unsqueeze(1) for t in (theta, phi, g))
+    key, value = key.contiguous(), value.contiguous()
     if _fused_attention_takes(query, key, value):
-        y = F.scaled_dot_product_attention(query, key, value, scale=scale)  # (B, 1, N, E)
+        y = F.scaled_dot_product_attention(query.contiguous(), key, value, scale=scale)  # (B, 1, N, E)
     else:
         y = _ChunkedAttention.apply(query, key, value, scale)
     return y.squeeze(1).transpose(1, 2)
@@ -155,14 +156,16 @@ class _Concatenation(torch.autograd.Function):
         falling, order = (b.double() - centre).sort(1, descending=True)  # (B, M)
         count = torch.searchsorted(-falling, shifted)  # (B, N): the first `count` sorted keys have a_i + b_j > 0
         g_sorted = g.gather(2, order[:, None].expand_as(g)).to(_sum_dtype(g, dtype)).div_(b.shape[1])
-        sums = _prefix_rows(g_sorted, dtype)
-        b_sums = _prefix_rows(g_sorted.mul_(falling[:, None].to(g_sorted.dtype)), dtype)
+        batch, keys = b.shape
+        sums = g.new_zeros(2, batch, keys + 1, g.shape[1], dtype=dtype)  # of the first 0..M keys' g and b g, as rows
+        sums[0, :, 1:] = g_sorted.cumsum(2).mT
+        sums[1, :, 1:] = g_sorted.mul_(falling[:, None].to(g_sorted.dtype)).cumsum(2).mT
         shifted = shifted.to(dtype)
-        y = g.new_empty(*a.shape, g.shape[1], dtype=dtype)
-        for i, rows in _row_chunks(a):
-            picked = count[i, rows]
-            torch.addcmul(b_sums[i][picked], shifted[i, rows, None], sums[i][picked], out=y[i, rows])
-        ctx.save_for_backward(shifted, falling, order, count, sums, g)
+        row = (count + (keys + 1) * torch.arange(batch, device=count.device)[:, None]).flatten()
+        rows = torch.stack((row, row + batch * (keys + 1)), 1)
+        weights = torch.stack((shifted.flatten(), torch.ones_like(shifted).flatten()), 1)
+        y = F.embedding_bag(rows, sums.flatten(0, 2), mode="sum", per_sample_weights=weights).view(*a.shape, -1)
+        ctx.save_for_backward(shifted, falling, order, count, sums[0], g)
         ctx.dtypes = a.dtype, b.dtype
         return y.transpose(1, 2).to(g.dtype)
 
@@ -199,13 +202,6 @@ class _Concatenation(torch.autograd.Function):
 
 def _sum_dtype(values: Tensor, dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if values.device.type == "cuda" else dtype
-
-
-def _prefix_rows(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns the sums of the first 0..M columns of values (B, E, M) as rows (B, M + 1, E)."""
-    rows = values.new_zeros(values.shape[0], values.shape[2] + 1, values.shape[1], dtype=dtype)
-    rows[:, 1:] = values.cumsum(2).transpose(1, 2)
-    return rows
 
 
 def _row_chunks(queries: Tensor):
