@@ -51,6 +51,7 @@ class BlockConfig:
     subsample: bool = True  # keys and values at half the height and width
     pool: str = "before"  # subsample before the 1x1x1 convolutions (released code, Table 2e) or after them (Sec. 3.3)
     scale: bool = False  # logits times D ** -0.5 (released code), embedded_gaussian only
+    bias: bool = True  # non_local: theta, phi, g and W_z add one
     norm: bool = True  # non_local: batch norm with zero gain after W_z, else a zero W_z; global_context: layer norm
     init: str = "paper"  # He et al. (paper) or N(0, 0.01) (released)
     group_frames: dict[str, int] = field(default_factory=dict)  # {res3: 4}: attend inside groups of 4 frames only

@@ -12,6 +12,8 @@ from nlvideo.config import (
     to_container,
 )
 from nlvideo.models import build_model
+from nlvideo.models.global_context import FUSIONS, POOLINGS
+from nlvideo.models.non_local import EXTENTS, INITS, MODES, POOLS
 
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "experiment").glob("*.yaml"))
 BLOCKS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "block").glob("*.yaml"))
@@ -37,12 +39,33 @@ def test_every_experiment_composes_and_builds(name):
     assert len(network.places) == (5 if name == "quickstart" else number_of_blocks(name, 50))
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    ("model", "block"),
+    sorted(
+        {*((model, block) for model in ("c2d_r101", "slow_r50") for block in BLOCKS), *((m, "nl10") for m in MODELS)}
+    ),
+)
 def test_every_block_fits_every_model(model, block):
     frames = 8 if "8x8" in model or "slow" in model else 32
     network = built(composed(f"model={model}", f"block={block}", "data.root=x", f"data.num_frames={frames}"))
     assert len(network.places) == number_of_blocks(block, 101 if "r101" in model else 50)
+
+
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [
+        ("mode", MODES),
+        ("extent", EXTENTS),
+        ("pool", POOLS),
+        ("init", INITS),
+        ("pooling", POOLINGS),
+        ("fusion", FUSIONS),
+        *((flag, (True, False)) for flag in ("subsample", "scale", "bias", "norm", "inside")),
+    ],
+)
+def test_every_variant_of_a_block_is_used_by_a_named_config(option, choices):
+    used = {getattr(composed("data.root=x", f"block={block}").block, option) for block in BLOCKS}
+    assert used == set(choices)
 
 
 def test_every_experiment_says_its_command_its_cost_and_what_to_expect():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # kind: (class, the keys of BlockConfig that it takes); group_frames and places are the builder's own.
 BLOCKS = {
-    "non_local": (NonLocalBlock, ("mode", "extent", "subsample", "pool", "scale", "norm", "init")),
+    "non_local": (NonLocalBlock, ("mode", "extent", "subsample", "pool", "scale", "bias", "norm", "init")),
     "simplified_non_local": (SimplifiedNonLocalBlock, ()),
     "global_context": (GlobalContextBlock, ("ratio", "pooling", "fusion", "norm")),
 }

@@ -30,6 +30,7 @@ class NonLocalBlock(nn.Module):
             Sec. 3.3 says. The same weights give different functions.
         scale: multiply the softmax's logits by D ** -0.5, as the authors' code does; only for
             embedded_gaussian.
+        bias: theta, phi, g and W_z add one, as in the authors' code (NO_BIAS: 0); Eq. 6 has none.
         norm: batch norm with zero gain after W_z (Sec. 4.1). False: no norm and a zero W_z, for backbones with
             frozen batch norm.
         group_frames: attend only inside groups of so many consecutive frames, as the authors' code does in res3 of
@@ -48,6 +49,7 @@ class NonLocalBlock(nn.Module):
         subsample: bool = True,
         pool: str = "before",
         scale: bool = False,
+        bias: bool = True,
         norm: bool = True,
         init: str = "paper",
         group_frames: int | None = None,
@@ -72,12 +74,12 @@ class NonLocalBlock(nn.Module):
         self.subsample = subsample and extent != "time"
         self.logit_scale = inner**-0.5 if scale else 1.0
         if mode != "gaussian":
-            self.theta = nn.Conv3d(channels, inner, 1)
-            self.phi = nn.Conv3d(channels, inner, 1)
+            self.theta = nn.Conv3d(channels, inner, 1, bias=bias)
+            self.phi = nn.Conv3d(channels, inner, 1, bias=bias)
         if mode == "concatenation":
             self.w_f = nn.Conv3d(2 * inner, 1, 1, bias=False)  # w_f of Eq. 5: first half theta's, second phi's
-        self.g = nn.Conv3d(channels, inner, 1)
-        self.out = nn.Conv3d(inner, channels, 1)
+        self.g = nn.Conv3d(channels, inner, 1, bias=bias)
+        self.out = nn.Conv3d(inner, channels, 1, bias=bias)
         self.bn = nn.BatchNorm3d(channels) if norm else None
         self._init_weights(init)
 

@@ -88,6 +88,15 @@ def test_only_the_zeroed_part_learns_at_the_first_step(norm):
     assert moving == ({"bn.weight", "bn.bias"} if norm else {"out.weight", "out.bias"})
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_without_bias_the_block_is_the_weight_matrices_of_the_text(mode):
+    block = block_of(mode=mode, bias=False).eval()
+    assert {name for name, _ in block.named_parameters() if name.endswith("bias")} == {"bn.bias"}
+    torch.nn.init.normal_(block.bn.weight)
+    x = torch.randn(N, C, T, H, W, dtype=torch.float64)
+    torch.testing.assert_close(block(x), reference(block, x, "before"), rtol=1e-9, atol=1e-10)
+
+
 def test_initialisations_differ_in_spread():
     paper, released = NonLocalBlock(512, init="paper"), NonLocalBlock(512, init="released")
     assert paper.theta.weight.std().item() == pytest.approx((2 / 256) ** 0.5, rel=0.02)
