@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -106,7 +107,7 @@ SOURCES = {
         ("model.stem=released_32x2", "block.pool=before"),
         r".*_momentum|lr|model_iter|epoch|.*_bn_(sm|siv)",
     ),
-    # torchvision's and timm's 2D ResNets share our names; they are inflated.
+    # torchvision's and timm's 2D ResNets share our names; they are inflated. timm's files are .pth or .safetensors.
     "torchvision": Source(lambda key: key, ()),
     "timm": Source(lambda key: key, ()),
 }
@@ -246,7 +247,9 @@ def _arrays(content: Any) -> dict[str, Any]:
 
 
 def _read_torch(path: Path) -> Any:
-    """Returns what torch.save wrote. Classes that torch does not know become inert stubs instead of running."""
+    """Returns what torch.save or safetensors wrote. Classes unknown to torch become inert stubs instead of running."""
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

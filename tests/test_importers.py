@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchvision.models import resnet50, resnet101
 
 import nlvideo
@@ -200,11 +201,20 @@ def test_torchvision_weights_of_both_depths(tmp_path, build):
     network = load_model(path, source="torchvision", config=[f"model=i3d_r{depth}"])
     assert torch.equal(network.fc.weight, two_d.fc.weight)
     torch.testing.assert_close(network.layer3[2].conv1.weight.sum(2), two_d.layer3[2].conv1.weight)
-    again = load_model(path, source="timm", config=[f"model=c2d_r{depth}"])
+    save_file(two_d.state_dict(), tmp_path / "timm.safetensors")
+    again = load_model(tmp_path / "timm.safetensors", source="timm", config=[f"model=c2d_r{depth}"])
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         expected = two_d.eval()(image)
         assert (again(image.unsqueeze(2).expand(-1, -1, 8, -1, -1)) - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_a_damaged_safetensors_file_is_refused(tmp_path):
+    path = tmp_path / "timm.safetensors"
+    save_file(resnet50(num_classes=5).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="timm.safetensors is no timm checkpoint that can be read"):
+        load_model(path, source="timm", config=["model=c2d_r50"])
 
 
 def test_an_nlvideo_checkpoint_needs_no_config(tmp_path):
