@@ -1,7 +1,7 @@
 """Other projects' weights: their files read without running code, their names turned into ours.
 
-Each project is one row of SOURCES: how its keys are renamed, and the presets that its files cannot tell (strides,
-where keys are pooled, whether logits are scaled), as the overrides that nlvideo-train takes.
+Each project is one row of SOURCES: how its keys are renamed, and what its files cannot tell (strides, where keys are
+pooled, whether logits are scaled) as the overrides that nlvideo-train takes.
 """
 
 import io
@@ -29,9 +29,23 @@ NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 class Source(NamedTuple):
+    """One project: how its keys are named, and the choices that its files do not tell, for each layout."""
+
     rename: Callable[[str], str | None]  # our key, None where it is unknown
-    preset: tuple[str, ...]  # overrides
+    stems: dict[str, str] = {}  # model.stem; a layout that is not named keeps its own
+    pool: str = "before"  # block.pool
+    scaled: tuple[str, ...] = ()  # layouts whose embedded-gaussian blocks scale their logits
     skipped: str = r"(?!)"  # keys that hold no weights
+
+    def preset(self, trained: TrainConfig) -> list[str]:
+        """Returns the overrides for a network like the one composed."""
+        layout, block = trained.model.layout, trained.block
+        found = [f"model.stem={self.stems[layout]}"] if layout in self.stems else []
+        if block.kind == "non_local":
+            found.append(f"block.pool={self.pool}")
+            if block.mode == "embedded_gaussian" and layout in self.scaled:
+                found.append("block.scale=true")
+        return found
 
 
 def _rename_pyslowfast(key: str) -> str | None:
@@ -97,21 +111,33 @@ def _substitute(patterns: Sequence[tuple[str, str]], key: str) -> str | None:
 
 
 SOURCES = {
-    # C2D and I3D 8x8 (Slow keeps every frame); the block subsamples first, its logits are scaled (nonlocal_helper.py).
-    "pyslowfast": Source(_rename_pyslowfast, ("model.stem=pyslowfast", "block.pool=before"), r".*\.pathway\d_fuse\..*"),
-    # I3D 32x2; the block subsamples after its convolutions and does not scale.
-    "mmaction2": Source(_rename_mmaction2, ("model.stem=mmaction2", "block.pool=after"), r"data_preprocessor\..*"),
+    # C2D and I3D 8x8, Slow; the block subsamples first and scales its logits (nonlocal_helper.py).
+    "pyslowfast": Source(
+        _rename_pyslowfast,
+        {"c2d": "pyslowfast", "i3d": "pyslowfast", "slow": "all_frames"},
+        scaled=("c2d", "i3d", "slow"),
+        skipped=r".*\.pathway\d_fuse\..*",
+    ),
+    # I3D 32x2, Slow, C2D (its variant without temporal pooling wants model.stem=all_frames); the block subsamples
+    # after its convolutions and scales its logits in the configs of Slow alone.
+    "mmaction2": Source(
+        _rename_mmaction2,
+        {"c2d": "released_8x8", "i3d": "mmaction2", "slow": "all_frames"},
+        pool="after",
+        scaled=("slow",),
+        skipped=r"data_preprocessor\..*",
+    ),
     # The paper's released models (resnet_video_org.py); 8x8 and 32x4 models want model.stem=released_8x8.
     "caffe2": Source(
         _rename_caffe2,
-        ("model.stem=released_32x2", "block.pool=before"),
-        r".*_momentum|lr|model_iter|epoch|.*_bn_(sm|siv)",
+        {"c2d": "released_32x2", "i3d": "released_32x2"},
+        scaled=("c2d", "i3d"),
+        skipped=r".*_momentum|lr|model_iter|epoch|.*_bn_(sm|siv)",
     ),
     # torchvision's and timm's 2D ResNets share our names; they are inflated. timm's files are .pth or .safetensors.
-    "torchvision": Source(lambda key: key, ()),
-    "timm": Source(lambda key: key, ()),
+    "torchvision": Source(lambda key: key),
+    "timm": Source(lambda key: key),
 }
-SCALED = ("pyslowfast", "caffe2")
 
 
 def load_model(path: str | Path, *, source: str = "nlvideo", config: Sequence[str] = ()) -> VideoResNet:
@@ -144,7 +170,7 @@ def import_weights(path: str | Path, source: str, config: Sequence[str]) -> tupl
     """Returns the network of load_model and its config, for one of SOURCES."""
     if source not in SOURCES:
         raise ValueError(f"source={source!r} is unknown. Choose from: nlvideo, {', '.join(SOURCES)}.")
-    rename, _, skipped = SOURCES[source]
+    rename, skipped = SOURCES[source].rename, SOURCES[source].skipped
     trained = compose_config(source, config)
     state, unknown = {}, []
     for key, value in read_foreign(path, source).items():
@@ -164,18 +190,14 @@ def import_weights(path: str | Path, source: str, config: Sequence[str]) -> tupl
 def compose_config(source: str, config: Sequence[str]) -> TrainConfig:
     """Returns the composed config of the source's preset and the overrides given."""
     store_schemas()
-    preset = [*SOURCES[source].preset, "model.pretrained=null", "data.root=none"]
+    fixed = ["model.pretrained=null", "data.root=none"]
     if GlobalHydra.instance().is_initialized():
         GlobalHydra.instance().clear()
     with initialize_config_module("nlvideo.configs", version_base="1.3"):
         groups = [item for item in config if "." not in item.split("=")[0]]
         keys = [item for item in config if item not in groups]
-        made = to_dataclass(compose("train", [*groups, *preset, *keys]))
-        if made.model.layout == "slow":
-            keys = ["model.stem=all_frames", *keys]
-        if source in SCALED and made.block.kind == "non_local" and made.block.mode == "embedded_gaussian":
-            keys = ["block.scale=true", *keys]
-        return to_dataclass(compose("train", [*groups, *preset, *keys]))
+        named = to_dataclass(compose("train", [*groups, *fixed, *keys]))
+        return to_dataclass(compose("train", [*groups, *fixed, *SOURCES[source].preset(named), *keys]))
 
 
 def _load(network: VideoResNet, state: dict[str, Tensor], unknown: list[str], path: Any, source: str) -> None:

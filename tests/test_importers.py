@@ -18,6 +18,7 @@ from nlvideo.importers import SOURCES, load_model, read_foreign
 
 PARITY = Path(__file__).parent / "parity"
 NL5 = ["block=nl5"]
+NL5_R50_PLACES = "[res3.1,res3.3,res4.1,res4.3,res4.5]"
 
 
 def seeded_tensor(key: str, shape: list[int], kind: str) -> torch.Tensor:
@@ -56,6 +57,20 @@ def seeded_state(name: str) -> dict[str, torch.Tensor]:
         ("pyslowfast_i3d_nln_8x8_r50", ["model=i3d_r50_8x8", *NL5]),
         ("mmaction2_i3d_imagenet_pretrained_r50_nl_dot_product", ["model=i3d_r50", *NL5, "block.mode=dot_product"]),
         ("mmaction2_i3d_imagenet_pretrained_r50_nl_gaussian", ["model=i3d_r50", *NL5, "block.mode=gaussian"]),
+        # PySlowFast keeps the places of R50 in res4 of its R101
+        ("pyslowfast_i3d_nln_8x8_r101", ["model=i3d_r101_8x8", *NL5, f"block.places.r101={NL5_R50_PLACES}"]),
+        ("pyslowfast_slow_nln_8x8_r50", ["model=slow_r50", *NL5, "block.mode=dot_product"]),
+        ("pyslowfast_c2d_nln_16x8_r50_dot_product", ["model=c2d_r50_8x8", *NL5, "block.mode=dot_product"]),
+        ("mmaction2_i3d_r50_nl_concatenation", ["model=i3d_r50", *NL5, "block.mode=concatenation"]),
+        ("mmaction2_i3d_r50_nl_embedded_gaussian", ["model=i3d_r50", *NL5]),
+        # mmaction2's Slow has its blocks one residual block earlier
+        (
+            "mmaction2_slowonly_r50_8x8_nl_embedded_gaussian",
+            ["model=slow_r50", *NL5, "block.places.r50=[res3.0,res3.2,res4.0,res4.2,res4.4]"],
+        ),
+        ("mmaction2_slowonly_r101_8x8", ["model=slow_r101"]),
+        ("mmaction2_c2d_r50_8x8", ["model=c2d_r50"]),
+        ("mmaction2_c2d_r50_nopool_8x8", ["model=c2d_r50", "model.stem=all_frames"]),
     ],
 )
 def test_logits_are_the_rivals(tmp_path, name, config):
