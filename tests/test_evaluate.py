@@ -14,7 +14,7 @@ from test_train import TINY, config_of, train
 
 from nlvideo.config import EvaluateConfig
 from nlvideo.data import read_val_table
-from nlvideo.data.decode import Video
+from nlvideo.data.decode import open_video
 from nlvideo.data.transforms import normalize
 from nlvideo.evaluate import evaluate, merge_scores
 from nlvideo.models import build_model
@@ -79,7 +79,7 @@ def test_scores_are_softmax_per_position_then_mean_over_positions_then_views(che
     network.load_state_dict(content["model"])
     network.eval()
     views = []
-    with Video(video_folder / "val/a video 0.mp4") as video:
+    with open_video(video_folder / "val/a video 0.mp4") as video:
         frames = video.read(range(40), (48, 64))
     assert frame_numbers(frames) == list(range(40))
     for start in (0, 32):

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from nlvideo.data import sampling
 from nlvideo.data.annotations import VideoTable
-from nlvideo.data.decode import DecodeError, Video
+from nlvideo.data.decode import open_video
+from nlvideo.data.video import DecodeError, Video
 
 MAX_ATTEMPTS = 20  # replacements for one sample; so many bad videos in a row mean a bad collection
 
@@ -75,7 +76,7 @@ class TrainClips(Dataset):
         raise RuntimeError(f"{MAX_ATTEMPTS} videos in a row could not be decoded, the last: {failures[-1]}")
 
     def _read(self, index: int, rng: np.random.Generator) -> Tensor:
-        with Video(self.table.path(index)) as video:
+        with open_video(self.table.path(index)) as video:
             start = sampling.sample_start(rng, video.num_frames, self.num_frames, self.frame_stride)
             wanted = sampling.clip_indices(start, video.num_frames, self.num_frames, self.frame_stride)
             short_side = int(rng.integers(self.scale_range[0], self.scale_range[1], endpoint=True))
@@ -104,7 +105,7 @@ class CenterClips(Dataset):
     def __getitem__(self, index: int) -> Clip:
         target = int(self.table.targets[index])
         try:
-            with Video(self.table.path(index)) as video:
+            with open_video(self.table.path(index)) as video:
                 (start,) = sampling.clip_starts("uniform", 1, video.num_frames, self.num_frames, self.frame_stride)
                 wanted = sampling.clip_indices(start, video.num_frames, self.num_frames, self.frame_stride)
                 size = sampling.resized_size(video.height, video.width, self.short_side)
@@ -171,7 +172,7 @@ class MultiViews(Dataset):
     def __getitem__(self, index: int) -> VideoViews:
         target = int(self.table.targets[index])
         try:
-            with Video(self.table.path(index)) as video:
+            with open_video(self.table.path(index)) as video:
                 starts = sampling.clip_starts(
                     self.clip_sampling, self.num_clips, video.num_frames, self.num_frames, self.frame_stride
                 )

@@ -1,67 +1,61 @@
-"""From a video file and frame indices to uint8 frames, decoding only what is needed.
-
-F frames, H height, W width; colours are RGB.
-"""
+"""The default decoder: PyAV, decoding only what is needed."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import av
 import numpy as np
 import torch
-import torch.nn.functional as F
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
+
+from nlvideo.data.video import Deadline, DecodeError, Video
+from nlvideo.data.window import Span
 
 # For these codecs a frame that nothing refers to can be left out without changing any other frame. With AV1 the
 # same setting loses wanted frames.
 SKIPPABLE_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video")
-
-
+# AVI stores no presentation times, and the ones made up for it can be out of order; a seek in an MPEG stream can land
+# behind the keyframe asked for. In these, frames are counted from the first.
 COUNTED_FORMATS = ("avi", "mpegts", "mpeg")
+ROTATING_FORMATS = ("mov", "mp4", "matroska", "webm")  # can say that their frames are to be turned
+CROPPABLE = ("yuv420p", "yuvj420p")  # the window is cut out before the conversion to RGB; other formats after it
 
 
-class DecodeError(RuntimeError):
-    """A video, or the frames wanted of it, cannot be decoded. Has `path` and `reason`."""
+class PyavVideo(Video):
+    """A video file, opened by FFmpeg through PyAV with one decoder thread: workers are the parallelism.
 
-    def __init__(self, path: str, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
-
-    def __reduce__(self):  # two arguments, so that workers can send it to the parent
-        return DecodeError, (self.path, self.reason)
-
-
-class Video:
-    """An open video file; use it in a `with` statement.
+    Colours follow the file's matrix and range; where it names none, BT.601 and limited range, as FFmpeg does.
 
     Attributes:
-        num_frames: frames that the file holds, counted from its packets, not guessed from rate and duration.
-        height, width: of a frame, in pixels.
+        timed: the frames have usable presentation times; otherwise they are counted from the first.
+        codec: FFmpeg's name of it.
+        reordered: frames are stored in another order than they are shown (B-frames).
+        open_gops: some are shown before the keyframe that they are stored behind.
+        turns: quarter turns, counter-clockwise, that make the stored frames upright.
+        bit_depth: bits of a colour.
 
     Raises:
-        DecodeError: the file is missing, is no video, or its frames have no usable order.
+        DecodeError: the file is missing, is no video, ends early, or its frames have no usable order.
+        SlowVideo: opening it took longer than `time_limit` seconds.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, time_limit: float | None = None):
         self.path = os.fspath(path)
+        self._deadline = Deadline(self.path, time_limit)
         try:
             self._container = av.open(self.path, metadata_errors="ignore")
         except (av.FFmpegError, OSError) as error:
             raise DecodeError(self.path, _reason(error)) from None
         try:
             self._read_index()
+            self._read_size()
         except (av.FFmpegError, OSError) as error:
             self.close()
             raise DecodeError(self.path, _reason(error)) from None
-        except DecodeError:
+        except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> "Video":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
 
     def close(self) -> None:
         self._container.close()
@@ -71,77 +65,112 @@ class Video:
         if not self._container.streams.video:
             raise DecodeError(self.path, "no video stream")
         self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "NONE"  # workers are the parallelism
-        self.height, self.width = self._stream.codec_context.height, self._stream.codec_context.width
-        times, keyframes = [], []
+        self._stream.thread_type = "NONE"
+        times, keyframes, discarded, end = [], [], 0, 0
         for packet in self._container.demux(self._stream):
-            if packet.size == 0 or packet.is_discard:  # the flushing packet; frames cut off by an edit list
+            self._deadline.check()
+            if packet.size == 0:  # the flushing packet
+                continue
+            end = max(end, (packet.pts or 0) + (packet.duration or 0))
+            if packet.is_discard:  # frames cut off by an edit list
+                discarded += 1
                 continue
             times.append(packet.pts)
             if packet.is_keyframe:
                 keyframes.append(packet.pts)
         if not times:
             raise DecodeError(self.path, "the video stream holds no frames")
-        # AVI stores no presentation times, and the ones made up for it can be out of order; a seek in an MPEG stream
-        # can land behind the keyframe asked for. There frames are counted from the first.
-        names = self._container.format.name.split(",")
-        counted = any(name in COUNTED_FORMATS for name in names) or None in times or len(set(times)) < len(times)
-        self._timed = not counted
-        if "avi" in names and self._stream.frames > len(times):
-            raise DecodeError(self.path, f"the file ends after {len(times)} of {self._stream.frames} frames")
-        self._times = np.sort(np.array(times, np.int64)) if self._timed else None
-        self._keyframes = np.sort(np.array(keyframes, np.int64)) if self._timed else None
+        self._check_end(len(times) + discarded, end)
+        formats = self._container.format.name.split(",")
+        counted = any(name in COUNTED_FORMATS for name in formats) or None in times or len(set(times)) < len(times)
+        self.timed = not counted
+        self._times = np.sort(np.array(times, np.int64)) if self.timed else None
+        self._keyframes = np.sort(np.array(keyframes, np.int64)) if self.timed else None
+        self.codec = self._stream.codec_context.codec.name
+        self.reordered = self.timed and times != sorted(times)
+        self.open_gops = self.timed and self._has_leading_frames(times, keyframes)
         self.num_frames = len(times)
+
+    def _has_leading_frames(self, times: list[int], keyframes: list[int]) -> bool:
+        stored, keys = np.array(times), np.isin(times, keyframes)
+        latest_key = np.maximum.accumulate(np.where(keys, stored, stored[0]))
+        return bool((stored < latest_key).any())
+
+    def _check_end(self, num_packets: int, end: int) -> None:
+        """Raises DecodeError for a file that was cut: FFmpeg reads such a one to its end without complaint."""
+        if self._stream.frames > num_packets:  # AVI and MP4 say how many frames they have
+            raise DecodeError(self.path, f"the file ends after {num_packets} of {self._stream.frames} frames")
+        said = self._stream.metadata.get("DURATION")  # Matroska as FFmpeg writes it: 00:00:10.033000000
+        if said:
+            try:
+                hours, minutes, seconds = (float(part) for part in said.split(":"))
+            except ValueError:
+                return
+            said_seconds, seconds = 3600 * hours + 60 * minutes + seconds, float(end * self._stream.time_base)
+            if seconds < 0.98 * said_seconds - 0.5:
+                raise DecodeError(self.path, f"the file ends after {seconds:.2f} of {said_seconds:.2f} seconds")
+
+    def _read_size(self) -> None:
+        context = self._stream.codec_context
+        self.height, self.width, self.turns = context.height, context.width, 0
+        if any(name in ROTATING_FORMATS for name in self._container.format.name.split(",")):
+            turned = self._first_frame()  # only a decoded frame tells
+            if turned is not None and turned.rotation % 90 == 0:
+                self.turns = round(turned.rotation / 90) % 4  # counter-clockwise, as np.rot90
+        if self.turns % 2:
+            self.height, self.width = self.width, self.height
+        self.bit_depth = max((part.bits for part in context.format.components), default=8) if context.format else 8
         if min(self.height, self.width) < 1:
             raise DecodeError(self.path, f"the video stream says its frames are {self.width}x{self.height}")
 
-    def read(
-        self, indices: Sequence[int] | np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
-    ) -> Tensor:
-        """Returns frames (F, height, width, 3) uint8: resized to `size`, of which the part in `box` is kept.
-
-        Resizing is bilinear with antialiasing.
-
-        Args:
-            indices: ascending frame indices without repetition, each below num_frames.
-            size: (height, width) of the whole resized frame.
-            box: (top, left, height, width) inside the resized frame; None for all of it.
-
-        Raises:
-            DecodeError: a wanted frame does not come or is damaged.
-        """
-        indices = np.asarray(indices)
-        assert len(indices) and (np.diff(indices) > 0).all() and 0 <= indices[0] and indices[-1] < self.num_frames
-        top, left, height, width = box or (0, 0, *size)
-        out = torch.empty(len(indices), height, width, 3, dtype=torch.uint8)
+    def _first_frame(self) -> av.VideoFrame | None:
+        """Returns any early frame; None if the first ones are damaged, which whoever wants these will hear of."""
+        context = self._stream.codec_context
         try:
-            found = 0
+            for alone in (True, False):  # the first packet is a keyframe and mostly enough; an edit list may cut it off
+                self._container.seek(0, stream=self._stream)
+                for packet in self._container.demux(self._stream):
+                    self._deadline.check()
+                    frames = packet.decode()
+                    if alone and packet.size:
+                        frames += context.decode(None)
+                    if frames or alone:
+                        break
+                context.flush_buffers()
+                if frames:
+                    return frames[0]
+        except av.FFmpegError:
+            context.flush_buffers()
+        return None
+
+    def _read_part(self, indices: np.ndarray, rows: Span, columns: Span) -> Tensor:
+        height, width = rows.stop - rows.first, columns.stop - columns.first
+        part = torch.empty(len(indices), height, width, 3, dtype=torch.uint8)
+        convert, found = _Converter(self.turns, rows, columns), 0
+        try:
             for frame in self._decode(indices):
                 if frame.is_corrupt:
                     raise DecodeError(self.path, f"frame {indices[found]} is damaged")
-                pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)[None]
-                pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
-                out[found] = pixels[0, :, top : top + height, left : left + width].permute(1, 2, 0)
+                if {frame.height, frame.width} != {self.height, self.width}:
+                    raise DecodeError(self.path, f"frame {indices[found]} has another size")
+                convert(frame, part[found].numpy())
                 found += 1
         except (av.FFmpegError, OSError) as error:
             raise DecodeError(self.path, f"at frame {indices[found]}: {_reason(error)}") from None
         if found < len(indices):
             raise DecodeError(self.path, f"frame {indices[found]} of {self.num_frames} does not come")
-        return out
+        return part
 
-    def _decode(self, indices: np.ndarray):
-        """Yields the wanted av.VideoFrames in order."""
-        if not self._timed:
+    def _decode(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
+        """Yields the wanted frames in order."""
+        if not self.timed:
             yield from self._decode_counted(indices)
             return
-        wanted = self._times[indices].tolist()
-        before = self._keyframes[self._keyframes <= wanted[0]]
-        # A keyframe's own time at or before the first wanted one: a seek to the wanted time itself can land on
-        # the keyframe of an open GOP, whose leading B-frames are then lost.
-        self._container.seek(int(before[-1] if len(before) else self._times[0]), stream=self._stream)
-        context, pending = self._stream.codec_context, set(wanted)
-        skippable = context.codec.name in SKIPPABLE_CODECS
-        for packet in self._container.demux(self._stream):
+        pending = set(self._times[indices].tolist())
+        context = self._stream.codec_context
+        skippable = self.codec in SKIPPABLE_CODECS
+        for packet in self._packets_from(min(pending)):
+            self._deadline.check()
             if skippable:
                 context.skip_frame = "DEFAULT" if packet.size == 0 or packet.pts in pending else "NONREF"
             for frame in packet.decode():
@@ -151,14 +180,70 @@ class Video:
             if not pending:
                 return
 
-    def _decode_counted(self, indices: np.ndarray):
+    def _packets_from(self, time: int) -> Iterator[av.Packet]:
+        """Yields packets from the last keyframe on whose own presentation time is at or before `time`.
+
+        A seek to `time` itself can land on the keyframe of an open GOP, whose leading B-frames are then lost; and a
+        seek goes by decoding times where GOPs are short, so what it found is looked at.
+        """
+        earlier = self._keyframes[self._keyframes <= time].tolist()
+        for keyframe in [*reversed(earlier), int(self._times[0])]:
+            self._container.seek(keyframe, stream=self._stream)
+            packets = self._container.demux(self._stream)
+            first = next(packets)
+            if first.pts is not None and first.pts <= time:
+                break
+        yield first
+        yield from packets
+
+    def _decode_counted(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         self._container.seek(0, stream=self._stream)
         wanted, last = set(indices.tolist()), indices[-1]
         for i, frame in enumerate(self._container.decode(self._stream)):
+            self._deadline.check()
             if i in wanted:
                 yield frame
             if i >= last:
                 return
+
+
+class _Converter:
+    """Turns frames upright and to RGB, of each only the window; buffers and tables are kept between frames."""
+
+    def __init__(self, turns: int, rows: Span, columns: Span):
+        self.turns, self.rows, self.columns = turns, rows, columns
+        self.swscale, self.cut = VideoReformatter(), None
+
+    def __call__(self, frame: av.VideoFrame, out: np.ndarray) -> None:
+        """Writes the window of a frame to `out` (rows, columns, 3)."""
+        rows, columns = self.rows, self.columns
+        height, width = out.shape[:2]
+        # The windows start at even pixels. Where one is odd in size or the frame is, swscale takes the colours of the
+        # last pixels another way than in the whole frame, which is therefore converted.
+        odd = height % 2 or width % 2 or frame.height % 2 or frame.width % 2
+        if frame.format.name not in CROPPABLE or odd:
+            pixels = np.rot90(self._rgb(frame), self.turns)
+            out[:] = pixels[rows.first : rows.stop, columns.first : columns.stop]
+            return
+        if self.cut is None or self.cut.format.name != frame.format.name:
+            self.cut = av.VideoFrame(width, height, frame.format.name)
+        self.cut.colorspace, self.cut.color_range = frame.colorspace, frame.color_range
+        for i, (source, target) in enumerate(zip(frame.planes, self.cut.planes, strict=True)):
+            half = 2 if i else 1
+            plane = np.rot90(_plane(source, frame.height // half, frame.width // half), self.turns)
+            _plane(target, height // half, width // half)[:] = plane[
+                rows.first // half : rows.stop // half, columns.first // half : columns.stop // half
+            ]
+        out[:] = self._rgb(self.cut)
+
+    def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        rgb = self.swscale.reformat(frame, format="rgb24", src_color_range=frame.color_range, threads=1)
+        return _plane(rgb.planes[0], frame.height, 3 * frame.width).reshape(frame.height, frame.width, 3)
+
+
+def _plane(plane, height: int, width: int) -> np.ndarray:
+    """Returns a view (height, width) of a plane, without the bytes that its lines are padded with."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
 
 
 def _reason(error: Exception) -> str:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import GREY_STEP, frame_numbers, write_grey_video
 
-from nlvideo.data.decode import DecodeError, Video
+from nlvideo.data.decode import open_video
 from nlvideo.data.synthetic import render
+from nlvideo.data.video import DecodeError
 
 REAL_CLIPS = Path(__file__).parents[3] / "shared" / "data"
 
@@ -40,7 +41,7 @@ def reference_frames(path, size):
 def test_every_frame_of_every_kind_is_the_one_asked_for(tmp_path, name, codec, options):
     path = write_grey_video(tmp_path / name, 40, codec=codec, **options)
     expected = reference_frames(path, (48, 64))
-    with Video(path) as video:
+    with open_video(path) as video:
         assert (video.num_frames, video.height, video.width) == (40, 48, 64)
         for wanted in ([0], [39], [11, 12, 13], [5, 17, 18, 30], list(range(1, 40, 2)), list(range(40)), [23]):
             frames = video.read(wanted, (48, 64))
@@ -57,7 +58,7 @@ def test_the_box_is_cut_from_the_resized_frame(tmp_path):
         stream.height, stream.width, stream.pix_fmt, stream.options = 96, 128, "yuv420p", {"crf": "1"}
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(ramp), format="rgb24")))
         container.mux(stream.encode(None))
-    with Video(path) as video:
+    with open_video(path) as video:
         whole = video.read([0], (48, 64))
         part = video.read([0], (48, 64), (5, 20, 30, 40))
     assert whole.shape == (1, 48, 64, 3) and part.shape == (1, 30, 40, 3)
@@ -78,7 +79,7 @@ def test_what_cannot_be_opened_is_a_decode_error_with_its_reason(tmp_path):
         ("missing.mp4", "No such file"),
         ("sound.wav", "no video stream"),
     ):
-        with pytest.raises(DecodeError, match=reason) as caught, Video(tmp_path / name):
+        with pytest.raises(DecodeError, match=reason) as caught, open_video(tmp_path / name):
             pass
         assert caught.value.path == str(tmp_path / name)
 
@@ -98,7 +99,7 @@ def test_damage_is_a_decode_error_and_frames_before_it_still_come(tmp_path):
         second = [packet.pos for packet in container.demux(video=0) if packet.is_keyframe][1]
     data[second + 40 : second + 2000] = bytes(1960)  # inside the second keyframe
     path.write_bytes(data)
-    with Video(path) as video:
+    with open_video(path) as video:
         assert torch.equal(video.read([15], (96, 128))[0], whole[15])
         with pytest.raises(DecodeError, match="frame 2[05]"):
             video.read([15, 25], (96, 128))
@@ -119,7 +120,7 @@ def test_grey_levels_tell_the_frames_apart():
 )
 def test_real_clips_give_the_frames_of_a_full_decode(name):
     expected = reference_frames(REAL_CLIPS / name, (64, 80))
-    with Video(REAL_CLIPS / name) as video:
+    with open_video(REAL_CLIPS / name) as video:
         assert video.num_frames == len(expected)
         for wanted in ([len(expected) // 2], list(range(0, len(expected), 7)), [len(expected) - 1]):
             frames = video.read(wanted, (64, 80))
@@ -137,13 +138,13 @@ def test_a_title_in_another_encoding_does_no_harm(tmp_path):
     data = path.read_bytes()
     assert data.count(b"XXXXcafe") == 1
     path.write_bytes(data.replace(b"XXXXcafe", b"XXXXcaf\xe9"))
-    with Video(path) as video:
+    with open_video(path) as video:
         assert video.read([0], (48, 64)).shape == (1, 48, 64, 3)
 
 
 def test_transport_streams_give_every_frame(tmp_path):
     path = write_grey_video(tmp_path / "b_frames.ts", 40, bf="2")
-    with Video(path) as video:
+    with open_video(path) as video:
         for wanted in ([0], [13], [39], [5, 17, 30]):
             assert frame_numbers(video.read(wanted, (48, 64))) == wanted
 
@@ -152,5 +153,5 @@ def test_a_cut_avi_is_noticed(tmp_path):
     path = write_grey_video(tmp_path / "cut.avi", 60, height=96, width=128, codec="mpeg4", **{"q:v": "2"})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(DecodeError, match=r"the file ends after \d+ of 60 frames"), Video(path):
+    with pytest.raises(DecodeError, match=r"the file ends after \d+ of 60 frames"), open_video(path):
         pass

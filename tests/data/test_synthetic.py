@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nlvideo.data.annotations import read_classes, read_table
-from nlvideo.data.decode import Video
+from nlvideo.data.decode import open_video
 from nlvideo.data.synthetic import MOTIONS, render, write_motion_set
 
 SETTINGS = {"num_train": 16, "num_val": 8, "num_frames": 12, "height": 48, "seed": 3}
@@ -54,7 +54,7 @@ def test_the_set_is_a_list_like_any_other(tmp_path):
     table = read_table(str(tmp_path), "train.csv", read_classes(tmp_path / "classes.txt"))
     assert table.classes == MOTIONS and len(table) == 16
     assert np.bincount(table.targets).tolist() == [2] * 8
-    with Video(table.path(0)) as video:
+    with open_video(table.path(0)) as video:
         assert (video.num_frames, video.height, video.width) == (12, 48, 64)
 
 

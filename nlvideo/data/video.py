@@ -1,0 +1,99 @@
+"""What every decoder gives: an open video, its number of frames, and any of them."""
+
+import abc
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from nlvideo.data.window import Span, resize_part, span
+
+
+class DecodeError(RuntimeError):
+    """A video, or the frames wanted of it, cannot be decoded. Has `path` and `reason`."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self):  # two arguments, so that workers can send it to the parent
+        return DecodeError, (self.path, self.reason)
+
+
+class SlowVideo(RuntimeError):
+    """Decoding a video took longer than allowed. Has `path` and `seconds`, the limit."""
+
+    def __init__(self, path: str, seconds: float):
+        super().__init__(f"{path}: decoding takes longer than {seconds:g} seconds")
+        self.path, self.seconds = path, seconds
+
+    def __reduce__(self):
+        return SlowVideo, (self.path, self.seconds)
+
+
+class Video(abc.ABC):
+    """An open video file or frame folder; use it in a `with` statement.
+
+    Frames are upright: a rotation in the file's metadata is applied. Pixels are taken as square.
+
+    Attributes:
+        num_frames: frames that it holds, counted, not guessed from rate and duration.
+        height, width: of a frame, in pixels.
+    """
+
+    path: str
+    num_frames: int
+    height: int
+    width: int
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Closes the file."""
+
+    @abc.abstractmethod
+    def _read_part(self, indices: np.ndarray, rows: Span, columns: Span) -> Tensor:
+        """Returns (F, rows, columns, 3) uint8: of each wanted frame the source pixels of the two spans."""
+
+    def read(
+        self, indices: Sequence[int] | np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
+    ) -> Tensor:
+        """Returns frames (F, height, width, 3) uint8, RGB: resized to `size`, of which the part in `box` is kept.
+
+        What stands for the result is every frame converted whole, resized bilinearly with antialiasing and then
+        cropped; it is made from the window alone, see nlvideo/data/window.py.
+
+        Args:
+            indices: ascending frame indices without repetition, each below num_frames.
+            size: (height, width) of the whole resized frame.
+            box: (top, left, height, width) inside the resized frame; None for all of it.
+
+        Raises:
+            DecodeError: a wanted frame does not come or is damaged.
+            SlowVideo: it took longer than allowed.
+        """
+        indices = np.asarray(indices)
+        assert len(indices) and (np.diff(indices) > 0).all() and 0 <= indices[0] and indices[-1] < self.num_frames
+        top, left, height, width = box or (0, 0, *size)
+        assert 0 <= top <= size[0] - height and 0 <= left <= size[1] - width, f"{box} is not inside {size}"
+        rows, columns = span(top, height, size[0], self.height), span(left, width, size[1], self.width)
+        return resize_part(self._read_part(indices, rows, columns), rows, columns)
+
+
+class Deadline:
+    """A time limit on one video, asked between packets; None is no limit."""
+
+    def __init__(self, path: str, seconds: float | None):
+        self.path, self.seconds = path, seconds
+        self.end = None if seconds is None else time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raises SlowVideo when the time is over."""
+        if self.end is not None and time.monotonic() > self.end:
+            raise SlowVideo(self.path, self.seconds)
