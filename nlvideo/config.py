@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib.resources
 import math
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -76,7 +77,7 @@ class SyntheticConfig:
 class ViewsConfig:
     num_clips: int = 10
     num_crops: int = 3
-    clip_sampling: str = "uniform"  # uniform or vnl, see nlvideo/data/sampling.py
+    clip_sampling: str = "uniform"  # see view_indices in nlvideo/data/sampling.py
     short_side: int = 256
     crop_size: int = 256
 
@@ -95,7 +96,11 @@ class DataConfig:
     flip: bool = True  # off where direction is the label
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # torchvision's, for its weights
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    decoder: str = "pyav"  # pyav, decord or torchcodec
     num_workers: int = 4  # per process
+    start_method: str | None = None  # of the workers: fork, spawn or forkserver; null is the platform's
+    time_limit_seconds: float | None = 120.0  # for one sample; a video that takes longer stops the run
+    skip_slow: bool = False  # go on without such a video; what is skipped on a clock cannot be reproduced
     max_bad_share: float = 0.02  # training stops when more of its samples than this cannot be decoded
     synthetic: SyntheticConfig | None = None
     test: ViewsConfig = field(default_factory=ViewsConfig)
@@ -132,6 +137,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self):
+        from nlvideo.data.decode import DECODERS
         from nlvideo.data.sampling import CLIP_SAMPLINGS, NUM_CROPS
 
         # Modes, layouts and places are checked by the network that has them, build_model.
@@ -140,6 +146,14 @@ class TrainConfig:
         _check_choice("optim.schedule", self.optim.schedule, SCHEDULES)
         _check_choice("data.test.clip_sampling", self.data.test.clip_sampling, CLIP_SAMPLINGS)
         _check_choice("data.test.num_crops", self.data.test.num_crops, NUM_CROPS)
+        _check_choice("data.decoder", self.data.decoder, DECODERS)
+        if self.data.start_method is not None:
+            _check_choice("data.start_method", self.data.start_method, multiprocessing.get_all_start_methods())
+        limit = self.data.time_limit_seconds
+        if limit is not None and not 0 < limit < math.inf:
+            raise ValueError(f"data.time_limit_seconds={limit}: must be a number of seconds above 0, or null.")
+        if self.data.skip_slow and limit is None:
+            raise ValueError("data.skip_slow=true needs a data.time_limit_seconds.")
         for key in (
             "num_devices log_every_steps validate_every_steps checkpoint_every_steps model.width "
             "data.num_frames data.frame_stride data.crop_size data.test.num_clips data.test.crop_size "

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nlvideo import distributed as world_of
@@ -30,7 +29,8 @@ from nlvideo.config import (
     to_container,
     to_yaml,
 )
-from nlvideo.data import VideoTable, build_view_loader, prepare_data, read_val_table
+from nlvideo.data import VideoTable, prepare_data, read_val_table, video_views
+from nlvideo.data.decode import load_decoder
 from nlvideo.data.transforms import normalize
 from nlvideo.metrics import mean_class_accuracy, target_ranks, topk_accuracy
 from nlvideo.models import VideoResNet, build_model, check_clip
@@ -86,6 +86,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     started = time.monotonic()
     checkpoint = load_checkpoint(config.checkpoint)
     trained = from_container(TrainConfig, checkpoint["config"])
+    load_decoder(config.data.decoder)
     if world.is_main:
         prepare_data(config.data)
     world_of.wait_for_all()
@@ -100,6 +101,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         "num_frames": config.data.num_frames,
         "frame_stride": config.data.frame_stride,
         "views": dataclasses.asdict(config.data.test),
+        "decoder": config.data.decoder,
         "mean": config.data.mean,
         "std": config.data.std,
     }
@@ -112,8 +114,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     network.load_state_dict(checkpoint["model"])
     dtype = resolve_precision(config.precision, world.device)
     network = network.to(world.device, input_dtype(dtype), memory_format=torch.channels_last_3d).eval()
-    loader = build_view_loader(config.data, table, rank=world.rank, size=world.size)
-    mine = score_videos(network, loader, config, world, dtype, table)
+    mine = score_videos(network, config, world, dtype, table)
     found = merge_scores(world_of.gather(mine), table)
 
     result = summarize(found, table)
@@ -137,7 +138,6 @@ def evaluate(config: EvaluateConfig) -> dict:
 @torch.inference_mode()
 def score_videos(
     network: VideoResNet,
-    loader: DataLoader,
     config: EvaluateConfig,
     world: world_of.World,
     dtype: torch.dtype,
@@ -151,7 +151,8 @@ def score_videos(
     mean, std = torch.tensor(config.data.mean), torch.tensor(config.data.std)
     found = {}
     bar = tqdm(
-        loader,
+        video_views(config.data, table, rank=world.rank, size=world.size),
+        total=len(range(world.rank, len(table), world.size)),
         desc=f"evaluating {table.source}",
         unit="video",
         disable=not world.is_main,

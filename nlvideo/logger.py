@@ -1,14 +1,18 @@
 """What a run leaves to read: a line on the console, metrics.jsonl, TensorBoard and the picture of its curves."""
 
+import csv
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 METRICS_FILE = "metrics.jsonl"
+LEDGER_FILE = "bad_videos.csv"
+LEDGER_COLUMNS = ("step", "epoch", "video", "reason", "replaced_by")
 CURVES_FILE = "curves.png"
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -26,6 +30,13 @@ class RunLogger:
             partial.write_text("".join(f"{line}\n" for line in kept))
             partial.replace(metrics)
         self._metrics = open(metrics, "a")
+        self._ledger = folder / LEDGER_FILE
+        if self._ledger.exists():
+            with open(self._ledger, newline="", encoding="utf-8", errors="surrogateescape") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= first_step]
+            partial = self._ledger.with_suffix(".part")
+            _write_rows(partial, rows)
+            partial.replace(self._ledger)
         self._board = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=first_step + 1)
         # A terminal gets a bar; a log file gets one line for each line of metrics.
         self._bar = tqdm(total=max_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
@@ -58,6 +69,11 @@ class RunLogger:
         else:
             self._bar.write(f"{split} {step}/{self.max_steps}  {text}")
 
+    def log_failures(self, rows: list[dict[str, Any]]) -> None:
+        """Adds videos that could not be decoded to the ledger, which exists only if there are any."""
+        if rows:
+            _write_rows(self._ledger, rows)
+
     def __enter__(self) -> "RunLogger":
         return self
 
@@ -73,6 +89,15 @@ class RunLogger:
         done = step - self._first_step
         seconds = (time.monotonic() - self._started) / done * (self.max_steps - step) if done else 0
         return tqdm.format_interval(seconds)
+
+
+def _write_rows(ledger: Path, rows: list[dict[str, Any]]) -> None:
+    new = not ledger.exists()
+    with open(ledger, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, LEDGER_COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:

@@ -22,22 +22,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from nlvideo import distributed as world_of
 from nlvideo.checkpoint import config_differences, load_checkpoint, save_checkpoint
 from nlvideo.config import TrainConfig, from_container, run_command, to_container, to_dataclass, to_yaml
 from nlvideo.data import (
     VideoTable,
-    build_center_loader,
-    build_train_loader,
+    center_batches,
     prepare_data,
     read_train_table,
     read_val_table,
+    train_batches,
 )
 from nlvideo.data.dataset import Batch
+from nlvideo.data.decode import load_decoder
 from nlvideo.data.transforms import normalize
-from nlvideo.logger import CURVES_FILE, METRICS_FILE, TENSORBOARD_FOLDER, RunLogger
+from nlvideo.logger import CURVES_FILE, LEDGER_FILE, METRICS_FILE, TENSORBOARD_FOLDER, RunLogger
 from nlvideo.meter import Meter, timed
 from nlvideo.models import build_model, check_clip
 from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
@@ -50,7 +50,8 @@ CONFIG_FILE = "config.yaml"
 # What a resumed run may change, because the result is the same run.
 FREE_KEYS = (
     "output_dir num_devices resume log_every_steps validate_every_steps checkpoint_every_steps optim.max_steps "
-    "data.root data.num_workers data.max_bad_share model.pretrained"
+    "data.root data.num_workers data.start_method data.time_limit_seconds data.skip_slow data.max_bad_share "
+    "model.pretrained"
 ).split()
 
 
@@ -82,6 +83,7 @@ class Run:
     val_table: VideoTable
     first_step: int  # steps done by the run that this one resumes
     num_bad: int  # samples that it could not decode
+    skipped: torch.Tensor  # (training videos,) bool, shared with the workers: those that took too long
     origin: str  # where the weights come from
 
     def normalize(self, clips: torch.Tensor) -> torch.Tensor:
@@ -113,21 +115,20 @@ def train_steps(run: Run, stopping: "StopSignal", logger: RunLogger | None) -> t
     """Trains to the last step, or until asked to stop; returns the steps done and the last validation top-1."""
     config, optim, place = run.config, run.config.optim, {"rank": run.world.rank, "size": run.world.size}
     steps = {"first_step": run.first_step, "last_step": optim.max_steps}
-    train_loader = build_train_loader(
-        config.data, run.train_table, optim.batch_size, seed=config.seed, **steps, **place
+    batches = train_batches(
+        config.data, run.train_table, optim.batch_size, run.skipped, seed=config.seed, **steps, **place
     )
-    val_loader = build_center_loader(config.data, run.val_table, optim.batch_size // run.world.size, **place)
     meter = Meter(run.world.size, run.num_bad, run.first_step * optim.batch_size)
     step = run.first_step
     top1 = world_of.gather(logger.last_top1() if logger else None)[0]
     due = step > 0 and (step % config.validate_every_steps == 0 or step == optim.max_steps)
     if due and not world_of.gather(logger.has_validation(step) if logger else None)[0]:
-        values = validate(run, val_loader)  # the run was stopped between its checkpoint and its validation
+        values = validate(run)  # the run was stopped between its checkpoint and its validation
         top1 = values["top1"]
         if logger:
             logger.log("val", step, values)
 
-    for step, batch in enumerate(timed(train_loader, meter), run.first_step + 1):
+    for step, batch in enumerate(timed(batches, meter), run.first_step + 1):
         lr = lr_now(config, step - 1)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
@@ -135,20 +136,27 @@ def train_steps(run: Run, stopping: "StopSignal", logger: RunLogger | None) -> t
         torch.manual_seed(int(np.random.SeedSequence([config.seed, run.world.rank, step]).generate_state(1)[0]))
         loss = train_step(run, batch)
 
-        stop = meter.add(loss, batch, step, run.train_table, stopping.received)
-        meter.check_bad_share(config.data.max_bad_share, len(run.train_table))
+        stop = meter.add(loss, batch, step, run.train_table, run.skipped, stopping.received)
+        too_bad = meter.too_many_bad(config.data.max_bad_share, len(run.train_table))
         last = step == optim.max_steps
-        if step % config.log_every_steps == 0 or last or stop:
+        saving = step % config.checkpoint_every_steps == 0 or last or stop
+        if step % config.log_every_steps == 0 or last or stop or too_bad:
             values = meter.take(lr)
             if logger:
                 logger.log("train", step, values)
+        if saving or too_bad or step % config.log_every_steps == 0:
+            failures = meter.take_failures()
+            if logger:
+                logger.log_failures(failures)
+        if too_bad:
+            raise world_of.RunFailed(f"{too_bad}; {Path(config.output_dir) / LEDGER_FILE} names each with its reason.")
         paused = time.monotonic()
         if logger:
             logger.advance()
-            if step % config.checkpoint_every_steps == 0 or last or stop:
+            if saving:
                 save_checkpoint(Path(config.output_dir) / CHECKPOINT_FILE, state_of(run, step, meter.num_bad))
         if (step % config.validate_every_steps == 0 or last) and not stop:
-            values = validate(run, val_loader)
+            values = validate(run)
             top1 = values["top1"]
             if logger:
                 logger.log("val", step, values)
@@ -190,7 +198,12 @@ def set_up(config: TrainConfig) -> Run:
     if world.size > 1:
         model = DistributedDataParallel(network, device_ids=[world.device] if world.device.type == "cuda" else None)
     first_step, num_bad = (checkpoint["step"], checkpoint["bad_samples"]) if checkpoint else (0, 0)
-    return Run(config, world, network, model, optimizer, dtype, train_table, val_table, first_step, num_bad, origin)
+    skipped = torch.zeros(len(train_table), dtype=torch.bool).share_memory_()
+    if checkpoint:
+        skipped[checkpoint.get("slow_videos", [])] = True
+    return Run(
+        config, world, network, model, optimizer, dtype, train_table, val_table, first_step, num_bad, skipped, origin
+    )
 
 
 def train_step(run: Run, batch: Batch) -> torch.Tensor:
@@ -207,12 +220,14 @@ def train_step(run: Run, batch: Batch) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def validate(run: Run, loader: DataLoader) -> dict[str, float]:
+def validate(run: Run) -> dict[str, float]:
     """Returns top-1 and top-5 on the centre clips; every video counts once, an undecodable one as wrong."""
     world_of.copy_from_main(list(run.network.buffers()))  # each process updated its batch norms with its own clips
     run.network.eval()
     top1 = top5 = total = bad = 0.0
-    for batch in loader:
+    data, world = run.config.data, run.world
+    clips_a_step = run.config.optim.batch_size // world.size
+    for batch in center_batches(data, run.val_table, clips_a_step, rank=world.rank, size=world.size):
         bad += len(batch.failures)
         total += len(batch.failures) + len(batch.targets)
         if len(batch.targets) == 0:
@@ -233,6 +248,7 @@ def check_inputs(config: TrainConfig) -> tuple[VideoTable, VideoTable, VideoResN
     Raises:
         ValueError, FileNotFoundError, FileExistsError: anything that would make the run fail or overwrite another.
     """
+    load_decoder(config.data.decoder)
     prepare_data(config.data)
     train_table = read_train_table(config.data)
     val_table = read_val_table(config.data, train_table.classes)
@@ -326,6 +342,7 @@ def state_of(run: Run, step: int, num_bad: int) -> dict[str, Any]:
         "classes": list(run.train_table.classes),
         "list_sha256": run.train_table.digest(),
         "bad_samples": num_bad,
+        "slow_videos": run.skipped.nonzero().flatten().tolist(),
         "num_processes": run.world.size,
         "versions": {"torch": str(torch.__version__), "numpy": np.__version__, "python": platform.python_version()},
     }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from nlvideo.config import TrainConfig, store_schemas, to_dataclass
+from nlvideo.config import DataConfig, TrainConfig, ViewsConfig, store_schemas, to_dataclass
 
 GREY_STEP = 3  # frame i has grey level GREY_STEP * i
 
@@ -37,6 +37,20 @@ def composed(*overrides: str) -> TrainConfig:
     store_schemas()
     with initialize_config_module("nlvideo.configs", version_base="1.3"):
         return to_dataclass(compose("train", overrides=list(overrides)))
+
+
+def config_of_data(folder, **changes) -> DataConfig:
+    """Returns the data settings for the videos of video_folder."""
+    settings = {
+        "root": str(folder),
+        "num_frames": 4,
+        "frame_stride": 3,
+        "scale_range": [48, 60],
+        "crop_size": 40,
+        "num_workers": 0,
+        "test": ViewsConfig(num_clips=3, num_crops=3, short_side=48, crop_size=48),
+    }
+    return DataConfig(**(settings | changes))
 
 
 @pytest.fixture(autouse=True)

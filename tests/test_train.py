@@ -273,7 +273,7 @@ def five_steps(video_folder, output, batch_size, *overrides):
         *overrides,
     )
     from nlvideo import distributed as world_of
-    from nlvideo.data import build_train_loader
+    from nlvideo.data import train_batches
 
     run = set_up(config)
     for name, module in run.network.named_modules():  # gains of zero would leave most of the network out
@@ -282,10 +282,11 @@ def five_steps(video_folder, output, batch_size, *overrides):
         if isinstance(module, NonLocalBlock):
             torch.nn.init.normal_(module.out.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     world = run.world
-    loader = build_train_loader(
+    batches = train_batches(
         config.data,
         run.train_table,
         config.optim.batch_size,
+        run.skipped,
         seed=0,
         first_step=0,
         last_step=5,
@@ -293,7 +294,7 @@ def five_steps(video_folder, output, batch_size, *overrides):
         size=world.size,
     )
     losses = []
-    for batch in loader:
+    for batch in batches:
         (loss,) = world_of.sum_over_ranks([train_step(run, batch).item()])
         losses.append(loss / world.size)
     if world.is_main:
@@ -367,10 +368,7 @@ def test_ctrl_c_in_a_terminal_writes_a_checkpoint(video_folder, tmp_path):
 
 def test_validation_uses_rank_0s_statistics_everywhere(video_folder, tmp_path):
     run = set_up(config_of(video_folder, tmp_path / "run"))
-    from nlvideo.data import build_center_loader
-
-    loader = build_center_loader(run.config.data, run.val_table, 2, rank=0, size=1)
-    assert validate(run, loader) == validate(run, loader)
+    assert validate(run) == validate(run)
     assert not run.network.training
 
 

@@ -1,4 +1,4 @@
-"""Video data: tables, data sets and loaders."""
+"""Video data: what the config names, as tables and loaders."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from nlvideo.data.annotations import VideoTable, read_classes, read_table
-from nlvideo.data.dataset import CenterClips, MultiViews, TrainClips, collate
+from nlvideo.data.dataset import Batch, CenterClips, MultiViews, Opener, TrainClips, VideoViews, collate
+from nlvideo.data.loading import Loading, batches_of_steps, watched
 from nlvideo.data.synthetic import write_motion_set
 
 if TYPE_CHECKING:
@@ -77,53 +77,28 @@ def read_val_table(data: DataConfig, classes: Sequence[str]) -> VideoTable:
     return table
 
 
-class StepSampler:
-    """Yields what this process reads for each step, as lists of (epoch, video), from `first_step` on.
-
-    The clips of all steps are one endless stream: every video once in the order drawn for epoch 0, then for
-    epoch 1, and so on. Step s takes the batch_size next ones of it, and each process an equal part of those, so
-    the data of a step do not depend on the number of processes, and any step can be the first.
-    """
-
-    def __init__(
-        self, num_videos: int, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int, size: int
-    ):
-        self.num_videos, self.batch_size, self.seed = num_videos, batch_size, seed
-        self.first_step, self.last_step, self.rank, self.size = first_step, last_step, rank, size
-
-    def __len__(self) -> int:
-        return self.last_step - self.first_step
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.batch_size // self.size
-        epoch, order = -1, None
-        for step in range(self.first_step, self.last_step):
-            first = step * self.batch_size + self.rank * share
-            keys = []
-            for position in range(first, first + share):
-                if position // self.num_videos != epoch:
-                    epoch = position // self.num_videos
-                    order = np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
-                keys.append((epoch, int(order[position % self.num_videos])))
-            yield keys
-
-
-def build_train_loader(
+def train_batches(
     data: DataConfig,
     table: VideoTable,
     batch_size: int,
+    skipped: Tensor,
     *,
     seed: int,
     first_step: int,
     last_step: int,
     rank: int,
     size: int,
-) -> DataLoader:
-    """Returns a loader of Batches for the steps first_step .. last_step - 1 of this process.
+) -> Iterator[Batch]:
+    """Returns the Batches of the steps first_step .. last_step - 1 of this process.
 
     Args:
         batch_size: clips of a step over all processes.
+        skipped: (videos,) bool in shared memory: videos that took too long; read before each video is opened, and
+            marked here if a worker hangs and data.skip_slow allows it.
         rank, size: this process among all.
+
+    Raises:
+        RunFailed: a video took too long or a worker died at it; with the video, the worker and its stack.
     """
     dataset = TrainClips(
         table,
@@ -133,28 +108,30 @@ def build_train_loader(
         crop_size=data.crop_size,
         flip=data.flip,
         seed=seed,
+        opener=_opener(data),
+        skip_slow=data.skip_slow,
+        skipped=skipped,
     )
-    sampler = StepSampler(
-        len(table), batch_size, seed=seed, first_step=first_step, last_step=last_step, rank=rank, size=size
-    )
-    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **_loading(data))
+    steps = {"first_step": first_step, "last_step": last_step, "rank": rank, "size": size}
+    return batches_of_steps(dataset, batch_size, _loading(data), seed=seed, **steps)
 
 
-def build_center_loader(data: DataConfig, table: VideoTable, batch_size: int, *, rank: int, size: int) -> DataLoader:
-    """Returns a loader of Batches with the centre clip of every size-th video; no video is repeated to fill up."""
+def center_batches(data: DataConfig, table: VideoTable, batch_size: int, *, rank: int, size: int) -> Iterator[Batch]:
+    """Returns Batches with the centre clip of every size-th video; no video is repeated to fill up."""
     dataset = CenterClips(
         table,
         num_frames=data.num_frames,
         frame_stride=data.frame_stride,
         short_side=data.test.short_side,
         crop_size=data.crop_size,
+        opener=_opener(data),
     )
     videos = range(rank, len(table), size)
-    return DataLoader(dataset, batch_size=batch_size, sampler=videos, collate_fn=collate, **_loading(data))
+    return watched(dataset, _loading(data), batch_size=batch_size, sampler=videos, collate_fn=collate)
 
 
-def build_view_loader(data: DataConfig, table: VideoTable, *, rank: int, size: int) -> DataLoader:
-    """Returns a loader of VideoViews, one video each, of every size-th video; none is repeated to fill up."""
+def video_views(data: DataConfig, table: VideoTable, *, rank: int, size: int) -> Iterator[VideoViews]:
+    """Returns the VideoViews of every size-th video; none is repeated to fill up."""
     test = data.test
     dataset = MultiViews(
         table,
@@ -165,9 +142,14 @@ def build_view_loader(data: DataConfig, table: VideoTable, *, rank: int, size: i
         clip_sampling=test.clip_sampling,
         short_side=test.short_side,
         crop_size=test.crop_size,
+        opener=_opener(data),
     )
-    return DataLoader(dataset, batch_size=None, sampler=range(rank, len(table), size), **_loading(data))
+    return watched(dataset, _loading(data), batch_size=None, sampler=range(rank, len(table), size))
 
 
-def _loading(data: DataConfig) -> dict:
-    return {"num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
+def _opener(data: DataConfig) -> Opener:
+    return Opener(data.decoder, data.time_limit_seconds)
+
+
+def _loading(data: DataConfig) -> Loading:
+    return Loading(data.num_workers, data.start_method)

@@ -4,6 +4,7 @@ N batch, C channels, T frames, H height, W width, V views.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -14,25 +15,55 @@ from torch.utils.data import Dataset
 from nlvideo.data import sampling
 from nlvideo.data.annotations import VideoTable
 from nlvideo.data.decode import open_video
-from nlvideo.data.video import DecodeError, Video
+from nlvideo.data.video import DecodeError, SlowVideo, Video
+from nlvideo.data.watch import Watch
 
 MAX_ATTEMPTS = 20  # replacements for one sample; so many bad videos in a row mean a bad collection
 
 
-class Clip(NamedTuple):
-    """One sample. `failures` names the videos that could not be decoded on the way to it, with their reasons."""
+class Failure(NamedTuple):
+    """A video that a sample was to come from and that could not be decoded."""
 
-    frames: Tensor  # (T, H, W, C) uint8
+    video: int  # index in the table
+    epoch: int  # of the sample; 0 outside training
+    reason: str
+    replaced_by: int | None  # the video taken instead; None where there is no replacement
+    slow: bool = False  # it took longer than allowed
+
+
+class Clip(NamedTuple):
+    """One sample; `failures` tells what was tried before it."""
+
+    frames: Tensor  # (T, H, W, C) uint8; T = 0 if there is none
     target: int
     video: int  # index in the table
-    failures: list[DecodeError]
+    failures: list[Failure]
 
 
 class Batch(NamedTuple):
     clips: Tensor  # (N, C, T, H, W) uint8, channels last in memory
     targets: Tensor  # (N,) int64
     videos: Tensor  # (N,) int64, indices in the table
-    failures: list[DecodeError]
+    failures: list[Failure]
+
+
+class Opener:
+    """Opens videos for the data sets below: with which decoder, and how long one may take.
+
+    Args:
+        decoder: a key of nlvideo.data.decode.DECODERS.
+        time_limit: seconds that a video may take, seen between packets; None is no limit. A worker that hangs, where
+            nothing is seen, ends itself a little later, and `watch` tells at which video.
+    """
+
+    def __init__(self, decoder: str = "pyav", time_limit: float | None = None):
+        self.decoder, self.time_limit = decoder, time_limit
+        self.watch = Watch(None if time_limit is None else 1.5 * time_limit + 5)
+
+    @contextmanager
+    def __call__(self, path: str) -> Iterator[Video]:
+        with self.watch.at(path), open_video(path, self.decoder, self.time_limit) as video:
+            yield video
 
 
 class TrainClips(Dataset):
@@ -41,7 +72,9 @@ class TrainClips(Dataset):
     Each clip is num_frames frames from a random window, its short side drawn evenly from scale_range, cropped at
     random to crop_size and, if `flip`, mirrored with probability 1/2 (Sec. 4.1).
 
-    A video that cannot be decoded is replaced by another one, drawn from the sample's own random numbers.
+    A video that cannot be decoded is replaced by another one, drawn from the sample's own random numbers. So is one
+    that takes too long, if `skip_slow`, else that raises SlowVideo. Those marked in `skipped`, (videos,) bool, are not
+    even opened.
     """
 
     def __init__(
@@ -54,8 +87,13 @@ class TrainClips(Dataset):
         crop_size: int,
         flip: bool,
         seed: int,
+        opener: Opener | None = None,
+        skip_slow: bool = False,
+        skipped: Tensor | None = None,
     ):
         self.table, self.seed = table, seed
+        self.opener, self.skip_slow = opener or Opener(), skip_slow
+        self.skipped = torch.zeros(len(table), dtype=torch.bool) if skipped is None else skipped
         self.num_frames, self.frame_stride = num_frames, frame_stride
         self.scale_range, self.crop_size, self.flip = scale_range, crop_size, flip
 
@@ -70,13 +108,23 @@ class TrainClips(Dataset):
             if attempt:
                 video = int(rng.integers(len(self.table)))
             try:
-                return Clip(self._read(video, rng), int(self.table.targets[video]), video, failures)
-            except DecodeError as error:
-                failures.append(error)
-        raise RuntimeError(f"{MAX_ATTEMPTS} videos in a row could not be decoded, the last: {failures[-1]}")
+                if self.skipped[video]:
+                    failures.append(Failure(video, epoch, "skipped, because it took too long before", None, True))
+                    continue
+                clip = self._read(video, rng)
+            except (DecodeError, SlowVideo) as error:
+                slow = isinstance(error, SlowVideo)
+                if slow and not self.skip_slow:
+                    raise
+                failures.append(Failure(video, epoch, error.reason, None, slow))
+            else:
+                failures = [failure._replace(replaced_by=video) for failure in failures]
+                return Clip(clip, int(self.table.targets[video]), video, failures)
+        last = f"{self.table.path(failures[-1].video)}: {failures[-1].reason}"
+        raise RuntimeError(f"{MAX_ATTEMPTS} videos in a row could not be decoded, the last: {last}")
 
     def _read(self, index: int, rng: np.random.Generator) -> Tensor:
-        with open_video(self.table.path(index)) as video:
+        with self.opener(self.table.path(index)) as video:
             start = sampling.sample_start(rng, video.num_frames, self.num_frames, self.frame_stride)
             wanted = sampling.clip_indices(start, video.num_frames, self.num_frames, self.frame_stride)
             short_side = int(rng.integers(self.scale_range[0], self.scale_range[1], endpoint=True))
@@ -94,8 +142,17 @@ class CenterClips(Dataset):
     An undecodable video gives a clip without frames (T = 0) and its failure.
     """
 
-    def __init__(self, table: VideoTable, *, num_frames: int, frame_stride: int, short_side: int, crop_size: int):
-        self.table = table
+    def __init__(
+        self,
+        table: VideoTable,
+        *,
+        num_frames: int,
+        frame_stride: int,
+        short_side: int,
+        crop_size: int,
+        opener: Opener | None = None,
+    ):
+        self.table, self.opener = table, opener or Opener()
         self.num_frames, self.frame_stride = num_frames, frame_stride
         self.short_side, self.crop_size = short_side, crop_size
 
@@ -105,15 +162,14 @@ class CenterClips(Dataset):
     def __getitem__(self, index: int) -> Clip:
         target = int(self.table.targets[index])
         try:
-            with open_video(self.table.path(index)) as video:
-                (start,) = sampling.clip_starts("uniform", 1, video.num_frames, self.num_frames, self.frame_stride)
-                wanted = sampling.clip_indices(start, video.num_frames, self.num_frames, self.frame_stride)
+            with self.opener(self.table.path(index)) as video:
+                (wanted,) = sampling.view_indices("uniform", 1, video.num_frames, self.num_frames, self.frame_stride)
                 size = sampling.resized_size(video.height, video.width, self.short_side)
                 ((top, left),) = sampling.crop_offsets(1, *size, self.crop_size)
                 clip = _read_clip(video, wanted, size, (top, left, self.crop_size, self.crop_size))
         except DecodeError as error:
             empty = torch.empty(0, self.crop_size, self.crop_size, 3, dtype=torch.uint8)
-            return Clip(empty, target, index, [error])
+            return Clip(empty, target, index, [Failure(index, 0, error.reason, None)])
         return Clip(clip, target, index, [])
 
 
@@ -126,7 +182,7 @@ class VideoViews(NamedTuple):
     crop_size: int
     target: int
     video: int
-    failures: list[DecodeError]
+    failures: list[Failure]
 
     @property
     def num_views(self) -> int:
@@ -160,8 +216,9 @@ class MultiViews(Dataset):
         clip_sampling: str,
         short_side: int,
         crop_size: int,
+        opener: Opener | None = None,
     ):
-        self.table = table
+        self.table, self.opener = table, opener or Opener()
         self.num_frames, self.frame_stride = num_frames, frame_stride
         self.num_clips, self.num_crops, self.clip_sampling = num_clips, num_crops, clip_sampling
         self.short_side, self.crop_size = short_side, crop_size
@@ -172,18 +229,16 @@ class MultiViews(Dataset):
     def __getitem__(self, index: int) -> VideoViews:
         target = int(self.table.targets[index])
         try:
-            with open_video(self.table.path(index)) as video:
-                starts = sampling.clip_starts(
-                    self.clip_sampling, self.num_clips, video.num_frames, self.num_frames, self.frame_stride
-                )
-                wanted = np.stack(
-                    [sampling.clip_indices(s, video.num_frames, self.num_frames, self.frame_stride) for s in starts]
+            with self.opener(self.table.path(index)) as video:
+                wanted = sampling.view_indices(
+                    self.clip_sampling, self.num_clips, video.num_frames, self.num_frames, self.frame_stride, video.fps
                 )
                 unique, position = np.unique(wanted, return_inverse=True)
                 size = sampling.resized_size(video.height, video.width, self.short_side)
                 frames = video.read(unique, size)
         except DecodeError as error:
-            return VideoViews(torch.empty(0), torch.empty(0), [], self.crop_size, target, index, [error])
+            failures = [Failure(index, 0, error.reason, None)]
+            return VideoViews(torch.empty(0), torch.empty(0), [], self.crop_size, target, index, failures)
         crops = sampling.crop_offsets(self.num_crops, *size, self.crop_size)
         frame_index = torch.from_numpy(position.reshape(wanted.shape))
         return VideoViews(frames, frame_index, crops, self.crop_size, target, index, [])

@@ -27,7 +27,7 @@ class DecordVideo(Video):
     def __init__(self, path: str | os.PathLike, time_limit: float | None = None):
         with PyavVideo(path, time_limit) as probe:
             self.path, self.num_frames = probe.path, probe.num_frames
-            self.height, self.width = probe.height, probe.width
+            self.height, self.width, self.fps = probe.height, probe.width, probe.fps
             refused = _refused(probe)
         if refused:
             raise DecodeError(self.path, f"decord would give wrong frames: {refused}; use data.decoder=pyav")

@@ -86,6 +86,7 @@ class PyavVideo(Video):
         self.timed = not counted
         self._times = np.sort(np.array(times, np.int64)) if self.timed else None
         self._keyframes = np.sort(np.array(keyframes, np.int64)) if self.timed else None
+        self.fps = float(self._stream.average_rate or 30)
         self.codec = self._stream.codec_context.codec.name
         self.reordered = self.timed and times != sorted(times)
         self.open_gops = self.timed and self._has_leading_frames(times, keyframes)

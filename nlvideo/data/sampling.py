@@ -7,7 +7,7 @@ the first of every frame_stride frames of it. Frames past the end of a short vid
 
 import numpy as np
 
-CLIP_SAMPLINGS = ("uniform", "vnl")
+CLIP_SAMPLINGS = ("uniform", "vnl", "slowfast", "mmaction", "mmaction_dense")
 NUM_CROPS = (1, 3)
 
 
@@ -26,21 +26,43 @@ def sample_start(rng: np.random.Generator, num_video_frames: int, num_frames: in
     return int(rng.integers(0, max(num_video_frames - num_frames * frame_stride, 0), endpoint=True))
 
 
-def clip_starts(sampling: str, num_clips: int, num_video_frames: int, num_frames: int, frame_stride: int) -> list[int]:
-    """Returns the starts of num_clips test clips, ascending.
+def view_indices(
+    sampling: str, num_clips: int, num_video_frames: int, num_frames: int, frame_stride: int, fps: float = 30.0
+) -> np.ndarray:
+    """Returns the frame indices (num_clips, num_frames) of the test clips, in the order of their starts.
 
-    "uniform" spreads them evenly from the first to the last start that keeps the window inside the video (one
-    clip: the centre one). "vnl" is the authors' grid, floor(j * frames / clips), whose last clips run over the
-    end and loop.
+    A checkpoint is scored as it was trained with one of CLIP_SAMPLINGS:
+    - "uniform": starts spread evenly from the first to the last one that keeps the window of num_frames *
+      frame_stride inside the video; a single clip is the centre one.
+    - "vnl": the authors' grid, floor(j * frames / clips), whose last clips run over the end and loop.
+    - "slowfast": PySlowFast's. A window of num_frames * frame_stride / 30 seconds at `fps`, starting at every
+      1 / clips of the way to the last start, which is not reached; frames spread over the window from its first to
+      its last, so that a stride of 8 becomes 9 (decoder.py); past the end the last frame is repeated.
+    - "mmaction": mmaction2's SampleFrames. As "uniform" for a window that ends with its last frame taken,
+      (num_frames - 1) * frame_stride + 1 (loading.py).
+    - "mmaction_dense": mmaction2's DenseSampleFrames. Starts spread over a window of 64 frames, whatever the clip
+      takes, rounded down (loading.py).
+    The others loop over a video that is shorter than its window.
     """
+    window = num_frames * frame_stride
+    if sampling == "slowfast":
+        length = max(1.0, window / 30 * fps)
+        starts = max(num_video_frames - length, 0.0) * np.arange(num_clips) / num_clips
+        spread = np.linspace(starts, starts + length - 1, num_frames, axis=1)
+        return np.clip(spread, 0, num_video_frames - 1).astype(np.int64)
     if sampling == "vnl":
-        return [j * num_video_frames // num_clips for j in range(num_clips)]
-    if sampling == "uniform":
-        last = max(num_video_frames - num_frames * frame_stride, 0)
-        if num_clips == 1:
-            return [last // 2]
-        return [(2 * j * last + num_clips - 1) // (2 * (num_clips - 1)) for j in range(num_clips)]  # rounds half up
-    raise ValueError(f"clip sampling {sampling!r} is unknown. Choose from: {', '.join(CLIP_SAMPLINGS)}.")
+        starts = np.arange(num_clips) * num_video_frames // num_clips
+    elif sampling == "uniform":
+        last = max(num_video_frames - window, 0)
+        starts = [last // 2] if num_clips == 1 else np.arange(num_clips) * last / (num_clips - 1) + 0.5
+    elif sampling == "mmaction":
+        last = max(num_video_frames - window + frame_stride - 1, 0)
+        starts = [last // 2] if num_clips == 1 else np.round(np.arange(num_clips) * (last / (num_clips - 1)))
+    elif sampling == "mmaction_dense":
+        starts = np.linspace(0, max(num_video_frames - 64, 0), num_clips, dtype=np.int64)
+    else:
+        raise ValueError(f"clip sampling {sampling!r} is unknown. Choose from: {', '.join(CLIP_SAMPLINGS)}.")
+    return np.stack([clip_indices(int(start), num_video_frames, num_frames, frame_stride) for start in starts])
 
 
 def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:

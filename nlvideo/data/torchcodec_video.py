@@ -24,7 +24,7 @@ class TorchcodecVideo(Video):
     def __init__(self, path: str | os.PathLike, time_limit: float | None = None):
         with PyavVideo(path, time_limit) as probe:
             self.path, self.num_frames = probe.path, probe.num_frames
-            self.height, self.width = probe.height, probe.width
+            self.height, self.width, self.fps = probe.height, probe.width, probe.fps
         try:
             self._decoder = VideoDecoder(
                 self.path, seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu"

@@ -22,11 +22,12 @@ class DecodeError(RuntimeError):
 
 
 class SlowVideo(RuntimeError):
-    """Decoding a video took longer than allowed. Has `path` and `seconds`, the limit."""
+    """Decoding a video took longer than allowed. Has `path`, `seconds`, the limit, and `reason`."""
 
     def __init__(self, path: str, seconds: float):
-        super().__init__(f"{path}: decoding takes longer than {seconds:g} seconds")
         self.path, self.seconds = path, seconds
+        self.reason = f"decoding takes longer than data.time_limit_seconds={seconds:g}"
+        super().__init__(f"{path}: {self.reason}")
 
     def __reduce__(self):
         return SlowVideo, (self.path, self.seconds)
@@ -40,10 +41,12 @@ class Video(abc.ABC):
     Attributes:
         num_frames: frames that it holds, counted, not guessed from rate and duration.
         height, width: of a frame, in pixels.
+        fps: average frames a second; 30 where nothing tells.
     """
 
     path: str
     num_frames: int
+    fps: float = 30.0
     height: int
     width: int
 

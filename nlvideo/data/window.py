@@ -6,48 +6,39 @@ F frames, H height, W width; colours are RGB.
 import math
 from typing import NamedTuple
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-REACH = 32  # source pixels that may be taken in front of the window to start at a fitting one
+TOLERANCE = 1 / 32  # of an output pixel: how far a window may lie from where it should
 
 
 class Span(NamedTuple):
     """One axis of a window: the source pixels first .. stop - 1 hold what `length` output pixels are made of.
 
-    Resizing them by 1 / scale gives those output pixels after `skip` others.
+    They stand behind `skip` others when those source pixels are resized by size / total.
     """
 
     first: int
     stop: int
     skip: int
     length: int
-    scale: float  # source pixels to one output pixel
-    whole: int  # output pixels of the whole axis if all of the source is taken, else 0
+    size: int  # output pixels of the whole axis
+    total: int  # source pixels of the whole axis
 
 
 def span(offset: int, length: int, size: int, total: int) -> Span:
     """Returns what the output pixels offset .. offset + length - 1 of `size` need of the `total` source pixels.
 
     Output pixel k lies at (k + 1/2) * scale - 1/2 of the source, so a part that starts at `first` gives the same grid
-    only if first / scale is whole. Of the even starts (colour planes have half the resolution) close to the window
-    the one that comes nearest to this is taken; the rest, a small part of a pixel, is the error of this module.
+    only if first / scale is whole. Taken is the last start in front of the window for which it is to within TOLERANCE,
+    and which is even, as colour planes have half the resolution. 0 always is.
     """
     scale = total / size
-    if size <= length:
-        return Span(0, total, 0, length, scale, size)
-    wanted = offset * scale
-    if wanted <= REACH:
-        first = 0
-    else:
-        margin = max(1.0, scale)  # half the width of the antialiasing filter
-        latest = int(wanted - margin)
-        starts = range(max(0, latest - REACH) // 2 * 2, latest + 1, 2)
-        first = min(starts, key=lambda start: abs(start / scale - round(start / scale)))
-    stop = math.ceil((offset + length) * scale + max(1.0, scale)) + 1
-    stop = min(total, stop + stop % 2)
-    whole = size if (first, stop) == (0, total) else 0
-    return Span(first, stop, offset - round(first / scale), length, scale, whole)
+    margin = max(1.0, scale)  # half the width of the antialiasing filter
+    stop = math.ceil((offset + length) * scale + margin) + 1
+    latest = max(0, int(offset * scale - margin))
+    first = next(s for s in range(latest // 2 * 2, -1, -2) if abs(s / scale - round(s / scale)) <= TOLERANCE)
+    return Span(first, min(total, stop + stop % 2), offset - round(first / scale), length, size, total)
 
 
 def resize_part(part: Tensor, rows: Span, columns: Span) -> Tensor:
@@ -56,10 +47,12 @@ def resize_part(part: Tensor, rows: Span, columns: Span) -> Tensor:
     Bilinear with antialiasing, as the whole frame would be resized with
     `F.interpolate(..., mode="bilinear", antialias=True)`.
     """
-    if rows.scale != 1 or columns.scale != 1:
-        # F.interpolate rounds the size it makes down; the last digits of 1 / scale must not take a pixel from it
-        how = {"scale_factor": ((1 + 1e-9) / rows.scale, (1 + 1e-9) / columns.scale)}
-        if rows.whole and columns.whole:
-            how = {"size": (rows.whole, columns.whole)}
-        part = F.interpolate(part.permute(0, 3, 1, 2), mode="bilinear", antialias=True, **how).permute(0, 2, 3, 1)
-    return part[:, rows.skip : rows.skip + rows.length, columns.skip : columns.skip + columns.length]
+    spans = (rows, columns)
+    made = [s.skip + s.length for s in spans]
+    if any(s.size != s.total for s in spans):
+        # What F.interpolate calls. Of size and scale it passes on one only, and a part needs both: its size is not
+        # its number of pixels times the scale, rounded down.
+        scales = [s.size / s.total for s in spans]
+        part = torch.ops.aten._upsample_bilinear2d_aa(part.permute(0, 3, 1, 2), made, False, *scales)
+        part = part.permute(0, 2, 3, 1)
+    return part[:, rows.skip : made[0], columns.skip : made[1]]

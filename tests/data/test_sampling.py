@@ -4,30 +4,79 @@ import pytest
 from nlvideo.data import sampling
 
 
+def starts(name, num_clips=10, frames=300, num_frames=32, stride=2, **fps):
+    return sampling.view_indices(name, num_clips, frames, num_frames, stride, **fps)[:, 0].tolist()
+
+
 @pytest.mark.parametrize(
-    ("name", "starts"),
+    ("name", "expected"),
     [
         ("uniform", [0, 26, 52, 79, 105, 131, 157, 184, 210, 236]),  # 0 to 300 - 64, both included
         ("vnl", [0, 30, 60, 90, 120, 150, 180, 210, 240, 270]),  # the last three run over the end
+        ("slowfast", [0, 23, 47, 70, 94, 118, 141, 165, 188, 212]),  # 236 * j / 10, cut off
+        ("mmaction", [0, 26, 53, 79, 105, 132, 158, 184, 211, 237]),  # 0 to 300 - 63
+        ("mmaction_dense", [0, 26, 52, 78, 104, 131, 157, 183, 209, 236]),
     ],
 )
-def test_starts_of_ten_clips_in_300_frames(name, starts):
-    assert sampling.clip_starts(name, 10, 300, 32, 2) == starts
+def test_starts_of_ten_clips_in_300_frames(name, expected):
+    assert starts(name) == expected
 
 
-def test_one_uniform_clip_is_the_centre_one():
-    assert sampling.clip_starts("uniform", 1, 300, 32, 2) == [118]
-    assert sampling.clip_starts("uniform", 1, 301, 32, 2) == [118]
+@pytest.mark.parametrize(
+    ("name", "clip", "expected"),
+    [
+        ("uniform", 9, list(range(236, 300, 2))),
+        ("vnl", 9, [*range(270, 300, 2), *range(0, 34, 2)]),
+        ("mmaction", 9, list(range(237, 300, 2))),
+        ("mmaction_dense", 9, list(range(236, 300, 2))),
+    ],
+)
+def test_clips_take_exact_strides(name, clip, expected):
+    assert sampling.view_indices(name, 10, 300, 32, 2)[clip].tolist() == expected
+
+
+def test_slowfasts_stride_is_nine_where_eight_is_said():
+    clips = sampling.view_indices("slowfast", 10, 300, 8, 8)
+    assert clips[0].tolist() == [0, 9, 18, 27, 36, 45, 54, 63]
+    assert clips[1].tolist() == [23, 32, 41, 50, 59, 68, 77, 86]  # from 23.6 on
+    assert sampling.view_indices("slowfast", 1, 300, 4, 16)[0].tolist() == [0, 21, 42, 63]
+
+
+def test_slowfasts_window_is_a_time():
+    assert sampling.view_indices("slowfast", 1, 300, 8, 8, fps=15)[0].tolist() == [0, 4, 8, 13, 17, 22, 26, 31]
+    assert starts("slowfast", fps=60) == [0, 17, 34, 51, 68, 86, 103, 120, 137, 154]  # (300 - 128) * j / 10
+
+
+def test_slowfast_repeats_the_last_frame_of_a_short_video():
+    assert sampling.view_indices("slowfast", 2, 40, 8, 8).tolist() == [[0, 9, 18, 27, 36, 39, 39, 39]] * 2
+
+
+def test_mmactions_dense_window_is_64_frames_whatever_the_clip_takes():
+    assert starts("mmaction_dense", stride=4) == starts("mmaction_dense")
+    assert sampling.view_indices("mmaction_dense", 10, 300, 32, 4)[9].tolist() == [
+        *range(236, 300, 4),
+        *range(0, 64, 4),
+    ]
+
+
+def test_mmaction_rounds_halves_to_even_numbers():
+    assert starts("mmaction", num_clips=3, frames=64) == [0, 0, 1]
+    assert starts("mmaction", num_clips=3, frames=66) == [0, 2, 3]
+
+
+def test_one_clip_is_the_centre_one():
+    assert starts("uniform", 1) == [118] and starts("uniform", 1, 301) == [118]
+    assert starts("mmaction", 1) == [118] and starts("mmaction", 1, 302) == [119]
 
 
 @pytest.mark.parametrize("frames", [1, 40, 63, 64])
 def test_videos_that_fit_one_window_give_the_same_uniform_clip_ten_times(frames):
-    assert sampling.clip_starts("uniform", 10, frames, 32, 2) == [0] * 10
+    assert starts("uniform", frames=frames) == [0] * 10
 
 
 def test_an_unknown_sampling_is_refused():
     with pytest.raises(ValueError, match="'dense' is unknown. Choose from: uniform, vnl"):
-        sampling.clip_starts("dense", 10, 300, 32, 2)
+        sampling.view_indices("dense", 10, 300, 32, 2)
 
 
 def test_a_clip_takes_every_second_frame_of_its_window():

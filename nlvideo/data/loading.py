@@ -1,0 +1,116 @@
+"""Worker processes that decode ahead of the network, in the order of the steps, and what is said when one is lost."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nlvideo.data.dataset import Batch, TrainClips, collate
+from nlvideo.data.watch import LostWorker
+from nlvideo.distributed import RunFailed
+
+
+class Loading(NamedTuple):
+    """How data are loaded; never what."""
+
+    num_workers: int
+    start_method: str | None = None  # of the workers: fork, spawn or forkserver; None is the platform's
+
+    def loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+        context = self.start_method if self.num_workers else None
+        return DataLoader(
+            dataset,
+            num_workers=self.num_workers,
+            multiprocessing_context=context,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+
+class StepSampler:
+    """Yields what this process reads for each step, as lists of (epoch, video), from `first_step` on.
+
+    The clips of all steps are one endless stream: every video once in the order drawn for epoch 0, then for
+    epoch 1, and so on. Step s takes the batch_size next ones of it, and each process an equal part of those, so
+    the data of a step do not depend on the number of processes, and any step can be the first.
+    """
+
+    def __init__(
+        self, num_videos: int, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int, size: int
+    ):
+        self.num_videos, self.batch_size, self.seed = num_videos, batch_size, seed
+        self.first_step, self.last_step, self.rank, self.size = first_step, last_step, rank, size
+
+    def __len__(self) -> int:
+        return self.last_step - self.first_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        share = self.batch_size // self.size
+        epoch, order = -1, None
+        for step in range(self.first_step, self.last_step):
+            first = step * self.batch_size + self.rank * share
+            keys = []
+            for position in range(first, first + share):
+                if position // self.num_videos != epoch:
+                    epoch = position // self.num_videos
+                    order = np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
+                keys.append((epoch, int(order[position % self.num_videos])))
+            yield keys
+
+
+def batches_of_steps(
+    dataset: TrainClips,
+    batch_size: int,
+    loading: Loading,
+    *,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    rank: int,
+    size: int,
+) -> Iterator[Batch]:
+    """Yields what StepSampler asks for.
+
+    A worker that hangs at a video takes the others with it. With skip_slow that video is marked, and new workers go
+    on from the step that was waited for.
+    """
+    step, num_videos = first_step, len(dataset)
+    while step < last_step:
+        place = {"first_step": step, "last_step": last_step, "rank": rank, "size": size}
+        sampler = StepSampler(num_videos, batch_size, seed=seed, **place)
+        loader = loading.loader(dataset, batch_sampler=sampler, collate_fn=collate)
+        try:
+            for batch in loader:
+                yield batch
+                step += 1
+        except RuntimeError as error:
+            lost = dataset.opener.watch.lost(str(error))
+            if lost is None or not lost.stack or not dataset.skip_slow:
+                raise _explained(error, lost) from None
+            dataset.skipped |= torch.tensor([dataset.table.path(i) == lost.path for i in range(num_videos)])
+
+
+def watched(dataset: Dataset, loading: Loading, **options: Any) -> Iterator[Any]:
+    """Yields what a DataLoader gives; a lost worker is named with its video."""
+    try:
+        yield from loading.loader(dataset, **options)
+    except RuntimeError as error:
+        raise _explained(error, dataset.opener.watch.lost(str(error))) from None
+
+
+def _explained(error: RuntimeError, lost: LostWorker | None) -> RuntimeError:
+    """Returns the error as RunFailed if it is about a video, otherwise as it is."""
+    if lost is not None and lost.path:
+        what = "hangs in" if lost.stack else "died in"
+        return RunFailed(f"Loading worker {lost.worker} {what} {lost.path}; {ADVICE}\n{lost.stack or error}")
+    if "SlowVideo" in str(error):  # the DataLoader's message holds the worker's number and stack
+        return RunFailed(f"{error}\n{ADVICE}")
+    return error
+
+
+ADVICE = (
+    "Take the file out of the list, give it more time with data.time_limit_seconds, or train on without it and "
+    "without reproducibility with data.skip_slow=true."
+)

@@ -1,0 +1,158 @@
+import itertools
+import os
+import time
+
+import pytest
+import torch
+from conftest import config_of_data as config_of
+
+from nlvideo.data import center_batches, train_batches, video_views
+from nlvideo.data.annotations import read_table
+from nlvideo.data.dataset import Opener, TrainClips
+from nlvideo.data.loading import Loading, StepSampler, batches_of_steps, watched
+from nlvideo.distributed import RunFailed
+
+
+def stream(batches):
+    return [(batch.videos.tolist(), batch.clips.sum((1, 2, 3, 4)).tolist()) for batch in batches]
+
+
+def batches_of(folder, rank=0, size=1, first_step=0, **changes):
+    table = read_table(str(folder), "train.csv", None)
+    skipped = torch.zeros(len(table), dtype=torch.bool)
+    steps = {"first_step": first_step, "last_step": 4, "rank": rank, "size": size}
+    return train_batches(config_of(folder, **changes), table, 4, skipped, seed=0, **steps)
+
+
+def test_clips_of_two_epochs_do_not_depend_on_workers_their_start_ranks_or_the_first_step(video_folder):
+    expected = stream(batches_of(video_folder))
+    assert len(expected) == 4  # 16 clips of 6 videos: two epochs and a part
+    assert stream(batches_of(video_folder, num_workers=1)) == expected
+    assert stream(batches_of(video_folder, num_workers=4)) == expected
+    for method in ("fork", "spawn", "forkserver"):
+        assert stream(batches_of(video_folder, num_workers=2, start_method=method)) == expected
+    assert stream(batches_of(video_folder, first_step=2)) == expected[2:]
+    halves = [stream(batches_of(video_folder, rank=rank, size=2)) for rank in (0, 1)]
+    joined = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(*halves, strict=True)]
+    assert joined == expected
+
+
+def test_batches_are_channels_last_without_a_copy(video_folder):
+    batch = next(iter(batches_of(video_folder)))
+    assert batch.clips.shape == (4, 3, 4, 40, 40)
+    assert batch.clips.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_each_epoch_takes_every_video_once_in_another_order():
+    sampler = StepSampler(7, 3, seed=0, first_step=0, last_step=7, rank=0, size=1)  # 21 clips: three epochs
+    keys = list(itertools.chain(*sampler))
+    epochs = [[video for epoch, video in keys if epoch == e] for e in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(7))] * 3
+    assert [epoch for epoch, _ in keys] == [0] * 7 + [1] * 7 + [2] * 7
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("build", [video_views, lambda *a, **k: center_batches(*a, 2, **k)])
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_evaluation_takes_every_video_once_for_any_number_of_processes(video_folder, build, size):
+    table = read_table(str(video_folder), "val.csv", None)
+    seen = []
+    for rank in range(size):
+        for item in build(config_of(video_folder), table, rank=rank, size=size):
+            seen += item.videos.tolist() if hasattr(item, "videos") else [item.video]
+    assert sorted(seen) == list(range(len(table)))
+
+
+class SlowClips(TrainClips):
+    """Clips of which one video's take long: in Python, where the decoder notices, or deep inside a C call."""
+
+    slow_video, hangs = 2, False
+
+    def _read(self, index, rng):
+        with self.opener(self.table.path(index)) as video:
+            if index == self.slow_video:
+                if self.hangs:
+                    time.sleep(60)
+                video._deadline.end = 0  # what was allowed is over
+            return video.read([0], (48, 64), (0, 0, 40, 40))
+
+
+def slow_clips(folder, hangs=False, **options):
+    table = read_table(str(folder), "train.csv", None)
+    opener = Opener(time_limit=30)
+    if hangs:
+        opener.watch.seconds = 1
+    settings = {"num_frames": 1, "frame_stride": 1, "scale_range": (48, 48), "crop_size": 40, "flip": False, "seed": 0}
+    clips = SlowClips(
+        table, opener=opener, skipped=torch.zeros(6, dtype=torch.bool).share_memory_(), **settings | options
+    )
+    clips.hangs = hangs
+    return clips
+
+
+def all_batches(clips, workers, first_step=0, last_step=4):
+    steps = {"first_step": first_step, "last_step": last_step, "rank": 0, "size": 1}
+    return list(batches_of_steps(clips, 4, Loading(workers), seed=0, **steps))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_slow_video_stops_the_run_with_its_file_and_stack(video_folder, workers):
+    error = RunFailed if workers else Exception
+    with pytest.raises(error, match="decoding takes longer than data.time_limit_seconds=30") as caught:
+        all_batches(slow_clips(video_folder), workers)
+    assert "a video 2.mp4" in str(caught.value)
+    if workers:
+        assert "worker process 0" in str(caught.value) and "_read" in str(caught.value)
+        assert "data.skip_slow=true" in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_slow_video_may_be_skipped_and_is_then_known(video_folder, workers):
+    clips = slow_clips(video_folder, skip_slow=True)
+    batches = all_batches(clips, workers)
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert failures and {failure.video for failure in failures} == {2} and all(f.slow for f in failures)
+    assert all(2 not in batch.videos for batch in batches) and all(len(batch.videos) == 4 for batch in batches)
+    clips.skipped[2] = True  # as the training loop does
+    again = [failure for batch in all_batches(clips, workers) for failure in batch.failures]
+    assert {failure.reason for failure in again} == {"skipped, because it took too long before"}
+    assert [f.replaced_by for f in again] == [f.replaced_by for f in failures]
+
+
+def test_a_worker_that_hangs_in_c_is_named_with_its_video_and_stack(video_folder):
+    with pytest.raises(RunFailed, match=r"Loading worker \d hangs in .*a video 2.mp4") as caught:
+        all_batches(slow_clips(video_folder, hangs=True), 2)
+    assert "Timeout" in str(caught.value) and "in _read" in str(caught.value)
+
+
+def test_training_goes_on_without_a_video_that_hangs_if_it_may(video_folder):
+    clips = slow_clips(video_folder, hangs=True, skip_slow=True)
+    batches = all_batches(clips, 2)
+    assert clips.skipped.tolist() == [False, False, True, False, False, False]
+    assert len(batches) == 4 and all(2 not in batch.videos for batch in batches)
+    reasons = {failure.reason for batch in batches for failure in batch.failures}
+    assert reasons == {"skipped, because it took too long before"}
+    expected = all_batches(slow_clips(video_folder, skip_slow=True), 0)
+    assert [b.videos.tolist() for b in batches] == [b.videos.tolist() for b in expected]
+
+
+class DyingClips(SlowClips):
+    def _read(self, index, rng):
+        with self.opener(self.table.path(index)):
+            if index == 2:
+                os.kill(os.getpid(), 11)
+        return torch.zeros(1, 40, 40, 3, dtype=torch.uint8)
+
+
+def test_a_worker_that_dies_is_named_with_its_video(video_folder):
+    clips = slow_clips(video_folder)
+    clips.__class__ = DyingClips
+    with pytest.raises(RunFailed, match=r"Loading worker \d died in .*a video 2.mp4"):
+        all_batches(clips, 2)
+
+
+def test_an_error_that_is_about_no_video_stays_what_it_is(video_folder):
+    clips = slow_clips(video_folder)
+    clips.table = None
+    with pytest.raises(AttributeError):
+        list(watched(clips, Loading(1), sampler=[(0, 0)], batch_size=None))
