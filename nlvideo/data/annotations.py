@@ -1,16 +1,20 @@
 """The field's lists of videos, read into one compact table."""
 
+import array
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from nlvideo.data.frame_folder import SUFFIXES as PICTURE_SUFFIXES
+
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
-_ROW = re.compile(r"(.*?)\s*[\s,]\s*(-?\d+)")  # path, then a space, comma or tab, then the label
+_ROW = re.compile(r"\s*(.*\S)[\s,]\s*(-?\d+)\s*")  # path, then a space, comma or tab, then the label
+_COUNTED = re.compile(r"(.*\S)[\s,]\s*\d+")  # path, then a number of frames
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,6 @@ class VideoTable:
     _text: np.ndarray  # all paths one after the other, UTF-8, uint8
     _ends: np.ndarray  # (videos,) int64, where each path ends in _text
 
-    @classmethod
-    def build(cls, root: str, source: str, classes: Sequence[str], names: list[str], targets: list[int]):
-        encoded = [os.fsencode(name) for name in names]
-        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        text = np.frombuffer(b"".join(encoded), np.uint8)
-        return cls(root, source, tuple(classes), np.array(targets, np.int64), text, ends)
-
     def __len__(self) -> int:
         return len(self.targets)
 
@@ -52,8 +49,8 @@ class VideoTable:
     def digest(self) -> str:
         """Returns a SHA-256 over the videos' names, their targets and the class names."""
         sha = hashlib.sha256("\n".join(self.classes).encode())
-        for array in (self._text, self._ends, self.targets):
-            sha.update(array.tobytes())
+        for part in (self._text, self._ends, self.targets):
+            sha.update(part.tobytes())
         return sha.hexdigest()
 
     def check_files(self) -> None:
@@ -68,8 +65,9 @@ class VideoTable:
 def read_table(root: str, source: str, classes: Sequence[str] | None, num_classes: int | None = None) -> VideoTable:
     """Returns the videos of a list file or of a folder tree `class/video.mp4`.
 
-    A list has one `path label` a line, separated by a space, a comma or a tab; paths may hold spaces; a first line
-    without a number at its end is a header.
+    A list has one `path label` a line, separated by a space, a comma or a tab, as PySlowFast and mmaction2 have it;
+    paths may hold spaces; a first line without a number at its end is a header. A path is a file or a folder of
+    frames; with these mmaction2's lists have `path number_of_frames label`, which is known by the first line.
 
     Args:
         root: folder of the data set; `source` and the list's paths are relative to it unless absolute.
@@ -87,33 +85,64 @@ def read_table(root: str, source: str, classes: Sequence[str] | None, num_classe
         return _read_tree(place, classes)
     if not place.is_file():
         raise FileNotFoundError(f"The list {place} does not exist (data.root={root}).")
-    names, targets, lines = [], [], []
+    columns = _Columns()
     try:
-        text = place.read_text(encoding="utf-8-sig")
+        with open(place, encoding="utf-8-sig") as file:
+            _read_rows(file, place, root, columns)
     except UnicodeDecodeError as error:
         raise ValueError(f"{place} is not a text file in UTF-8: {error.reason} at byte {error.start}.") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        match = _ROW.fullmatch(line.strip())
-        if match is None:
-            if number == 1 and not any(suffix in line.lower() for suffix in VIDEO_SUFFIXES):
-                continue  # the header
-            raise ValueError(f"{place}, line {number}: {line.strip()!r} is not `path label` with an integer label.")
-        names.append(match[1].strip('"'))
-        targets.append(int(match[2]))
-        lines.append(number)
-    if not names:
+    if not columns.targets:
         raise ValueError(f"{place} lists no video.")
     if classes is None:
-        classes = [str(i) for i in range(max(targets) + 1 if num_classes is None else num_classes)]
-    for name, target, number in zip(names, targets, lines, strict=True):
-        if not 0 <= target < len(classes):
-            raise ValueError(
-                f"{place}, line {number}: label {target} of {name} is out of range; there are {len(classes)} classes, "
-                f"so labels go from 0 to {len(classes) - 1}."
-            )
-    return VideoTable.build(str(root), str(place), classes, names, targets)
+        classes = [str(i) for i in range(max(columns.targets) + 1 if num_classes is None else num_classes)]
+    table = columns.table(root, place, classes)
+    outside = np.flatnonzero((table.targets < 0) | (table.targets >= len(classes)))
+    if len(outside):
+        row = int(outside[0])
+        raise ValueError(
+            f"{place}, line {columns.lines[row]}: label {table.targets[row]} of {table.name(row)} is out of range; "
+            f"there are {len(classes)} classes, so labels go from 0 to {len(classes) - 1}."
+        )
+    return table
+
+
+class _Columns:
+    """A table that grows row by row, without an object for each."""
+
+    def __init__(self):
+        self.text, self.ends = bytearray(), array.array("q")
+        self.targets, self.lines = array.array("q"), array.array("q")
+
+    def add(self, name: str, target: int, line: int = 0) -> None:
+        self.text += os.fsencode(name)
+        self.ends.append(len(self.text))
+        self.targets.append(target)
+        self.lines.append(line)
+
+    def table(self, root: str | Path, source: Path, classes: Sequence[str]) -> VideoTable:
+        arrays = (np.array(self.targets), np.frombuffer(bytes(self.text), np.uint8), np.array(self.ends))
+        return VideoTable(str(root), str(source), tuple(classes), *arrays)
+
+
+def _read_rows(file: Iterable[str], place: Path, root: str, columns: _Columns) -> None:
+    counted = None  # whether a number of frames stands between path and label, as the first row shows
+    for number, line in enumerate(file, 1):
+        match = _ROW.fullmatch(line)
+        if match is None:
+            if not line.strip() or (number == 1 and not any(suffix in line.lower() for suffix in VIDEO_SUFFIXES)):
+                continue  # empty, or the header
+            raise ValueError(f"{place}, line {number}: {line.strip()!r} is not `path label` with an integer label.")
+        name = match[1].rstrip(", \t")
+        if counted is None:
+            counted = _COUNTED.fullmatch(name) is not None and not Path(root, name).exists()
+        if counted:
+            path = _COUNTED.fullmatch(name)
+            if path is None:
+                raise ValueError(
+                    f"{place}, line {number}: {line.strip()!r} is not `path number_of_frames label` as the first line."
+                )
+            name = path[1].rstrip(", \t")
+        columns.add(name.strip('"'), int(match[2]), number)
 
 
 def _read_tree(place: Path, classes: Sequence[str] | None) -> VideoTable:
@@ -125,15 +154,25 @@ def _read_tree(place: Path, classes: Sequence[str] | None) -> VideoTable:
     strange = [name for name in folders if name not in label]
     if strange:
         raise ValueError(f"{place}: the folders {', '.join(strange[:5])} are none of the {len(classes)} classes.")
-    names, targets = [], []
+    columns = _Columns()
     for folder in folders:
-        for file in sorted((place / folder).rglob("*")):
-            if file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith("."):
-                names.append(str(file.relative_to(place)))
-                targets.append(label[folder])
-    if not names:
-        raise ValueError(f"{place} holds no video with one of the endings {' '.join(VIDEO_SUFFIXES)}.")
-    return VideoTable.build(str(place), str(place), classes, names, targets)
+        for video in sorted(videos_below(place / folder)):
+            columns.add(str(video.relative_to(place)), label[folder])
+    if not columns.targets:
+        raise ValueError(
+            f"{place} holds no video with one of the endings {' '.join(VIDEO_SUFFIXES)} and no folder of frames."
+        )
+    return columns.table(place, place, classes)
+
+
+def videos_below(folder: Path) -> Iterator[Path]:
+    """Yields the video files below a folder, and the folders below it that hold frames as pictures."""
+    for below, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = [name for name in files if not name.startswith(".")]
+        yield from (Path(below, name) for name in shown if Path(name).suffix.lower() in VIDEO_SUFFIXES)
+        if Path(below) != folder and any(Path(name).suffix.lower() in PICTURE_SUFFIXES for name in shown):
+            yield Path(below)
 
 
 def read_classes(path: str | Path) -> list[str]:

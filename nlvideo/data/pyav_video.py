@@ -1,6 +1,8 @@
 """The default decoder: PyAV, decoding only what is needed."""
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 
 import av
@@ -19,6 +21,7 @@ SKIPPABLE_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video")
 # behind the keyframe asked for. In these, frames are counted from the first.
 COUNTED_FORMATS = ("avi", "mpegts", "mpeg")
 ROTATING_FORMATS = ("mov", "mp4", "matroska", "webm")  # can say that their frames are to be turned
+TRIM_EVERY = 200  # videos; it takes some milliseconds
 CROPPABLE = ("yuv420p", "yuvj420p")  # the window is cut out before the conversion to RGB; other formats after it
 
 
@@ -34,6 +37,7 @@ class PyavVideo(Video):
         open_gops: some are shown before the keyframe that they are stored behind.
         turns: quarter turns, counter-clockwise, that make the stored frames upright.
         bit_depth: bits of a colour.
+        num_keyframes, largest_gap: keyframes, and the most frames from one to the next or to the end.
 
     Raises:
         DecodeError: the file is missing, is no video, ends early, or its frames have no usable order.
@@ -59,6 +63,7 @@ class PyavVideo(Video):
 
     def close(self) -> None:
         self._container.close()
+        _give_memory_back()
 
     def _read_index(self) -> None:
         """Reads every packet's time, without decoding: index i is the frame with the i-th smallest one."""
@@ -66,7 +71,12 @@ class PyavVideo(Video):
             raise DecodeError(self.path, "no video stream")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "NONE"
-        times, keyframes, discarded, end = [], [], 0, 0
+        if self._stream.codec_context is None:
+            raise DecodeError(self.path, "there is no decoder for its video stream")
+        self._stream.codec_context.options = {
+            "err_detect": "crccheck+explode"
+        }  # an error is one, not something to paint over
+        times, keyframes, key_places, damaged, discarded, end = [], [], [], [], 0, 0
         for packet in self._container.demux(self._stream):
             self._deadline.check()
             if packet.size == 0:  # the flushing packet
@@ -75,14 +85,19 @@ class PyavVideo(Video):
             if packet.is_discard:  # frames cut off by an edit list
                 discarded += 1
                 continue
-            times.append(packet.pts)
+            if packet.is_corrupt:
+                damaged.append(len(times))
             if packet.is_keyframe:
                 keyframes.append(packet.pts)
+                key_places.append(len(times))
+            times.append(packet.pts)
         if not times:
             raise DecodeError(self.path, "the video stream holds no frames")
         self._check_end(len(times) + discarded, end)
         formats = self._container.format.name.split(",")
         counted = any(name in COUNTED_FORMATS for name in formats) or None in times or len(set(times)) < len(times)
+        if counted and damaged and damaged[0] < len(times) - 1:  # the last one may be cut
+            raise DecodeError(self.path, f"packet {damaged[0]} is damaged, and without times the others do not count")
         self.timed = not counted
         self._times = np.sort(np.array(times, np.int64)) if self.timed else None
         self._keyframes = np.sort(np.array(keyframes, np.int64)) if self.timed else None
@@ -91,6 +106,8 @@ class PyavVideo(Video):
         self.reordered = self.timed and times != sorted(times)
         self.open_gops = self.timed and self._has_leading_frames(times, keyframes)
         self.num_frames = len(times)
+        self.num_keyframes = len(key_places)
+        self.largest_gap = max(np.diff([*key_places, len(times)]), default=len(times))
 
     def _has_leading_frames(self, times: list[int], keyframes: list[int]) -> bool:
         stored, keys = np.array(times), np.isin(times, keyframes)
@@ -107,9 +124,9 @@ class PyavVideo(Video):
                 hours, minutes, seconds = (float(part) for part in said.split(":"))
             except ValueError:
                 return
-            said_seconds, seconds = 3600 * hours + 60 * minutes + seconds, float(end * self._stream.time_base)
-            if seconds < 0.98 * said_seconds - 0.5:
-                raise DecodeError(self.path, f"the file ends after {seconds:.2f} of {said_seconds:.2f} seconds")
+            said, found = 3600 * hours + 60 * minutes + seconds, float(end * self._stream.time_base)
+            if found < said - 1.5 / float(self._stream.average_rate or 1):
+                raise DecodeError(self.path, f"the file ends after {found:.2f} of {said:.2f} seconds")
 
     def _read_size(self) -> None:
         context = self._stream.codec_context
@@ -147,22 +164,38 @@ class PyavVideo(Video):
     def _read_part(self, indices: np.ndarray, rows: Span, columns: Span) -> Tensor:
         height, width = rows.stop - rows.first, columns.stop - columns.first
         part = torch.empty(len(indices), height, width, 3, dtype=torch.uint8)
-        convert, found = _Converter(self.turns, rows, columns), 0
-        try:
-            for frame in self._decode(indices):
-                if frame.is_corrupt:
-                    raise DecodeError(self.path, f"frame {indices[found]} is damaged")
-                if {frame.height, frame.width} != {self.height, self.width}:
-                    raise DecodeError(self.path, f"frame {indices[found]} has another size")
-                convert(frame, part[found].numpy())
-                found += 1
-        except (av.FFmpegError, OSError) as error:
-            raise DecodeError(self.path, f"at frame {indices[found]}: {_reason(error)}") from None
-        if found < len(indices):
-            raise DecodeError(self.path, f"frame {indices[found]} of {self.num_frames} does not come")
+        convert = _Converter(self.turns, rows, columns)
+        for out, frame in zip(part, self.frames(indices), strict=True):
+            convert(frame, out.numpy())
         return part
 
-    def _decode(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
+    def frames(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
+        """Yields the wanted frames as they are stored.
+
+        Raises:
+            DecodeError, SlowVideo: as `read`.
+        """
+        found, from_start = 0, False
+        while found < len(indices):
+            try:
+                for frame in self._decode(indices[found:], from_start):
+                    if frame.is_corrupt:
+                        raise DecodeError(self.path, f"frame {indices[found]} is damaged")
+                    if {frame.height, frame.width} != {self.height, self.width}:
+                        raise DecodeError(self.path, f"frame {indices[found]} has another size")
+                    yield frame
+                    found += 1
+                if found < len(indices):
+                    raise DecodeError(self.path, f"frame {indices[found]} of {self.num_frames} does not come")
+            except (av.FFmpegError, OSError, DecodeError) as error:
+                if from_start or not self.timed:
+                    if isinstance(error, DecodeError):
+                        raise
+                    raise DecodeError(self.path, f"at frame {indices[found]}: {_reason(error)}") from None
+                # Decoding from a keyframe on can fail where nothing is damaged; the whole way decides.
+                from_start = True
+
+    def _decode(self, indices: np.ndarray, from_start: bool = False) -> Iterator[av.VideoFrame]:
         """Yields the wanted frames in order."""
         if not self.timed:
             yield from self._decode_counted(indices)
@@ -170,8 +203,10 @@ class PyavVideo(Video):
         pending = set(self._times[indices].tolist())
         context = self._stream.codec_context
         skippable = self.codec in SKIPPABLE_CODECS
-        for packet in self._packets_from(min(pending)):
+        for packet in self._packets_from(int(self._times[0]) if from_start else min(pending)):
             self._deadline.check()
+            if packet.is_corrupt:
+                raise DecodeError(self.path, f"the packet of {packet.time} seconds is damaged")
             if skippable:
                 context.skip_frame = "DEFAULT" if packet.size == 0 or packet.pts in pending else "NONREF"
             for frame in packet.decode():
@@ -195,7 +230,8 @@ class PyavVideo(Video):
             if first.pts is not None and first.pts <= time:
                 break
         yield first
-        yield from packets
+        # Frames shown before that keyframe need others before it; nothing needs them.
+        yield from (packet for packet in packets if packet.pts is None or first.pts is None or packet.pts >= first.pts)
 
     def _decode_counted(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         self._container.seek(0, stream=self._stream)
@@ -245,6 +281,19 @@ class _Converter:
 def _plane(plane, height: int, width: int) -> np.ndarray:
     """Returns a view (height, width) of a plane, without the bytes that its lines are padded with."""
     return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
+
+
+def _give_memory_back() -> None:
+    """Returns freed memory to the system now and then: FFmpeg's many aligned buffers of other sizes for every video
+    leave holes, which glibc keeps, 10 kB and more for each video, without end."""
+    global _num_closed
+    _num_closed += 1
+    if _num_closed % TRIM_EVERY == 0 and _trim is not None:
+        _trim(0)
+
+
+_num_closed = 0
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def _reason(error: Exception) -> str:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 
 from nlvideo.data.annotations import read_classes, read_table
@@ -108,3 +110,50 @@ def test_the_digest_follows_names_targets_and_classes(tmp_path):
     assert digest != table_of(tmp_path, "a.mp4 1\nb.mp4 0\n").digest()
     assert digest != table_of(tmp_path, "a.mp4 0\nc.mp4 1\n").digest()
     assert digest != table_of(tmp_path, "a.mp4 0\nb.mp4 1\n", ("b", "a", "c")).digest()
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "\t", ", ", " , "])
+def test_every_separator_of_the_field(tmp_path, separator):
+    (tmp_path / "list.txt").write_text(f"a b/c 1.mp4{separator}3\nd.mp4{separator}0\n")
+    table = read_table(str(tmp_path), "list.txt", None)
+    assert [table.name(i) for i in range(2)] == ["a b/c 1.mp4", "d.mp4"] and table.targets.tolist() == [3, 0]
+
+
+def test_mmactions_lists_of_frame_folders_have_a_number_of_frames_between(tmp_path):
+    (tmp_path / "frames.txt").write_text("abseiling/v 1 163 0\nzumba/v2 44 1\n")
+    table = read_table(str(tmp_path), "frames.txt", None)
+    assert [table.name(i) for i in range(2)] == ["abseiling/v 1", "zumba/v2"] and table.targets.tolist() == [0, 1]
+
+
+def test_a_folder_whose_name_ends_in_a_number_is_taken_as_it_is(tmp_path):
+    (tmp_path / "v 1").mkdir()
+    (tmp_path / "frames.txt").write_text("v 1 0\nv2 1\n")
+    table = read_table(str(tmp_path), "frames.txt", None)
+    assert [table.name(i) for i in range(2)] == ["v 1", "v2"]
+
+
+def test_rows_of_two_kinds_are_refused_with_their_line(tmp_path):
+    (tmp_path / "frames.txt").write_text("v1 163 0\nv2 1\n")
+    with pytest.raises(ValueError, match="line 2: 'v2 1' is not `path number_of_frames label` as the first line"):
+        read_table(str(tmp_path), "frames.txt", None)
+
+
+def test_a_tree_may_hold_folders_of_frames(tmp_path):
+    for name in ("run/v1/img_00001.jpg", "run/v2.mp4", "sit/v3/img_00001.png", "sit/v3/.hidden/img_1.png"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    table = read_table(str(tmp_path), "train", None)
+    assert [table.name(i) for i in range(len(table))] == ["run/v1", "run/v2.mp4", "sit/v3"]
+    assert table.targets.tolist() == [0, 0, 1]
+
+
+def test_many_rows_take_little_more_than_their_text(tmp_path):
+    rows = [f"class {i % 400}/{i:011d}_000010_000020.mp4 {i % 400}\n" for i in range(20_000)]
+    (tmp_path / "list.csv").write_text("".join(rows))
+    tracemalloc.start()
+    table = read_table(str(tmp_path), "list.csv", None)
+    size, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    text = sum(len(row) for row in rows)
+    assert len(table) == 20_000 and size < 2 * text and peak < 4 * text  # a list of str alone takes three times that
+    assert table.name(19_999) == "class 399/00000019999_000010_000020.mp4"

@@ -1,0 +1,145 @@
+"""One job for each of many videos, over processes and machines: for the tools that prepare and check collections."""
+
+import csv
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Outcome(NamedTuple):
+    item: Any
+    result: Any  # what the function returned; None if it failed
+    failure: str | None  # why it did
+
+
+def each(
+    function: Callable[[Any], Any], items: Sequence[Any], num_workers: int, time_limit: float | None = None
+) -> Iterator[Outcome]:
+    """Yields an Outcome for every item, as they come; a failure is that item's alone.
+
+    An exception, a process that dies inside a C library and one that takes longer than `time_limit` seconds are
+    failures; the process is replaced and the others go on.
+
+    Args:
+        function: can be pickled, as can the items and its results.
+    """
+    context = multiprocessing.get_context("spawn")  # FFmpeg and torch have threads, which a fork does not survive
+    waiting = iter(items)
+    workers = [_Worker(context, function) for _ in range(min(num_workers, len(items)))]
+    try:
+        for worker in workers:
+            worker.give(next(waiting))
+        while busy := [worker for worker in workers if worker.since is not None]:
+            ready = wait([worker.pipe for worker in busy], timeout=1)
+            for worker in busy:
+                if worker.pipe in ready:
+                    yield worker.take()
+                elif time_limit is not None and time.monotonic() - worker.since > time_limit:
+                    yield Outcome(worker.item, None, f"took longer than {time_limit:g} seconds")
+                    worker.replace()
+                else:
+                    continue
+                for item in waiting:
+                    worker.give(item)
+                    break
+                else:
+                    worker.since = None
+    finally:
+        for worker in workers:
+            worker.process.terminate()
+
+
+class _Worker:
+    def __init__(self, context, function: Callable):
+        self.context, self.function, self.since, self.item = context, function, None, None
+        self._start()
+
+    def _start(self) -> None:
+        self.pipe, other = self.context.Pipe()
+        self.process = self.context.Process(target=_work, args=(self.function, other), daemon=True)
+        self.process.start()
+        other.close()  # so that this end notices when the process is gone
+
+    def give(self, item: Any) -> None:
+        self.item, self.since = item, time.monotonic()
+        self.pipe.send(item)
+
+    def take(self) -> Outcome:
+        try:
+            result, failure = self.pipe.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            code = self.process.exitcode
+            self.replace()
+            return Outcome(
+                self.item, None, f"its process died with {f'signal {-code}' if code < 0 else f'code {code}'}"
+            )
+        return Outcome(self.item, result, failure)
+
+    def replace(self) -> None:
+        self.process.kill()
+        self.pipe.close()
+        self._start()
+
+
+def _work(function: Callable, pipe: Connection) -> None:
+    while True:
+        try:
+            item = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            answer = function(item), None
+        except Exception as error:
+            answer = None, getattr(error, "reason", None) or f"{type(error).__name__}: {error}"
+        pipe.send(answer)
+
+
+def shard(items: Sequence[Any], which: str) -> list[Any]:
+    """Returns every n-th item for which = "i/n", 1 <= i <= n.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    i, _, n = which.partition("/")
+    if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
+        raise ValueError(f"--shard {which}: give i/n with 1 <= i <= n, such as 2/8.")
+    return list(items[int(i) - 1 :: int(n)])
+
+
+class Records:
+    """A csv file with one line for each finished video, written as they finish, so that a killed job goes on.
+
+    A line that a kill cut in two is dropped when the file is opened again.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str]):
+        self.file, self.columns = file, columns
+        self.rows = read_records(file, columns) if file.exists() else []
+        partial = file.with_suffix(".part")
+        with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as out:
+            writer = csv.DictWriter(out, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        partial.replace(file)
+
+    def add(self, row: dict[str, Any]) -> None:
+        with open(self.file, "a", newline="", encoding="utf-8", errors="surrogateescape") as out:
+            csv.DictWriter(out, self.columns).writerow(row)
+        self.rows.append({key: str(value) for key, value in row.items()})
+
+
+def read_records(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the whole lines of a file of Records.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines(keepends=True))
+    if text and tuple(reader.fieldnames or ()) != tuple(columns):
+        raise ValueError(f"{file} has other columns than {', '.join(columns)}: it is not of this program or version.")
+    return [row for row in reader if None not in row and None not in row.values()]
