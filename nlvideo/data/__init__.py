@@ -77,6 +77,22 @@ def read_val_table(data: DataConfig, classes: Sequence[str]) -> VideoTable:
     return table
 
 
+def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int) -> TrainClips:
+    """Returns the training samples, see train_batches."""
+    return TrainClips(
+        table,
+        num_frames=data.num_frames,
+        frame_stride=data.frame_stride,
+        scale_range=tuple(data.scale_range),
+        crop_size=data.crop_size,
+        flip=data.flip,
+        seed=seed,
+        opener=_opener(data),
+        skip_slow=data.skip_slow,
+        skipped=skipped,
+    )
+
+
 def train_batches(
     data: DataConfig,
     table: VideoTable,
@@ -100,18 +116,7 @@ def train_batches(
     Raises:
         RunFailed: a video took too long or a worker died at it; with the video, the worker and its stack.
     """
-    dataset = TrainClips(
-        table,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        scale_range=tuple(data.scale_range),
-        crop_size=data.crop_size,
-        flip=data.flip,
-        seed=seed,
-        opener=_opener(data),
-        skip_slow=data.skip_slow,
-        skipped=skipped,
-    )
+    dataset = train_clips(data, table, skipped, seed=seed)
     steps = {"first_step": first_step, "last_step": last_step, "rank": rank, "size": size}
     return batches_of_steps(dataset, batch_size, _loading(data), seed=seed, **steps)
 

@@ -123,17 +123,42 @@ class TrainClips(Dataset):
         last = f"{self.table.path(failures[-1].video)}: {failures[-1].reason}"
         raise RuntimeError(f"{MAX_ATTEMPTS} videos in a row could not be decoded, the last: {last}")
 
+    def draw(self, epoch: int, wanted: int, attempt: int = 0) -> "Drawn":
+        """Returns what sample (epoch, wanted) takes; `attempt` counts the videos that could not be decoded before."""
+        rng = sampling.sample_rng(self.seed, epoch, wanted, attempt)
+        video = int(rng.integers(len(self.table))) if attempt else wanted
+        with self.opener(self.table.path(video)) as opened:
+            return self._draw(opened, rng)
+
+    def _draw(self, video: Video, rng: np.random.Generator) -> "Drawn":
+        start = sampling.sample_start(rng, video.num_frames, self.num_frames, self.frame_stride)
+        short_side = int(rng.integers(self.scale_range[0], self.scale_range[1], endpoint=True))
+        height, width = sampling.resized_size(video.height, video.width, short_side)
+        top = int(rng.integers(0, height - self.crop_size, endpoint=True))
+        left = int(rng.integers(0, width - self.crop_size, endpoint=True))
+        return Drawn(start, (height, width), (top, left), self.flip and rng.random() < 0.5)
+
     def _read(self, index: int, rng: np.random.Generator) -> Tensor:
         with self.opener(self.table.path(index)) as video:
-            start = sampling.sample_start(rng, video.num_frames, self.num_frames, self.frame_stride)
-            wanted = sampling.clip_indices(start, video.num_frames, self.num_frames, self.frame_stride)
-            short_side = int(rng.integers(self.scale_range[0], self.scale_range[1], endpoint=True))
-            height, width = sampling.resized_size(video.height, video.width, short_side)
-            top = int(rng.integers(0, height - self.crop_size, endpoint=True))
-            left = int(rng.integers(0, width - self.crop_size, endpoint=True))
-            mirrored = self.flip and rng.random() < 0.5
-            clip = _read_clip(video, wanted, (height, width), (top, left, self.crop_size, self.crop_size))
-        return clip.flip(2) if mirrored else clip
+            drawn = self._draw(video, rng)
+            wanted = sampling.clip_indices(drawn.start, video.num_frames, self.num_frames, self.frame_stride)
+            clip = _read_clip(video, wanted, drawn.size, (*drawn.offset, self.crop_size, self.crop_size))
+        return clip.flip(2) if drawn.mirrored else clip
+
+
+class Drawn(NamedTuple):
+    """The random choices of a training sample."""
+
+    start: int  # first frame
+    size: tuple[int, int]  # height, width of the resized frame
+    offset: tuple[int, int]  # top, left of the crop in it
+    mirrored: bool
+
+    def __str__(self) -> str:
+        mirrored = ", mirrored" if self.mirrored else ""
+        return (
+            f"from frame {self.start}, resized to {self.size[1]}x{self.size[0]}, crop at {self.offset[::-1]}{mirrored}"
+        )
 
 
 class CenterClips(Dataset):

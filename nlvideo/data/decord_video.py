@@ -1,6 +1,7 @@
 """Decoding with decord, for comparison and for those who have tuned for it."""
 
 import os
+from collections.abc import Iterator
 
 import decord
 import numpy as np
@@ -45,12 +46,12 @@ class DecordVideo(Video):
     def close(self) -> None:
         self._reader = None  # decord closes the file when nothing refers to it
 
-    def _read_part(self, indices: np.ndarray, rows: Span, columns: Span) -> Tensor:
+    def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
         try:
             frames = self._reader.get_batch(indices.tolist()).asnumpy()
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise DecodeError(self.path, f"decord: {_reason(error)}") from None
-        return torch.from_numpy(frames)[:, rows.first : rows.stop, columns.first : columns.stop]
+        yield torch.from_numpy(frames)[:, rows.first : rows.stop, columns.first : columns.stop]
 
 
 def _refused(probe: PyavVideo) -> str | None:

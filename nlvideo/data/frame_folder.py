@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,8 @@ class FrameFolder(Video):
         except (OSError, UnidentifiedImageError) as error:
             raise DecodeError(self.path, f"{self._names[index]}: {error}") from None
 
-    def _read_part(self, indices: np.ndarray, rows: Span, columns: Span) -> Tensor:
-        part = torch.empty(len(indices), rows.stop - rows.first, columns.stop - columns.first, 3, dtype=torch.uint8)
-        for out, index in zip(part, indices, strict=True):
+    def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
+        for index in indices:
             with self._open(index) as picture:
                 if picture.size != (self.width, self.height):
                     raise DecodeError(self.path, f"{self._names[index]} has another size than the first frame")
@@ -61,5 +61,4 @@ class FrameFolder(Video):
                     cut = picture.convert("RGB").crop((columns.first, rows.first, columns.stop, rows.stop))
                 except OSError as error:
                     raise DecodeError(self.path, f"{self._names[index]}: {error}") from None
-            out.copy_(torch.from_numpy(np.array(cut)))
-        return part
+            yield torch.from_numpy(np.array(cut))[None]

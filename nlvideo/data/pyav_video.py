@@ -11,6 +11,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
+from nlvideo.data.mp4_rotation import may_turn
 from nlvideo.data.video import Deadline, DecodeError, Video
 from nlvideo.data.window import Span
 
@@ -20,7 +21,8 @@ SKIPPABLE_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video")
 # AVI stores no presentation times, and the ones made up for it can be out of order; a seek in an MPEG stream can land
 # behind the keyframe asked for. In these, frames are counted from the first.
 COUNTED_FORMATS = ("avi", "mpegts", "mpeg")
-ROTATING_FORMATS = ("mov", "mp4", "matroska", "webm")  # can say that their frames are to be turned
+ROTATING_FORMATS = ("mov", "matroska")  # can say that their frames are to be turned; mov is MP4 too
+CHUNK = 8  # frames that are resized together
 TRIM_EVERY = 200  # videos; it takes some milliseconds
 CROPPABLE = ("yuv420p", "yuvj420p")  # the window is cut out before the conversion to RGB; other formats after it
 
@@ -33,8 +35,7 @@ class PyavVideo(Video):
     Attributes:
         timed: the frames have usable presentation times; otherwise they are counted from the first.
         codec: FFmpeg's name of it.
-        reordered: frames are stored in another order than they are shown (B-frames).
-        open_gops: some are shown before the keyframe that they are stored behind.
+        time_base: seconds of a unit of the frames' times.
         turns: quarter turns, counter-clockwise, that make the stored frames upright.
         bit_depth: bits of a colour.
         num_keyframes, largest_gap: keyframes, and the most frames from one to the next or to the end.
@@ -101,18 +102,27 @@ class PyavVideo(Video):
         self.timed = not counted
         self._times = np.sort(np.array(times, np.int64)) if self.timed else None
         self._keyframes = np.sort(np.array(keyframes, np.int64)) if self.timed else None
+        self.time_base = self._stream.time_base
         self.fps = float(self._stream.average_rate or 30)
-        self.codec = self._stream.codec_context.codec.name
-        self.reordered = self.timed and times != sorted(times)
-        self.open_gops = self.timed and self._has_leading_frames(times, keyframes)
+        self.codec = self._stream.codec_context.codec.canonical_name
+        self._stored, self._key_places = times, key_places
         self.num_frames = len(times)
         self.num_keyframes = len(key_places)
         self.largest_gap = max(np.diff([*key_places, len(times)]), default=len(times))
 
-    def _has_leading_frames(self, times: list[int], keyframes: list[int]) -> bool:
-        stored, keys = np.array(times), np.isin(times, keyframes)
-        latest_key = np.maximum.accumulate(np.where(keys, stored, stored[0]))
-        return bool((stored < latest_key).any())
+    @property
+    def reordered(self) -> bool:
+        """Frames are stored in another order than they are shown (B-frames)."""
+        return self.timed and self._stored != sorted(self._stored)
+
+    @property
+    def open_gops(self) -> bool:
+        """Some frames are shown before the keyframe that they are stored behind."""
+        if not self.timed:
+            return False
+        latest_key, stored = np.full(self.num_frames, self._stored[0]), np.array(self._stored)
+        latest_key[self._key_places] = stored[self._key_places]
+        return bool((stored < np.maximum.accumulate(latest_key)).any())
 
     def _check_end(self, num_packets: int, end: int) -> None:
         """Raises DecodeError for a file that was cut: FFmpeg reads such a one to its end without complaint."""
@@ -131,7 +141,8 @@ class PyavVideo(Video):
     def _read_size(self) -> None:
         context = self._stream.codec_context
         self.height, self.width, self.turns = context.height, context.width, 0
-        if any(name in ROTATING_FORMATS for name in self._container.format.name.split(",")):
+        formats = self._container.format.name.split(",")
+        if any(name in ROTATING_FORMATS for name in formats) and ("mov" not in formats or may_turn(self.path)):
             turned = self._first_frame()  # only a decoded frame tells
             if turned is not None and turned.rotation % 90 == 0:
                 self.turns = round(turned.rotation / 90) % 4  # counter-clockwise, as np.rot90
@@ -161,13 +172,18 @@ class PyavVideo(Video):
             context.flush_buffers()
         return None
 
-    def _read_part(self, indices: np.ndarray, rows: Span, columns: Span) -> Tensor:
-        height, width = rows.stop - rows.first, columns.stop - columns.first
-        part = torch.empty(len(indices), height, width, 3, dtype=torch.uint8)
-        convert = _Converter(self.turns, rows, columns)
-        for out, frame in zip(part, self.frames(indices), strict=True):
-            convert(frame, out.numpy())
-        return part
+    def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
+        shape = (rows.stop - rows.first, columns.stop - columns.first, 3)
+        some = torch.from_numpy(np.empty((min(CHUNK, len(indices)), *shape), np.uint8))  # stays in the cache
+        convert, filled = _Converter(self.turns, rows, columns), 0
+        for frame in self.frames(indices):
+            convert(frame, some[filled].numpy())
+            filled += 1
+            if filled == len(some):
+                yield some
+                filled = 0
+        if filled:
+            yield some[:filled]
 
     def frames(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         """Yields the wanted frames as they are stored.
@@ -255,10 +271,10 @@ class _Converter:
         """Writes the window of a frame to `out` (rows, columns, 3)."""
         rows, columns = self.rows, self.columns
         height, width = out.shape[:2]
-        # The windows start at even pixels. Where one is odd in size or the frame is, swscale takes the colours of the
-        # last pixels another way than in the whole frame, which is therefore converted.
+        # Cutting costs as much as converting a third of the frame. And where window or frame are odd in size, swscale
+        # takes the colours of the last pixels another way than in the whole frame.
         odd = height % 2 or width % 2 or frame.height % 2 or frame.width % 2
-        if frame.format.name not in CROPPABLE or odd:
+        if frame.format.name not in CROPPABLE or odd or 3 * height * width > frame.height * frame.width:
             pixels = np.rot90(self._rgb(frame), self.turns)
             out[:] = pixels[rows.first : rows.stop, columns.first : columns.stop]
             return

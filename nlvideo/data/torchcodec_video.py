@@ -1,6 +1,7 @@
 """Decoding with torchcodec."""
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from torch import Tensor
@@ -42,9 +43,9 @@ class TorchcodecVideo(Video):
     def close(self) -> None:
         self._decoder = None
 
-    def _read_part(self, indices: np.ndarray, rows: Span, columns: Span) -> Tensor:
+    def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
         try:
             frames = self._decoder.get_frames_at(indices.tolist()).data
         except (RuntimeError, IndexError) as error:
             raise DecodeError(self.path, f"torchcodec: {str(error).splitlines()[0]}") from None
-        return frames[:, rows.first : rows.stop, columns.first : columns.stop]
+        yield frames[:, rows.first : rows.stop, columns.first : columns.stop]

@@ -2,9 +2,10 @@
 
 import abc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nlvideo.data.window import Span, resize_part, span
@@ -61,8 +62,9 @@ class Video(abc.ABC):
         """Closes the file."""
 
     @abc.abstractmethod
-    def _read_part(self, indices: np.ndarray, rows: Span, columns: Span) -> Tensor:
-        """Returns (F, rows, columns, 3) uint8: of each wanted frame the source pixels of the two spans."""
+    def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
+        """Yields (frames, rows, columns, 3) uint8: the source pixels of the two spans, of some wanted frames after
+        the other; what was yielded may be overwritten by the next."""
 
     def read(
         self, indices: Sequence[int] | np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
@@ -86,7 +88,12 @@ class Video(abc.ABC):
         top, left, height, width = box or (0, 0, *size)
         assert 0 <= top <= size[0] - height and 0 <= left <= size[1] - width, f"{box} is not inside {size}"
         rows, columns = span(top, height, size[0], self.height), span(left, width, size[1], self.width)
-        return resize_part(self._read_part(indices, rows, columns), rows, columns)
+        # NumPy asks for large pages, which saves a thousand page faults and more
+        frames, done = torch.from_numpy(np.empty((len(indices), height, width, 3), np.uint8)), 0
+        for part in self._read_parts(indices, rows, columns):
+            resize_part(part, rows, columns, frames[done : done + len(part)])
+            done += len(part)
+        return frames
 
 
 class Deadline:

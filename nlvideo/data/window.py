@@ -41,8 +41,8 @@ def span(offset: int, length: int, size: int, total: int) -> Span:
     return Span(first, min(total, stop + stop % 2), offset - round(first / scale), length, size, total)
 
 
-def resize_part(part: Tensor, rows: Span, columns: Span) -> Tensor:
-    """Returns the window (F, rows.length, columns.length, 3) of a part of the source (F, H, W, 3), uint8.
+def resize_part(part: Tensor, rows: Span, columns: Span, out: Tensor) -> None:
+    """Writes the window (F, rows.length, columns.length, 3) of a part of the source (F, H, W, 3) to `out`, uint8.
 
     Bilinear with antialiasing, as the whole frame would be resized with
     `F.interpolate(..., mode="bilinear", antialias=True)`.
@@ -52,7 +52,9 @@ def resize_part(part: Tensor, rows: Span, columns: Span) -> Tensor:
     if any(s.size != s.total for s in spans):
         # What F.interpolate calls. Of size and scale it passes on one only, and a part needs both: its size is not
         # its number of pixels times the scale, rounded down.
-        scales = [s.size / s.total for s in spans]
-        part = torch.ops.aten._upsample_bilinear2d_aa(part.permute(0, 3, 1, 2), made, False, *scales)
-        part = part.permute(0, 2, 3, 1)
-    return part[:, rows.skip : made[0], columns.skip : made[1]]
+        resize, scales = torch.ops.aten._upsample_bilinear2d_aa, [s.size / s.total for s in spans]
+        if rows.skip == columns.skip == 0:
+            resize.out(part.permute(0, 3, 1, 2), made, False, *scales, out=out.permute(0, 3, 1, 2))
+            return
+        part = resize(part.permute(0, 3, 1, 2), made, False, *scales).permute(0, 2, 3, 1)
+    out.copy_(part[:, rows.skip : made[0], columns.skip : made[1]])

@@ -1,0 +1,217 @@
+"""How fast clips come out of videos, against FFmpeg decoding the same frames and nothing more, in one run.
+
+    python tools/benchmark_loader.py FOLDER [--json FILE] [--workers N] [--steps-per-second S]
+
+FOLDER holds videos; they are also prepared (tools/prepare_videos.py) and read again. The figures:
+  train_clip_over_reference   a training clip (32 of 64 frames, short side 256 to 320, crop 224) over decoding its
+                              window without conversion, from the keyframe before it
+  prepared_over_original      rate of training clips from the prepared videos over that from the originals
+  eval_video_over_reference   all views (10 clips x 3 crops of 256) over one full decode with conversion of the
+                              wanted frames
+Everything runs in turn in one process with one thread, in rounds with other random clips each: ratios of all rounds'
+times, and the lowest and highest of one round.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from prepare_videos import encode_video
+from rich.console import Console
+from rich.table import Table
+
+from nlvideo.data import sampling
+from nlvideo.data.annotations import read_table, videos_below
+from nlvideo.data.dataset import MultiViews, Opener, TrainClips
+from nlvideo.data.pyav_video import PyavVideo
+
+TRAIN = {"num_frames": 32, "frame_stride": 2, "scale_range": (256, 320), "crop_size": 224, "flip": True, "seed": 0}
+TEST = {
+    "num_frames": 32,
+    "frame_stride": 2,
+    "num_clips": 10,
+    "num_crops": 3,
+    "clip_sampling": "uniform",
+    "short_side": 256,
+    "crop_size": 256,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=9, help="how often each video is read (default 9)")
+    parser.add_argument("--steps-per-second", type=float, help="measured rate of training, to size the workers for")
+    parser.add_argument("--batch-size", type=int, default=64, help="clips of a step (default 64)")
+    arguments = parser.parse_args()
+    videos = sorted(str(path.relative_to(arguments.folder)) for path in videos_below(arguments.folder))
+    if not videos:
+        sys.exit(f"error: {arguments.folder} holds no videos.")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        originals = table_of(arguments.folder, videos, scratch)
+        prepared_folder = Path(scratch, "prepared")
+        for name in videos:
+            encode_video(name, src=arguments.folder, dst=prepared_folder, short_side=256, gap=24, crf=20)
+        prepared = table_of(prepared_folder, [str(Path(name).with_suffix(".mp4")) for name in videos], scratch)
+        figures = measure(originals, prepared, arguments.rounds)
+        figures["clips_per_second"] = 1 / figures["seconds"]["training clip"]
+        figures["workers"] = arguments.workers
+        figures["clips_per_second_of_workers"] = rate_of_workers(originals, arguments.workers, arguments.rounds)
+    show(figures, arguments)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+def table_of(folder: Path, names: list[str], scratch: str):
+    file = Path(scratch, "list.csv")
+    file.write_text("".join(f"{name},0\n" for name in names))
+    return read_table(str(folder), str(file), None)
+
+
+def measure(originals, prepared, rounds: int) -> dict:
+    """Returns the ratios of the times of all rounds, their spread over the rounds, and the medians of seconds."""
+    opener = Opener()
+    clips = TrainClips(originals, **TRAIN, opener=opener)
+    prepared_clips = TrainClips(prepared, **TRAIN, opener=opener)
+    views = MultiViews(originals, **TEST, opener=opener)
+    num = len(originals)
+    wanted = [frames_of_views(originals.path(i)) for i in range(num)]
+    cases: dict[str, Callable[[int, int], object]] = {
+        "reference, window": lambda epoch, i: decode_window(originals.path(i), clips.draw(epoch, i).start),
+        "training clip": lambda epoch, i: clips[epoch, i],
+        "prepared training clip": lambda epoch, i: prepared_clips[epoch, i],
+        "opening": lambda epoch, i: PyavVideo(originals.path(i)).close(),
+        "decoding": lambda epoch, i: decode_wanted(originals.path(i), clips.draw(epoch, i).start),
+        "reference, whole video": lambda epoch, i: decode_and_convert(originals.path(i), wanted[i]),
+        "all views": lambda epoch, i: views[i],
+    }
+    drawing = {name: name in ("reference, window", "decoding") for name in cases}  # draws a start, which opens the file
+    seconds = {name: [] for name in cases}
+    for epoch in range(rounds + 1):
+        for name, case in cases.items():
+            total = 0.0
+            for i in range(num):
+                start = time.perf_counter()
+                case(epoch, i)
+                total += time.perf_counter() - start
+                if drawing[name]:
+                    start = time.perf_counter()
+                    clips.draw(epoch, i)
+                    total -= time.perf_counter() - start
+            if epoch:  # the first round fills caches
+                seconds[name].append(total / num)
+    pairs = {
+        "train_clip_over_reference": ("training clip", "reference, window"),
+        "prepared_over_original": ("training clip", "prepared training clip"),
+        "eval_video_over_reference": ("all views", "reference, whole video"),
+    }
+    ratios = {key: [a / b for a, b in zip(seconds[x], seconds[y], strict=True)] for key, (x, y) in pairs.items()}
+    return {
+        **{key: sum(seconds[x]) / sum(seconds[y]) for key, (x, y) in pairs.items()},
+        "spread": {key: [min(values), max(values)] for key, values in ratios.items()},
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "videos": num,
+        "rounds": rounds,
+    }
+
+
+def decode_window(path: str, start: int) -> int:
+    """Decodes a clip's window as FFmpeg gives it, from the keyframe before it to its last wanted frame."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        last = start + (TRAIN["num_frames"] - 1) * TRAIN["frame_stride"]
+        origin = stream.start_time or 0
+        ticks = [origin + round(frame / stream.average_rate / stream.time_base) for frame in (start, last)]
+        container.seek(ticks[0], stream=stream)
+        count = 0
+        for frame in container.decode(stream):
+            count += 1
+            if frame.pts >= ticks[1]:
+                break
+        return count
+
+
+def decode_wanted(path: str, start: int) -> None:
+    """Decodes a clip's frames as PyavVideo does, without conversion."""
+    with PyavVideo(path) as video:
+        wanted = sampling.clip_indices(start, video.num_frames, TRAIN["num_frames"], TRAIN["frame_stride"])
+        for _ in video.frames(np.unique(wanted)):
+            pass
+
+
+def frames_of_views(path: str) -> set[int]:
+    """Returns the frames that the test views want."""
+    with PyavVideo(path) as video:
+        views = TEST["clip_sampling"], TEST["num_clips"], video.num_frames, TEST["num_frames"], TEST["frame_stride"]
+        return set(np.unique(sampling.view_indices(*views)).tolist())
+
+
+def decode_and_convert(path: str, wanted: set[int]) -> None:
+    """Decodes a whole video and converts some of its frames, at their own size."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        for i, frame in enumerate(container.decode(stream)):
+            if i in wanted:
+                frame.to_ndarray(format="rgb24", threads=1)
+
+
+def rate_of_workers(table, workers: int, rounds: int) -> float:
+    """Returns training clips a second from so many processes, each with one thread."""
+    keys = [(epoch, i) for epoch in range(rounds) for i in range(len(table))] * 2
+    with multiprocessing.get_context("spawn").Pool(workers, partial(torch.set_num_threads, 1)) as pool:
+        read = partial(_read, table)
+        pool.map(read, keys[:workers], chunksize=1)  # starts them
+        start = time.perf_counter()
+        for _ in pool.imap_unordered(read, keys, chunksize=1):
+            pass
+        return len(keys) / (time.perf_counter() - start)
+
+
+def _read(table, key: tuple[int, int]) -> None:
+    TrainClips(table, **TRAIN)[key]
+
+
+def show(figures: dict, arguments: argparse.Namespace) -> None:
+    """Prints the ratios, each stage's share, and how many workers a step rate needs."""
+    table = Table("figure", "all rounds", "one round", title=f"{figures['videos']} videos of {arguments.folder}")
+    for key, (low, high) in figures["spread"].items():
+        table.add_row(key, f"{figures[key]:.2f}", f"{low:.2f} to {high:.2f}")
+    Console().print(table)
+    seconds = figures["seconds"]
+    clip, opening, decoding = (seconds[name] for name in ("training clip", "opening", "decoding"))
+    stages = {"opening and index": opening, "decoding": decoding - opening, "converting and resizing": clip - decoding}
+    table = Table("stage of a training clip", "ms", "share")
+    for name, value in stages.items():
+        table.add_row(name, f"{1e3 * value:.1f}", f"{100 * value / clip:.0f} %")
+    Console().print(table)
+    print("  ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items()))
+    one, many = figures["clips_per_second"], figures["clips_per_second_of_workers"]
+    print(f"one process {one:.1f} clips/s, {arguments.workers} workers {many:.1f} clips/s")
+    if arguments.steps_per_second:
+        needed = arguments.steps_per_second * arguments.batch_size
+        each = many / arguments.workers
+        print(
+            f"{arguments.steps_per_second:g} steps/s of {arguments.batch_size} clips need {needed / each:.1f} workers"
+        )
+    else:
+        print("--steps-per-second S says how many workers training at that rate needs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Opens and decodes every video of a collection, and says which are damaged and why.
+
+    python tools/check_videos.py SRC OUT                          # every video file below SRC
+    python tools/check_videos.py SRC OUT --list train.csv val.csv # those of lists whose paths start from SRC
+
+OUT gets videos.csv, one line a video: codec, frames, rate, size, keyframes, what is wrong. A list comes out as
+OUT/NAME without the lines of damaged videos. Called again it goes on where it stopped. Over several machines:
+--shard 1/4 ... 4/4 with the same OUT, then once without --shard, which joins them.
+"""
+
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from nlvideo.data.annotations import VideoTable, read_table, videos_below
+from nlvideo.data.frame_folder import FrameFolder
+from nlvideo.data.parallel import Records, each, read_records, shard
+from nlvideo.data.pyav_video import PyavVideo
+
+COLUMNS = ("video", "problem", "codec", "frames", "fps", "height", "width", "keyframes", "largest_gap", "bytes")
+WINDOW = 8  # frames that a sample decodes at one place
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("src", type=Path, metavar="SRC", help="folder of the collection")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for videos.csv and the clean lists")
+    parser.add_argument("--list", nargs="+", default=[], metavar="FILE", help="lists, relative to SRC")
+    parser.add_argument("--sample", type=int, metavar="N", help="decode 8 frames at N places instead of all")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--time-limit", type=float, default=600, metavar="SECONDS", help="for one video")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
+    arguments = parser.parse_args()
+    try:
+        sys.exit(check(arguments))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Checks the videos that no earlier call has, writes the lists, and returns 1 if any is damaged."""
+    src, out = arguments.src, arguments.out
+    if not src.is_dir():
+        raise FileNotFoundError(f"The folder {src} does not exist.")
+    tables = {name: read_table(str(src), name, None) for name in arguments.list}
+    names = list(dict.fromkeys(name for table in tables.values() for name in _names(table)))
+    names = names or sorted(str(path.relative_to(src)) for path in videos_below(src))
+    if not names:
+        raise ValueError(f"{src} holds no videos.")
+    mine = shard(names, arguments.shard)
+    out.mkdir(parents=True, exist_ok=True)
+    suffix = "" if arguments.shard == "1/1" else f".{arguments.shard.replace('/', '-of-')}"
+    records = Records(out / f"videos{suffix}.csv", COLUMNS)
+    done = {row["video"] for row in records.rows}
+    if not suffix:
+        for part in sorted(out.glob("videos.*-of-*.csv")):  # other machines' shares
+            for row in read_records(part, COLUMNS):
+                if row["video"] not in done:
+                    records.add(row)
+                    done.add(row["video"])
+    todo = [name for name in mine if name not in done]
+    look = partial(look_at, src=src, sample=arguments.sample)
+    pace = {"mininterval": 0.2 if sys.stderr.isatty() else 10}
+    bar = tqdm(total=len(mine), initial=len(mine) - len(todo), desc=f"checking {src}", unit="video", **pace)
+    with bar:
+        for outcome in each(look, todo, arguments.workers, arguments.time_limit):
+            found = outcome.result or {"problem": outcome.failure}
+            records.add({column: found.get(column, "") for column in COLUMNS} | {"video": outcome.item})
+            bar.update()
+    rows = [row for row in records.rows if row["video"] in set(mine)]
+    bad = {row["video"] for row in rows if row["problem"]}
+    if not suffix:
+        for name in tables:
+            _write_clean(src / name, out / Path(name).name, tables[name], bad)
+    print_summary(rows, out / f"videos{suffix}.csv")
+    return 1 if bad else 0
+
+
+def look_at(name: str, *, src: Path, sample: int | None) -> dict:
+    """Returns the columns of one video; raises DecodeError if it is damaged."""
+    path = src / name
+    if path.is_dir():
+        with FrameFolder(path) as video:
+            for i in range(video.num_frames):
+                video.read([i], (16, 16))
+            return {"codec": "pictures", "frames": video.num_frames, "height": video.height, "width": video.width}
+    with PyavVideo(path) as video:
+        facts = {
+            "codec": video.codec,
+            "frames": video.num_frames,
+            "fps": round(video.fps, 3),
+            "height": video.height,
+            "width": video.width,
+            "keyframes": video.num_keyframes,
+            "largest_gap": video.largest_gap,
+            "bytes": path.stat().st_size,
+        }
+        try:
+            for indices in _windows(video.num_frames, sample):
+                for _ in video.frames(indices):
+                    pass
+        except Exception as error:
+            facts["problem"] = getattr(error, "reason", str(error))
+    return facts
+
+
+def _windows(num_frames: int, sample: int | None) -> list[np.ndarray]:
+    """Returns the frames to decode: all at once, or some at `sample` places from the first to the last."""
+    if sample is None:
+        return [np.arange(num_frames)]
+    starts = np.unique(np.linspace(0, max(num_frames - WINDOW, 0), sample).astype(int))
+    return [np.arange(start, min(start + WINDOW, num_frames)) for start in starts]
+
+
+def _names(table: VideoTable) -> list[str]:
+    return [table.name(i) for i in range(len(table))]
+
+
+def _write_clean(source: Path, target: Path, table: VideoTable, bad: set[str]) -> None:
+    """Writes a list without the videos in `bad`, as `path,label` lines."""
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the list itself, which is not overwritten; give another OUT.")
+    rows = (f"{name},{label}\n" for name, label in zip(_names(table), table.targets, strict=True) if name not in bad)
+    target.write_text("".join(rows), encoding="utf-8", errors="surrogateescape")
+
+
+def print_summary(rows: list[dict[str, str]], file: Path) -> None:
+    """Prints how many videos of each codec there are and what is wrong with the damaged ones."""
+    table = Table("codec", "videos", "damaged", "frames", "largest keyframe gap")
+    for codec in sorted({row["codec"] for row in rows}):
+        group = [row for row in rows if row["codec"] == codec]
+        table.add_row(
+            codec or "not opened",
+            str(len(group)),
+            str(sum(bool(row["problem"]) for row in group)),
+            str(sum(int(row["frames"] or 0) for row in group)),
+            str(max((int(row["largest_gap"] or 0) for row in group), default=0)),
+        )
+    Console().print(table)
+    for row in [row for row in rows if row["problem"]][:20]:
+        print(f"{row['video']}: {row['problem']}")
+    print(f"{len(rows)} videos, {sum(bool(row['problem']) for row in rows)} damaged; all in {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Re-encodes a collection for training: small, with many keyframes, so that a clip costs little to decode.
+
+    python tools/prepare_videos.py SRC DST                           # every video file below SRC
+    python tools/prepare_videos.py SRC DST --list train.csv val.csv  # those of lists whose paths start from SRC
+
+Each video becomes DST/SAME/PATH.mp4: H.264, its short side at most 256 pixels (never enlarged), upright, without
+sound, every frame kept with its time. DST gets the lists with the new paths, prepared.csv with one line a video and
+failed.csv with the reasons. Called again, also after a kill, it makes what is missing. Over several machines:
+--shard 1/4 ... 4/4 with the same DST, then once without --shard, which joins them.
+"""
+
+import argparse
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import av
+import av.filter
+import numpy as np
+from av.video.reformatter import ColorRange
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from nlvideo.data.annotations import VideoTable, read_table, videos_below
+from nlvideo.data.parallel import Records, each, read_records, shard
+from nlvideo.data.pyav_video import PyavVideo
+
+COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")
+TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns, counter-clockwise
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("src", type=Path, metavar="SRC", help="folder of the collection")
+    parser.add_argument("dst", type=Path, metavar="DST", help="folder for the prepared one")
+    parser.add_argument("--list", nargs="+", default=[], metavar="FILE", help="lists, relative to SRC")
+    parser.add_argument("--short-side", type=int, default=256, help="pixels; 320 for crops of 256 and more")
+    parser.add_argument("--keyframe-every", type=int, default=24, metavar="FRAMES", help="16 to 32 (default 24)")
+    parser.add_argument("--crf", type=int, default=20, help="x264's quality, lower is better and larger (default 20)")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS", help="for one video")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
+    arguments = parser.parse_args()
+    try:
+        sys.exit(prepare(arguments))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+def prepare(arguments: argparse.Namespace) -> int:
+    """Prepares the videos that no earlier call has, writes the lists, and returns 1 if any failed."""
+    src, dst = arguments.src, arguments.dst
+    if not src.is_dir():
+        raise FileNotFoundError(f"The folder {src} does not exist.")
+    if dst.resolve() == src.resolve() or src.resolve() in dst.resolve().parents:
+        raise ValueError(f"DST {dst} must not be SRC or lie in it.")
+    tables = {name: read_table(str(src), name, None) for name in arguments.list}
+    names = list(dict.fromkeys(name for table in tables.values() for name in _names(table)))
+    names = names or sorted(str(path.relative_to(src)) for path in videos_below(src) if path.is_file())
+    if not names:
+        raise ValueError(f"{src} holds no videos.")
+    _check_targets(names)
+    mine = shard(names, arguments.shard)
+    dst.mkdir(parents=True, exist_ok=True)
+    suffix = "" if arguments.shard == "1/1" else f".{arguments.shard.replace('/', '-of-')}"
+    records = Records(dst / f"prepared{suffix}.csv", COLUMNS)
+    if not suffix:
+        known = {row["video"] for row in records.rows}
+        for part in sorted(dst.glob("prepared.*-of-*.csv")):  # other machines' shares
+            for row in read_records(part, COLUMNS):
+                if row["video"] not in known:
+                    records.add(row)
+    last = {row["video"]: row for row in records.rows}  # a video that failed is tried again and may have two
+    done = {name for name, row in last.items() if row["prepared"] and (dst / row["prepared"]).exists()}
+    todo = [name for name in mine if name not in done]
+    encode = partial(
+        encode_video, src=src, dst=dst, short_side=arguments.short_side, gap=arguments.keyframe_every, crf=arguments.crf
+    )
+    started = time.monotonic()
+    pace = {"mininterval": 0.2 if sys.stderr.isatty() else 10}
+    with tqdm(total=len(mine), initial=len(mine) - len(todo), desc=f"preparing {dst}", unit="video", **pace) as bar:
+        for outcome in each(encode, todo, arguments.workers, arguments.time_limit):
+            row = {"video": outcome.item, "prepared": "", "reason": outcome.failure or ""} | (outcome.result or {})
+            records.add({column: row.get(column, "") for column in COLUMNS})
+            bar.update()
+    rows = [row for name, row in {row["video"]: row for row in records.rows}.items() if name in set(mine)]
+    write_lists(dst, suffix, rows, tables if not suffix else {})
+    print_summary(rows, time.monotonic() - started, dst)
+    return 1 if any(not row["prepared"] for row in rows) else 0
+
+
+def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, crf: int) -> dict:
+    """Writes one video and returns its columns.
+
+    Raises:
+        DecodeError: it is damaged; nothing is left of what was written.
+    """
+    started = time.monotonic()
+    target = dst / _target(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        with PyavVideo(src / name) as video:
+            height, width = even_size(video.height, video.width, short_side)
+            _encode(video, partial_file, height, width, gap, crf)
+            frames = video.num_frames
+        with PyavVideo(partial_file) as made:
+            if (made.num_frames, made.height, made.width) != (frames, height, width):
+                raise RuntimeError(f"{made.num_frames} frames were written of {frames}")
+        partial_file.rename(target)
+    finally:
+        partial_file.unlink(missing_ok=True)
+    return {
+        "prepared": _target(name),
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "source_bytes": (src / name).stat().st_size,
+        "bytes": target.stat().st_size,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Returns (height, width) with a short side of at most short_side, both even as H.264 wants them."""
+    scale = min(1.0, short_side / min(height, width))
+    return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
+
+
+def _encode(video: PyavVideo, file: Path, height: int, width: int, gap: int, crf: int) -> None:
+    graph = None
+    with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=round(video.fps) or 30)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        time_base = video.time_base if video.timed else 1 / stream.codec_context.rate
+        stream.time_base = stream.codec_context.time_base = time_base
+        # What costs the decoder most is left out, the arithmetic coding and the loop filter; and B-frames are not
+        # referred to (no pyramid), so that it need not decode those that no clip wants.
+        stream.options = {
+            "crf": str(crf),
+            "preset": "medium",
+            "tune": "fastdecode",
+            "g": str(gap),
+            "bf": "3",
+            "threads": "1",
+            "x264-params": "b-pyramid=none:scenecut=0:open-gop=0",
+        }
+        first = None
+        for i, frame in enumerate(video.frames(np.arange(video.num_frames))):
+            if graph is None:
+                graph = _graph(frame, video, height, width)
+                context = stream.codec_context
+                context.colorspace, context.color_range = frame.colorspace, ColorRange.MPEG
+            graph.push(frame)
+            made = graph.pull()
+            first = frame.pts if first is None else first
+            made.pts = frame.pts - first if video.timed else i
+            made.time_base = time_base
+            made.pict_type = 0  # the encoder chooses
+            container.mux(stream.encode(made))
+        container.mux(stream.encode(None))
+
+
+def _graph(frame: av.VideoFrame, video: PyavVideo, height: int, width: int) -> av.filter.Graph:
+    """Returns a filter that turns frames upright and makes them small."""
+    graph = av.filter.Graph()
+    steps = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=video.time_base)]
+    for step in filter(None, TURNS.get(video.turns, "").split(",")):
+        steps.append(graph.add(*step.split("=")))
+    steps.append(graph.add("scale", f"{width}:{height}:flags=area:out_range=tv"))
+    steps.append(graph.add("format", "yuv420p"))
+    steps.append(graph.add("buffersink"))
+    for before, after in zip(steps, steps[1:], strict=False):
+        before.link_to(after)
+    graph.configure()
+    return graph
+
+
+def _target(name: str) -> str:
+    return str(Path(name.lstrip("/")).with_suffix(".mp4"))
+
+
+def _check_targets(names: list[str]) -> None:
+    """Raises ValueError if two videos would become one file."""
+    made = {}
+    for name in names:
+        other = made.setdefault(_target(name), name)
+        if other != name:
+            raise ValueError(f"{other} and {name} would both become {_target(name)}; rename one of them.")
+
+
+def _names(table: VideoTable) -> list[str]:
+    return [table.name(i) for i in range(len(table))]
+
+
+def write_lists(dst: Path, suffix: str, rows: list[dict[str, str]], tables: dict[str, VideoTable]) -> None:
+    """Writes the lists with the prepared videos alone, and failed.csv."""
+    prepared = {row["video"]: row["prepared"] for row in rows if row["prepared"]}
+    for name, table in tables.items():
+        pairs = zip(_names(table), table.targets, strict=True)
+        lines = (f"{prepared[video]},{label}\n" for video, label in pairs if video in prepared)
+        (dst / Path(name).name).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+    failed = dst / f"failed{suffix}.csv"
+    failed.unlink(missing_ok=True)
+    if len(prepared) < len(rows):
+        records = Records(failed, ("video", "reason"))
+        for row in rows:
+            if not row["prepared"]:
+                records.add({"video": row["video"], "reason": row["reason"]})
+
+
+def print_summary(rows: list[dict[str, str]], seconds: float, dst: Path) -> None:
+    whole = [row for row in rows if row["prepared"]]
+    before, after = (sum(int(row[key]) for row in whole) for key in ("source_bytes", "bytes"))
+    table = Table("videos", "prepared", "failed", "frames", "before", "after", "time")
+    table.add_row(
+        str(len(rows)),
+        str(len(whole)),
+        str(len(rows) - len(whole)),
+        str(sum(int(row["frames"]) for row in whole)),
+        f"{before / 1e6:.1f} MB",
+        f"{after / 1e6:.1f} MB",
+        tqdm.format_interval(seconds),
+    )
+    Console().print(table)
+    for row in [row for row in rows if not row["prepared"]][:20]:
+        print(f"{row['video']}: {row['reason']}")
+    print(f"lists and prepared.csv in {dst}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Draws training samples as the network sees them, for any (epoch, index).
+
+    python tools/show_samples.py samples.png data=folder data.root=DIR                 # the first samples of epoch 0
+    python tools/show_samples.py samples.png --samples 0:17 3:17 experiment=i3d_r50_nl5 data.root=DIR
+
+A row is one sample: some of its frames, and the video, start, scale, crop and flip that (seed, epoch, index) draws.
+Settings are the overrides of nlvideo-train.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from nlvideo.config import store_schemas, to_dataclass
+from nlvideo.data import prepare_data, read_train_table, train_clips
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", type=Path, help="the .png, .jpg, .svg or .pdf to write")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--samples", nargs="+", metavar="EPOCH:INDEX", help="default: 0:0 to 0:5")
+    parser.add_argument("--frames", type=int, default=8, help="frames shown of each clip (default 8)")
+    arguments = parser.parse_intermixed_args()
+    try:
+        draw(arguments)
+    except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {error}")
+
+
+def draw(arguments: argparse.Namespace) -> None:
+    store_schemas()
+    with initialize_config_module("nlvideo.configs", version_base="1.3"):
+        config = to_dataclass(compose("train", arguments.overrides))
+    prepare_data(config.data)
+    table = read_train_table(config.data)
+    clips = train_clips(config.data, table, torch.zeros(len(table), dtype=torch.bool), seed=config.seed)
+    keys = [_key(text, len(table)) for text in arguments.samples or [f"0:{i}" for i in range(min(6, len(table)))]]
+    shown = (
+        np.linspace(0, config.data.num_frames - 1, min(arguments.frames, config.data.num_frames)).round().astype(int)
+    )
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.6 * len(shown), 2.1 * len(keys)), layout="constrained")
+    rows = figure.subplots(len(keys), len(shown), squeeze=False)
+    for (epoch, index), axes in zip(keys, rows, strict=True):
+        clip = clips[epoch, index]
+        for axis, t in zip(axes, shown, strict=True):
+            axis.imshow(clip.frames[t].numpy())
+            axis.set_axis_off()
+        name, drawn = table.name(clip.video), clips.draw(epoch, index, len(clip.failures))
+        label = table.classes[clip.target]
+        caption = f"epoch {epoch}, index {index}: {name}, class {label}\n{drawn}"
+        if clip.failures:
+            caption += f", instead of {table.name(index)}: {clip.failures[0].reason}"
+        axes[0].set_title(caption, loc="left", fontsize=8)
+    figure.savefig(arguments.picture, dpi=110)
+    print(f"{arguments.picture}: {len(keys)} samples of {table.source}")
+
+
+def _key(text: str, num_videos: int) -> tuple[int, int]:
+    epoch, _, index = text.partition(":")
+    if not (epoch.isdigit() and index.isdigit() and int(index) < num_videos):
+        raise ValueError(f"--samples {text}: give EPOCH:INDEX with an index below {num_videos}, such as 0:3.")
+    return int(epoch), int(index)
+
+
+if __name__ == "__main__":
+    main()
