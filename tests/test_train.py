@@ -1,5 +1,6 @@
 """Whole runs of a thin network on tiny videos, in this process and in others."""
 
+import csv
 import json
 import os
 import signal
@@ -212,6 +213,71 @@ def test_too_many_bad_videos_stop_the_run(video_folder, tmp_path):
     option = broken(video_folder, tmp_path, 4)
     with pytest.raises(RunFailed, match="could not be decoded, more than data.max_bad_share=0.02 allows"):
         train(config_of(video_folder, tmp_path / "run", option))
+
+
+def list_with_broken(folder, tmp_path, broken):
+    """A list of 20 rows, of which so many name files that are no videos."""
+    rows = [f"train/a video {i % 6}.mp4 {i % 3}\n" for i in range(20 - broken)]
+    for i in range(broken):
+        (tmp_path / f"broken {i}, really.mp4").write_text("no video")
+        rows.insert(3 * i, f"{tmp_path}/broken {i}, really.mp4 0\n")
+    (tmp_path / "list.csv").write_text("".join(rows))
+    return f"data.train={tmp_path}/list.csv"
+
+
+def ledger_of(folder):
+    with open(folder / "bad_videos.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_over_a_list_with_bad_files_finishes_and_its_ledger_names_exactly_those(video_folder, tmp_path, workers):
+    option = list_with_broken(video_folder, tmp_path, 1)  # 5 %
+    settings = (option, "data.max_bad_share=0.1", "optim.max_steps=20", f"data.num_workers={workers}")
+    train(config_of(video_folder, tmp_path / "run", *settings))  # 40 clips: two epochs
+    ledger = ledger_of(tmp_path / "run")
+    assert {row["video"] for row in ledger} == {f"{tmp_path}/broken 0, really.mp4"}
+    asked = [row for row in ledger if row["epoch"] in "01"]
+    assert {row["epoch"] for row in asked} == {"0", "1"}
+    assert all("Invalid data" in row["reason"] and row["replaced_by"].startswith("train/a video") for row in ledger)
+    assert rows_of(tmp_path / "run")[-2]["bad_share"] == len(ledger) / 40
+
+
+def test_a_run_with_too_many_bad_files_stops_and_has_named_them(video_folder, tmp_path):
+    option = list_with_broken(video_folder, tmp_path, 6)  # 30 %
+    with pytest.raises(RunFailed, match="more than data.max_bad_share=0.1 allows; .*bad_videos.csv names each"):
+        train(config_of(video_folder, tmp_path / "run", option, "data.max_bad_share=0.1", "optim.max_steps=20"))
+    assert {"broken" in row["video"] for row in ledger_of(tmp_path / "run")} == {True}
+
+
+def test_a_resumed_run_has_the_ledger_of_an_uninterrupted_one(video_folder, tmp_path, monkeypatch):
+    option = list_with_broken(video_folder, tmp_path, 5)
+    settings = (option, "data.max_bad_share=0.9", "optim.max_steps=9", "checkpoint_every_steps=2", "log_every_steps=3")
+    train(config_of(video_folder, tmp_path / "whole", *settings))
+    with monkeypatch.context() as patch:
+        StopAt(patch, 5, signal.SIGINT)
+        with pytest.raises(SystemExit):
+            train(config_of(video_folder, tmp_path / "run", *settings))
+    with open(tmp_path / "run/bad_videos.csv", "a") as file:
+        file.write("7,0,of a step that was lost,why,other\n")
+    train(config_of(video_folder, tmp_path / "run", *settings, "resume=auto"))
+    assert ledger_of(tmp_path / "run") == ledger_of(tmp_path / "whole")
+
+
+def test_a_resumed_run_obeys_the_list_of_slow_videos(video_folder, tmp_path, monkeypatch):
+    settings = ("data.skip_slow=true", "data.max_bad_share=0.9", "optim.max_steps=9")
+    with monkeypatch.context() as patch:
+        StopAt(patch, 2, signal.SIGINT)
+        with pytest.raises(SystemExit):
+            train(config_of(video_folder, tmp_path / "run", *settings))
+    checkpoint = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    assert checkpoint["slow_videos"] == []
+    torch.save(checkpoint | {"slow_videos": [1, 4]}, tmp_path / "run/checkpoint.pt")
+    train(config_of(video_folder, tmp_path / "run", *settings, "resume=auto"))
+    ledger = ledger_of(tmp_path / "run")
+    assert {row["video"] for row in ledger} == {"train/a video 1.mp4", "train/a video 4.mp4"}
+    assert {row["reason"] for row in ledger} == {"skipped, because it took too long before"}
+    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["slow_videos"] == [1, 4]
 
 
 def test_undecodable_validation_videos_count_as_wrong(video_folder, tmp_path):

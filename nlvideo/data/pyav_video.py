@@ -22,6 +22,8 @@ SKIPPABLE_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video")
 # behind the keyframe asked for. In these, frames are counted from the first.
 COUNTED_FORMATS = ("avi", "mpegts", "mpeg")
 ROTATING_FORMATS = ("mov", "matroska")  # can say that their frames are to be turned; mov is MP4 too
+# What a damaged file does to PyAV: IndexError for a packet of a stream that appears on the way, ValueError for text.
+FAILURES = (av.FFmpegError, OSError, IndexError, ValueError)
 CHUNK = 8  # frames that are resized together
 TRIM_EVERY = 200  # videos; it takes some milliseconds
 CROPPABLE = ("yuv420p", "yuvj420p")  # the window is cut out before the conversion to RGB; other formats after it
@@ -50,12 +52,12 @@ class PyavVideo(Video):
         self._deadline = Deadline(self.path, time_limit)
         try:
             self._container = av.open(self.path, metadata_errors="ignore")
-        except (av.FFmpegError, OSError) as error:
+        except FAILURES as error:
             raise DecodeError(self.path, _reason(error)) from None
         try:
             self._read_index()
             self._read_size()
-        except (av.FFmpegError, OSError) as error:
+        except FAILURES as error:
             self.close()
             raise DecodeError(self.path, _reason(error)) from None
         except BaseException:
@@ -168,7 +170,7 @@ class PyavVideo(Video):
                 context.flush_buffers()
                 if frames:
                     return frames[0]
-        except av.FFmpegError:
+        except FAILURES:
             context.flush_buffers()
         return None
 
@@ -203,7 +205,7 @@ class PyavVideo(Video):
                     found += 1
                 if found < len(indices):
                     raise DecodeError(self.path, f"frame {indices[found]} of {self.num_frames} does not come")
-            except (av.FFmpegError, OSError, DecodeError) as error:
+            except (*FAILURES, DecodeError) as error:
                 if from_start or not self.timed:
                     if isinstance(error, DecodeError):
                         raise

@@ -1,0 +1,195 @@
+"""The tools that go over whole collections: check_videos, prepare_videos, show_samples, benchmark_loader."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import frame_numbers, write_grey_video
+from PIL import Image
+
+from nlvideo.data.annotations import read_table
+from nlvideo.data.decode import open_video
+from nlvideo.data.parallel import Records, each, read_records, shard
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def run(tool, *arguments, code=0):
+    done = subprocess.run([sys.executable, TOOLS / f"{tool}.py", *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def rows_of(file):
+    with open(file, newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    """Six videos of two classes, the third damaged in its middle, the fifth no video, and a list of them."""
+    folder = tmp_path_factory.mktemp("collection")
+    for i in range(6):
+        write_grey_video(folder / f"class {i % 2}" / f"v {i}.mp4", 40, height=96, width=128, g="10", bf="0")
+    damaged = folder / "class 0/v 2.mp4"
+    data = bytearray(damaged.read_bytes())
+    with av.open(str(damaged)) as container:
+        second = [packet.pos for packet in container.demux(video=0) if packet.is_keyframe][1]
+    data[second + 10 : second + 60] = bytes(50)
+    damaged.write_bytes(data)
+    (folder / "class 0/v 4.mp4").write_text("no video")
+    (folder / "train.csv").write_text("".join(f"class {i % 2}/v {i}.mp4 {i % 2}\n" for i in range(6)))
+    return folder
+
+
+def test_check_videos_names_the_damaged_and_writes_a_clean_list(collection, tmp_path):
+    text = run("check_videos", collection, tmp_path / "out", "--list", "train.csv", code=1)
+    rows = {row["video"]: row for row in rows_of(tmp_path / "out/videos.csv")}
+    assert {name for name, row in rows.items() if row["problem"]} == {"class 0/v 2.mp4", "class 0/v 4.mp4"}
+    whole = rows["class 1/v 1.mp4"]
+    assert (whole["codec"], whole["frames"], whole["fps"], whole["largest_gap"]) == ("h264", "40", "25.0", "10")
+    assert (whole["height"], whole["width"], whole["keyframes"]) == ("96", "128", "4")
+    clean = read_table(str(collection), str(tmp_path / "out/train.csv"), None)
+    assert [clean.name(i) for i in range(4)] == [f"class {i % 2}/v {i}.mp4" for i in (0, 1, 3, 5)]
+    assert clean.targets.tolist() == [0, 1, 1, 1]
+    assert "6 videos, 2 damaged" in text and "class 0/v 4.mp4: Invalid data" in text
+
+
+def test_check_videos_in_shards_is_joined_and_not_done_twice(collection, tmp_path):
+    for i in (1, 2):
+        run("check_videos", collection, tmp_path, "--shard", f"{i}/2", "--sample", "3", code=1)
+    before = {row["video"] for i in (1, 2) for row in rows_of(tmp_path / f"videos.{i}-of-2.csv")}
+    assert len(before) == 6
+    text = run("check_videos", collection, tmp_path, "--sample", "3", code=1)
+    assert len(rows_of(tmp_path / "videos.csv")) == 6 and "100%" in text
+
+
+def test_prepare_videos_makes_small_seekable_copies(tmp_path):
+    source = tmp_path / "source"
+    write_grey_video(source / "a/long name.avi", 50, height=300, width=400, codec="mpeg4", **{"q:v": "2"})
+    write_grey_video(source / "a/small.mkv", 30, height=48, width=64)
+    (source / "b").mkdir()
+    (source / "b/broken.mp4").write_text("no video")
+    (source / "train.txt").write_text("a/long name.avi 3\nb/broken.mp4 1\na/small.mkv 0\n")
+    text = run("prepare_videos", source, tmp_path / "made", "--list", "train.txt", code=1)
+    assert "b/broken.mp4: Invalid data" in text
+    assert rows_of(tmp_path / "made/failed.csv")[0]["video"] == "b/broken.mp4"
+    table = read_table(str(tmp_path / "made"), "train.txt", None)
+    assert [table.name(i) for i in range(len(table))] == ["a/long name.mp4", "a/small.mp4"]
+    assert table.targets.tolist() == [3, 0]
+    with open_video(table.path(0)) as video:
+        assert (video.num_frames, video.height, video.width) == (50, 256, 342) and video.largest_gap <= 24
+        numbers = frame_numbers(video.read([0, 20, 49], (256, 342)))
+        assert np.abs(np.array(numbers) - [0, 20, 49]).max() <= 1  # MPEG-4 and its colours lose a level
+    with open_video(table.path(1)) as video:
+        assert (video.num_frames, video.height, video.width) == (30, 48, 64)  # never enlarged
+        assert frame_numbers(video.read([0, 7, 29], (48, 64))) == [0, 7, 29]
+    with av.open(table.path(0)) as container:
+        assert not container.streams.audio
+
+
+def test_prepare_videos_goes_on_after_a_kill(tmp_path):
+    for i in range(8):
+        write_grey_video(tmp_path / f"source/{i}.mp4", 80, height=256, width=320)
+    command = [sys.executable, TOOLS / "prepare_videos.py", tmp_path / "source", tmp_path / "made", "--workers", "1"]
+    records = tmp_path / "made/prepared.csv"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not records.exists() or len(records.read_text().splitlines()) < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").glob("[0-9]*.mp4")}
+    noted = {row["prepared"] for row in rows_of(records)}
+    run("prepare_videos", tmp_path / "source", tmp_path / "made", "--workers", "1")
+    assert sorted(path.name for path in (tmp_path / "made").glob("[0-9]*.mp4")) == [f"{i}.mp4" for i in range(8)]
+    assert all((tmp_path / "made" / name).stat().st_mtime_ns == made[name] for name in noted)
+    assert {row["prepared"] for row in rows_of(records)} == {f"{i}.mp4" for i in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["SRC", "SRC/inside"], "must not be SRC or lie in it"),
+        (["SRC", "OUT", "--shard", "3/2"], "give i/n with 1 <= i <= n"),
+        (["SRC/nothing", "OUT"], "does not exist"),
+        (["SRC", "OUT", "--list", "no.csv"], "The list .*no.csv does not exist"),
+    ],
+)
+def test_prepare_videos_refuses_at_the_door(collection, tmp_path, arguments, message):
+    import re
+
+    arguments = [a.replace("SRC", str(collection)).replace("OUT", str(tmp_path / "out")) for a in arguments]
+    assert re.search(message, run("prepare_videos", *arguments, code=1))
+
+
+def test_show_samples_draws_any_sample(video_folder, tmp_path):
+    settings = ["data=list", f"data.root={video_folder}", "data.num_frames=4", "data.frame_stride=2"]
+    settings += ["data.scale_range=[48,60]", "data.crop_size=40", "data.test.short_side=48", "data.test.crop_size=48"]
+    run("show_samples", tmp_path / "a.png", *settings, "--samples", "0:0", "3:5", "--frames", "4")
+    run("show_samples", tmp_path / "b.png", *settings, "--samples", "0:0", "3:5", "--frames", "4")
+    a, b = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
+    assert a.shape[0] > 300 and np.array_equal(a, b)
+    assert "give EPOCH:INDEX with an index below 6" in run(
+        "show_samples", tmp_path / "c.png", *settings, "--samples", "0:6", code=1
+    )
+
+
+def test_benchmark_loader_gives_its_figures(tmp_path):
+    write_grey_video(tmp_path / "videos/a.mp4", 80, height=256, width=340, g="40", bf="2")
+    file = tmp_path / "figures.json"
+    text = run("benchmark_loader", tmp_path / "videos", "--json", file, "--rounds", "1", "--steps-per-second", "2")
+    figures = json.loads(file.read_text())
+    for key in ("train_clip_over_reference", "prepared_over_original", "eval_video_over_reference"):
+        assert figures[key] > 0
+    assert "2 steps/s of 64 clips need" in text
+
+
+def test_doctor_says_which_decoders_work():
+    done = subprocess.run([sys.executable, "-m", "nlvideo.doctor"], capture_output=True, text=True)
+    assert done.returncode == 0 and "pyav" in done.stdout and "the right frames" in done.stdout
+
+
+def work(item):
+    if item == "dies":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if item == "hangs":
+        time.sleep(60)
+    if item == "raises":
+        raise ValueError("no good")
+    return item * 2
+
+
+def test_each_gives_every_item_its_outcome_whatever_happens():
+    items = ["a", "dies", "b", "hangs", "raises", "c"]
+    found = {outcome.item: outcome[1:] for outcome in each(work, items, 2, time_limit=3)}
+    assert found == {
+        **{item: (item * 2, None) for item in "abc"},
+        "dies": (None, "its process died with signal 11"),
+        "hangs": (None, "took longer than 3 seconds"),
+        "raises": (None, "ValueError: no good"),
+    }
+    assert list(each(work, [], 2)) == []
+
+
+def test_shards_share_out_everything():
+    assert sorted(x for i in (1, 2, 3) for x in shard(range(10), f"{i}/3")) == list(range(10))
+
+
+def test_a_torn_line_of_records_is_dropped_and_other_files_are_refused(tmp_path):
+    records = Records(tmp_path / "r.csv", ("video", "reason"))
+    records.add({"video": "a, b.mp4", "reason": 'with "quotes"\nand lines'})
+    records.add({"video": "c.mp4", "reason": ""})
+    with open(tmp_path / "r.csv", "a") as file:
+        file.write("d.mp4,cut he")
+    assert [row["video"] for row in Records(tmp_path / "r.csv", ("video", "reason")).rows] == ["a, b.mp4", "c.mp4"]
+    with pytest.raises(ValueError, match="has other columns than video, why"):
+        read_records(tmp_path / "r.csv", ("video", "why"))
