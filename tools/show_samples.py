@@ -48,7 +48,8 @@ def draw(arguments: argparse.Namespace) -> None:
 
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.6 * len(shown), 2.1 * len(keys)), layout="constrained")
+    figure = Figure(figsize=(1.6 * len(shown), 2.0 * len(keys)))
+    figure.subplots_adjust(left=0.01, right=0.99, wspace=0.04, hspace=0.3, bottom=0.01, top=1 - 0.4 / (2 * len(keys)))
     rows = figure.subplots(len(keys), len(shown), squeeze=False)
     for (epoch, index), axes in zip(keys, rows, strict=True):
         clip = clips[epoch, index]

@@ -155,10 +155,9 @@ class Drawn(NamedTuple):
     mirrored: bool
 
     def __str__(self) -> str:
-        mirrored = ", mirrored" if self.mirrored else ""
-        return (
-            f"from frame {self.start}, resized to {self.size[1]}x{self.size[0]}, crop at {self.offset[::-1]}{mirrored}"
-        )
+        (height, width), (top, left) = self.size, self.offset
+        end = ", mirrored" if self.mirrored else ""
+        return f"from frame {self.start}, resized to {width}x{height}, crop from x {left}, y {top}{end}"
 
 
 class CenterClips(Dataset):
