@@ -76,9 +76,8 @@ class PyavVideo(Video):
         self._stream.thread_type = "NONE"
         if self._stream.codec_context is None:
             raise DecodeError(self.path, "there is no decoder for its video stream")
-        self._stream.codec_context.options = {
-            "err_detect": "crccheck+explode"
-        }  # an error is one, not something to paint over
+        # An error is one, not something to paint over.
+        self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
         times, keyframes, key_places, damaged, discarded, end = [], [], [], [], 0, 0
         for packet in self._container.demux(self._stream):
             self._deadline.check()
@@ -96,7 +95,7 @@ class PyavVideo(Video):
             times.append(packet.pts)
         if not times:
             raise DecodeError(self.path, "the video stream holds no frames")
-        self._check_end(len(times) + discarded, end)
+        self._check_end(len(times) + discarded, end, times)
         formats = self._container.format.name.split(",")
         counted = any(name in COUNTED_FORMATS for name in formats) or None in times or len(set(times)) < len(times)
         if counted and damaged and damaged[0] < len(times) - 1:  # the last one may be cut
@@ -126,18 +125,26 @@ class PyavVideo(Video):
         latest_key[self._key_places] = stored[self._key_places]
         return bool((stored < np.maximum.accumulate(latest_key)).any())
 
-    def _check_end(self, num_packets: int, end: int) -> None:
+    def _check_end(self, num_packets: int, end: int, times: list[int | None]) -> None:
         """Raises DecodeError for a file that was cut: FFmpeg reads such a one to its end without complaint."""
-        if self._stream.frames > num_packets:  # AVI and MP4 say how many frames they have
-            raise DecodeError(self.path, f"the file ends after {num_packets} of {self._stream.frames} frames")
+        formats = self._container.format.name.split(",")
+        promised = 0
+        if "mov" in formats:
+            promised = len(self._stream.index_entries)  # after edit lists, which the header's number is not
+        elif "avi" in formats:
+            promised = self._stream.frames
+        if promised > num_packets:
+            raise DecodeError(self.path, f"the file ends after {num_packets} of {promised} frames")
         said = self._stream.metadata.get("DURATION")  # Matroska as FFmpeg writes it: 00:00:10.033000000
-        if said:
+        if said and None not in times:
             try:
                 hours, minutes, seconds = (float(part) for part in said.split(":"))
             except ValueError:
                 return
             said, found = 3600 * hours + 60 * minutes + seconds, float(end * self._stream.time_base)
-            if found < said - 1.5 / float(self._stream.average_rate or 1):
+            # The last frame may stand as long as any other, and not say so.
+            longest = max(np.diff(np.sort(times)), default=0) * float(self._stream.time_base)
+            if found < said - 1.5 * max(longest, 1 / float(self._stream.average_rate or 1)):
                 raise DecodeError(self.path, f"the file ends after {found:.2f} of {said:.2f} seconds")
 
     def _read_size(self) -> None:

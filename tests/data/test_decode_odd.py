@@ -125,6 +125,33 @@ def test_frames_that_an_edit_list_cuts_off_are_no_frames(tmp_path, moving):
         assert video.num_frames == 35
 
 
+def test_an_edit_list_that_ends_early_is_no_damage(tmp_path, moving):
+    path = write_video(tmp_path / "trimmed.mp4", moving, bf="2")
+    data = bytearray(path.read_bytes())
+    duration = data.find(b"elst") + 12  # of the first edit, in the movie's time units
+    half = int.from_bytes(data[duration : duration + 4], "big") // 2
+    data[duration : duration + 4] = half.to_bytes(4, "big")
+    path.write_bytes(data)
+    check_against_full_decode(path)
+    with open_video(path) as video:
+        assert video.num_frames == 20
+
+
+def test_a_cut_mp4_with_its_index_in_front_is_noticed(tmp_path, moving):
+    source, path = write_video(tmp_path / "whole.mp4", moving), tmp_path / "front.mp4"
+    with av.open(str(source)) as before, av.open(str(path), "w", options={"movflags": "+faststart"}) as after:
+        stream = after.add_stream_from_template(before.streams.video[0])
+        for packet in before.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                after.mux(packet)
+    check_against_full_decode(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 7 // 10])
+    with pytest.raises(DecodeError, match=r"the file ends after \d+ of 40 frames"), open_video(path):
+        pass
+
+
 @pytest.mark.parametrize(("space", "weights"), [("ITU709", (0.2126, 0.7152)), ("ITU601", (0.299, 0.587))])
 @pytest.mark.parametrize("box", [None, (8, 8, 32, 32)])
 def test_the_colour_matrix_of_the_file_is_used(tmp_path, space, weights, box):
