@@ -81,7 +81,8 @@ class PyavVideo(Video):
         times, keyframes, key_places, damaged, discarded, end = [], [], [], [], 0, 0
         for packet in self._container.demux(self._stream):
             self._deadline.check()
-            if packet.size == 0:  # the flushing packet
+            if packet.size == 0:  # the flushing packet, or in AVI a frame that was dropped
+                discarded += packet.dts is not None
                 continue
             end = max(end, (packet.pts or 0) + (packet.duration or 0))
             if packet.is_discard:  # frames cut off by an edit list
@@ -128,12 +129,12 @@ class PyavVideo(Video):
     def _check_end(self, num_packets: int, end: int, times: list[int | None]) -> None:
         """Raises DecodeError for a file that was cut: FFmpeg reads such a one to its end without complaint."""
         formats = self._container.format.name.split(",")
-        promised = 0
+        promised = allowed = 0
         if "mov" in formats:
             promised = len(self._stream.index_entries)  # after edit lists, which the header's number is not
         elif "avi" in formats:
-            promised = self._stream.frames
-        if promised > num_packets:
+            promised, allowed = self._stream.frames, self._stream.frames // 50  # some programs count one too many
+        if promised - allowed > num_packets:
             raise DecodeError(self.path, f"the file ends after {num_packets} of {promised} frames")
         said = self._stream.metadata.get("DURATION")  # Matroska as FFmpeg writes it: 00:00:10.033000000
         if said and None not in times:
