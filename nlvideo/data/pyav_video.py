@@ -79,12 +79,15 @@ class PyavVideo(Video):
         # An error is one, not something to paint over.
         self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
         times, keyframes, key_places, damaged, discarded, end = [], [], [], [], 0, 0
+        first = None
         for packet in self._container.demux(self._stream):
             self._deadline.check()
             if packet.size == 0:  # the flushing packet, or in AVI a frame that was dropped
                 discarded += packet.dts is not None
                 continue
             end = max(end, (packet.pts or 0) + (packet.duration or 0))
+            if first is None:
+                first = packet
             if packet.is_discard:  # frames cut off by an edit list
                 discarded += 1
                 continue
@@ -98,6 +101,11 @@ class PyavVideo(Video):
             raise DecodeError(self.path, "the video stream holds no frames")
         self._check_end(len(times) + discarded, end, times)
         formats = self._container.format.name.split(",")
+        if first.is_keyframe and "avi" not in formats and None not in (*times, first.pts) and min(times) < first.pts:
+            # The stream was cut inside an open group of pictures: these frames need others that are gone.
+            kept = [i for i, time in enumerate(times) if time >= first.pts]
+            key_places = [kept.index(place) for place in key_places]
+            times = [times[i] for i in kept]
         counted = any(name in COUNTED_FORMATS for name in formats) or None in times or len(set(times)) < len(times)
         if counted and damaged and damaged[0] < len(times) - 1:  # the last one may be cut
             raise DecodeError(self.path, f"packet {damaged[0]} is damaged, and without times the others do not count")

@@ -127,6 +127,24 @@ def test_frames_that_an_edit_list_cuts_off_are_no_frames(tmp_path, moving):
         assert video.num_frames == 35
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_frames_that_need_others_from_before_the_file_are_no_frames(tmp_path, moving, codec, suffix):
+    settings = "open-gop=1:bframes=3:keyint=10:scenecut=0" + ("" if codec == "libx264" else ":log-level=none")
+    source = write_video(tmp_path / "source.mkv", moving, codec, **{f"{codec[3:]}-params": settings})
+    path, keyframes = tmp_path / f"cut{suffix}", 0
+    with av.open(str(source)) as before, av.open(str(path), "w") as after:
+        stream = after.add_stream_from_template(before.streams.video[0])
+        for packet in before.demux(video=0):
+            keyframes += packet.is_keyframe
+            if packet.size and keyframes >= 2:  # the first group is left out
+                packet.stream = stream
+                after.mux(packet)
+    check_against_full_decode(path)
+    with open_video(path) as video:
+        assert video.num_frames == 30
+
+
 def test_an_edit_list_that_ends_early_is_no_damage(tmp_path, moving):
     path = write_video(tmp_path / "trimmed.mp4", moving, bf="2")
     data = bytearray(path.read_bytes())
