@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nlvideo.data.dataset import Batch, TrainClips, collate
+from nlvideo.data.video import SlowVideo
 from nlvideo.data.watch import LostWorker
 from nlvideo.distributed import RunFailed
 
@@ -105,7 +106,8 @@ def _explained(error: RuntimeError, lost: LostWorker | None) -> RuntimeError:
     if lost is not None and lost.path:
         what = "hangs in" if lost.stack else "died in"
         return RunFailed(f"Loading worker {lost.worker} {what} {lost.path}; {ADVICE}\n{lost.stack or error}")
-    if "SlowVideo" in str(error):  # the DataLoader's message holds the worker's number and stack
+    # What comes from a worker is a RuntimeError whose text holds the worker's number and stack.
+    if isinstance(error, SlowVideo) or "SlowVideo" in str(error):
         return RunFailed(f"{error}\n{ADVICE}")
     return error
 
