@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from nlvideo.data.annotations import VideoTable, read_table, videos_below
 from nlvideo.data.frame_folder import FrameFolder
-from nlvideo.data.parallel import Records, each, read_records, shard
+from nlvideo.data.parallel import each, open_records, shard
 from nlvideo.data.pyav_video import PyavVideo
 
 COLUMNS = ("video", "problem", "codec", "frames", "fps", "height", "width", "keyframes", "largest_gap", "bytes")
@@ -50,21 +50,14 @@ def check(arguments: argparse.Namespace) -> int:
     if not src.is_dir():
         raise FileNotFoundError(f"The folder {src} does not exist.")
     tables = {name: read_table(str(src), name, None) for name in arguments.list}
-    names = list(dict.fromkeys(name for table in tables.values() for name in _names(table)))
+    names = list(dict.fromkeys(name for table in tables.values() for name in table.names()))
     names = names or sorted(str(path.relative_to(src)) for path in videos_below(src))
     if not names:
         raise ValueError(f"{src} holds no videos.")
     mine = shard(names, arguments.shard)
     out.mkdir(parents=True, exist_ok=True)
-    suffix = "" if arguments.shard == "1/1" else f".{arguments.shard.replace('/', '-of-')}"
-    records = Records(out / f"videos{suffix}.csv", COLUMNS)
+    records = open_records(out, "videos", arguments.shard, COLUMNS)
     done = {row["video"] for row in records.rows}
-    if not suffix:
-        for part in sorted(out.glob("videos.*-of-*.csv")):  # other machines' shares
-            for row in read_records(part, COLUMNS):
-                if row["video"] not in done:
-                    records.add(row)
-                    done.add(row["video"])
     todo = [name for name in mine if name not in done]
     look = partial(look_at, src=src, sample=arguments.sample)
     pace = {"mininterval": 0.2 if sys.stderr.isatty() else 10}
@@ -76,10 +69,10 @@ def check(arguments: argparse.Namespace) -> int:
             bar.update()
     rows = [row for row in records.rows if row["video"] in set(mine)]
     bad = {row["video"] for row in rows if row["problem"]}
-    if not suffix:
+    if arguments.shard == "1/1":
         for name in tables:
             _write_clean(src / name, out / Path(name).name, tables[name], bad)
-    print_summary(rows, out / f"videos{suffix}.csv")
+    print_summary(rows, records.file)
     return 1 if bad else 0
 
 
@@ -119,15 +112,11 @@ def _windows(num_frames: int, sample: int | None) -> list[np.ndarray]:
     return [np.arange(start, min(start + WINDOW, num_frames)) for start in starts]
 
 
-def _names(table: VideoTable) -> list[str]:
-    return [table.name(i) for i in range(len(table))]
-
-
 def _write_clean(source: Path, target: Path, table: VideoTable, bad: set[str]) -> None:
     """Writes a list without the videos in `bad`, as `path,label` lines."""
     if target.exists() and target.samefile(source):
         raise ValueError(f"{target} is the list itself, which is not overwritten; give another OUT.")
-    rows = (f"{name},{label}\n" for name, label in zip(_names(table), table.targets, strict=True) if name not in bad)
+    rows = (f"{name},{label}\n" for name, label in zip(table.names(), table.targets, strict=True) if name not in bad)
     target.write_text("".join(rows), encoding="utf-8", errors="surrogateescape")
 
 

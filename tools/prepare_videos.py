@@ -25,7 +25,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from nlvideo.data.annotations import VideoTable, read_table, videos_below
-from nlvideo.data.parallel import Records, each, read_records, shard
+from nlvideo.data.parallel import Records, each, open_records, shard
 from nlvideo.data.pyav_video import PyavVideo
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")
@@ -58,21 +58,14 @@ def prepare(arguments: argparse.Namespace) -> int:
     if dst.resolve() == src.resolve() or src.resolve() in dst.resolve().parents:
         raise ValueError(f"DST {dst} must not be SRC or lie in it.")
     tables = {name: read_table(str(src), name, None) for name in arguments.list}
-    names = list(dict.fromkeys(name for table in tables.values() for name in _names(table)))
+    names = list(dict.fromkeys(name for table in tables.values() for name in table.names()))
     names = names or sorted(str(path.relative_to(src)) for path in videos_below(src) if path.is_file())
     if not names:
         raise ValueError(f"{src} holds no videos.")
     _check_targets(names)
     mine = shard(names, arguments.shard)
     dst.mkdir(parents=True, exist_ok=True)
-    suffix = "" if arguments.shard == "1/1" else f".{arguments.shard.replace('/', '-of-')}"
-    records = Records(dst / f"prepared{suffix}.csv", COLUMNS)
-    if not suffix:
-        known = {row["video"] for row in records.rows}
-        for part in sorted(dst.glob("prepared.*-of-*.csv")):  # other machines' shares
-            for row in read_records(part, COLUMNS):
-                if row["video"] not in known:
-                    records.add(row)
+    records = open_records(dst, "prepared", arguments.shard, COLUMNS)
     last = {row["video"]: row for row in records.rows}  # a video that failed is tried again and may have two
     done = {name for name, row in last.items() if row["prepared"] and (dst / row["prepared"]).exists()}
     todo = [name for name in mine if name not in done]
@@ -87,7 +80,7 @@ def prepare(arguments: argparse.Namespace) -> int:
             records.add({column: row.get(column, "") for column in COLUMNS})
             bar.update()
     rows = [row for name, row in {row["video"]: row for row in records.rows}.items() if name in set(mine)]
-    write_lists(dst, suffix, rows, tables if not suffix else {})
+    write_lists(dst, arguments.shard, rows, tables)
     print_summary(rows, time.monotonic() - started, dst)
     return 1 if any(not row["prepared"] for row in rows) else 0
 
@@ -192,18 +185,15 @@ def _check_targets(names: list[str]) -> None:
             raise ValueError(f"{other} and {name} would both become {_target(name)}; rename one of them.")
 
 
-def _names(table: VideoTable) -> list[str]:
-    return [table.name(i) for i in range(len(table))]
-
-
-def write_lists(dst: Path, suffix: str, rows: list[dict[str, str]], tables: dict[str, VideoTable]) -> None:
+def write_lists(dst: Path, which: str, rows: list[dict[str, str]], tables: dict[str, VideoTable]) -> None:
     """Writes the lists with the prepared videos alone, and failed.csv."""
     prepared = {row["video"]: row["prepared"] for row in rows if row["prepared"]}
-    for name, table in tables.items():
-        pairs = zip(_names(table), table.targets, strict=True)
+    whole = which == "1/1"
+    for name, table in tables.items() if whole else ():
+        pairs = zip(table.names(), table.targets, strict=True)
         lines = (f"{prepared[video]},{label}\n" for video, label in pairs if video in prepared)
         (dst / Path(name).name).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-    failed = dst / f"failed{suffix}.csv"
+    failed = dst / ("failed.csv" if whole else f"failed.{which.replace('/', '-of-')}.csv")
     failed.unlink(missing_ok=True)
     if len(prepared) < len(rows):
         records = Records(failed, ("video", "reason"))

@@ -43,6 +43,9 @@ class VideoTable:
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(self._text[start : self._ends[index]].tobytes())
 
+    def names(self) -> list[str]:
+        return [self.name(i) for i in range(len(self))]
+
     def path(self, index: int) -> str:
         return os.path.join(self.root, self.name(index))
 

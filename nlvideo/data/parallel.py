@@ -32,21 +32,17 @@ def each(
     try:
         for worker in workers:
             worker.give(next(waiting))
-        while busy := [worker for worker in workers if worker.since is not None]:
+        while busy := [worker for worker in workers if worker.busy]:
             ready = wait([worker.pipe for worker in busy], timeout=1)
             for worker in busy:
-                if worker.pipe in ready:
-                    yield worker.take()
-                elif time_limit is not None and time.monotonic() - worker.since > time_limit:
-                    yield Outcome(worker.item, None, f"took longer than {time_limit:g} seconds")
-                    worker.replace()
-                else:
+                outcome = worker.take() if worker.pipe in ready else worker.give_up(time_limit)
+                if outcome is None:
                     continue
+                yield outcome
+                worker.busy = False
                 for item in waiting:
                     worker.give(item)
                     break
-                else:
-                    worker.since = None
     finally:
         for worker in workers:
             worker.process.terminate()
@@ -54,7 +50,8 @@ def each(
 
 class _Worker:
     def __init__(self, context, function: Callable):
-        self.context, self.function, self.since, self.item = context, function, None, None
+        self.context, self.function = context, function
+        self.busy, self.item, self.since = False, None, None  # since: when it began the item, which it says
         self._start()
 
     def _start(self) -> None:
@@ -64,12 +61,13 @@ class _Worker:
         other.close()  # so that this end notices when the process is gone
 
     def give(self, item: Any) -> None:
-        self.item, self.since = item, time.monotonic()
+        self.busy, self.item, self.since = True, item, None
         self.pipe.send(item)
 
-    def take(self) -> Outcome:
+    def take(self) -> Outcome | None:
+        """Returns what the process sent about its item; None if that is that it has begun."""
         try:
-            result, failure = self.pipe.recv()
+            message = self.pipe.recv()
         except (EOFError, ConnectionError):
             self.process.join()
             code = self.process.exitcode
@@ -77,7 +75,17 @@ class _Worker:
             return Outcome(
                 self.item, None, f"its process died with {f'signal {-code}' if code < 0 else f'code {code}'}"
             )
-        return Outcome(self.item, result, failure)
+        if message is None:
+            self.since = time.monotonic()
+            return None
+        return Outcome(self.item, *message)
+
+    def give_up(self, time_limit: float | None) -> Outcome | None:
+        """Returns a failure and replaces the process if its item has taken too long, else None."""
+        if time_limit is None or self.since is None or time.monotonic() - self.since <= time_limit:
+            return None
+        self.replace()
+        return Outcome(self.item, None, f"took longer than {time_limit:g} seconds")
 
     def replace(self) -> None:
         self.process.kill()
@@ -91,6 +99,7 @@ def _work(function: Callable, pipe: Connection) -> None:
             item = pipe.recv()
         except (EOFError, KeyboardInterrupt):
             return
+        pipe.send(None)  # it took until now to start this process and to load what it needs
         try:
             answer = function(item), None
         except Exception as error:
@@ -130,6 +139,19 @@ class Records:
         with open(self.file, "a", newline="", encoding="utf-8", errors="surrogateescape") as out:
             csv.DictWriter(out, self.columns).writerow(row)
         self.rows.append({key: str(value) for key, value in row.items()})
+
+
+def open_records(folder: Path, stem: str, which: str, columns: Sequence[str]) -> Records:
+    """Returns the records of one share of a job, or of the whole job (which = "1/1") with what the shares have done."""
+    if which != "1/1":
+        return Records(folder / f"{stem}.{which.replace('/', '-of-')}.csv", columns)
+    records = Records(folder / f"{stem}.csv", columns)
+    known = {row["video"] for row in records.rows}
+    for part in sorted(folder.glob(f"{stem}.*-of-*.csv")):
+        for row in read_records(part, columns):
+            if row["video"] not in known:
+                records.add(row)
+    return records
 
 
 def read_records(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
