@@ -130,6 +130,7 @@ def center_batches(data: DataConfig, table: VideoTable, batch_size: int, *, rank
         short_side=data.test.short_side,
         crop_size=data.crop_size,
         opener=_opener(data),
+        skip_slow=data.skip_slow,
     )
     videos = range(rank, len(table), size)
     return watched(dataset, _loading(data), batch_size=batch_size, sampler=videos, collate_fn=collate)

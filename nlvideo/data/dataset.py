@@ -163,7 +163,8 @@ class Drawn(NamedTuple):
 class CenterClips(Dataset):
     """One clip of each video, from the middle of it in time and space: the quick validation during training.
 
-    An undecodable video gives a clip without frames (T = 0) and its failure.
+    An undecodable video gives a clip without frames (T = 0) and its failure. So does one that takes too long, if
+    `skip_slow`, else that raises SlowVideo.
     """
 
     def __init__(
@@ -175,8 +176,9 @@ class CenterClips(Dataset):
         short_side: int,
         crop_size: int,
         opener: Opener | None = None,
+        skip_slow: bool = False,
     ):
-        self.table, self.opener = table, opener or Opener()
+        self.table, self.opener, self.skip_slow = table, opener or Opener(), skip_slow
         self.num_frames, self.frame_stride = num_frames, frame_stride
         self.short_side, self.crop_size = short_side, crop_size
 
@@ -191,7 +193,9 @@ class CenterClips(Dataset):
                 size = sampling.resized_size(video.height, video.width, self.short_side)
                 ((top, left),) = sampling.crop_offsets(1, *size, self.crop_size)
                 clip = _read_clip(video, wanted, size, (top, left, self.crop_size, self.crop_size))
-        except DecodeError as error:
+        except (DecodeError, SlowVideo) as error:
+            if isinstance(error, SlowVideo) and not self.skip_slow:
+                raise
             empty = torch.empty(0, self.crop_size, self.crop_size, 3, dtype=torch.uint8)
             return Clip(empty, target, index, [Failure(index, 0, error.reason, None)])
         return Clip(clip, target, index, [])

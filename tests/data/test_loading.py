@@ -117,6 +117,19 @@ def test_a_slow_video_may_be_skipped_and_is_then_known(video_folder, workers):
     assert [f.replaced_by for f in again] == [f.replaced_by for f in failures]
 
 
+def test_a_slow_video_of_the_validation_stops_the_run_or_counts_as_wrong(video_folder):
+    table = read_table(str(video_folder), "val.csv", None)
+    for skip_slow in (False, True):
+        data = config_of(video_folder, time_limit_seconds=1e-6, skip_slow=skip_slow)
+        batches = center_batches(data, table, 5, rank=0, size=1)
+        if skip_slow:
+            (batch,) = batches
+            assert len(batch.targets) == 0 and [failure.video for failure in batch.failures] == list(range(5))
+        else:
+            with pytest.raises(RunFailed, match="a video 0.mp4: decoding takes longer than"):
+                next(batches)
+
+
 def test_a_worker_that_hangs_in_c_is_named_with_its_video_and_stack(video_folder):
     with pytest.raises(RunFailed, match=r"Loading worker \d hangs in .*a video 2.mp4") as caught:
         all_batches(slow_clips(video_folder, hangs=True), 2)
