@@ -1,26 +1,40 @@
-"""Checkpoints: dicts of plain containers and tensors, written whole or not at all."""
+"""Checkpoints: dicts of plain containers and tensors, written whole or not at all, and checked when they are read."""
 
+import hashlib
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-FORMAT = 1  # raised when an older program could misread a newer file
-KEYS = ("format", "model", "step", "config", "classes")
+FORMAT = 2  # raised when an older program could misread a newer file
+KEYS = ("format", "sha256", "model", "step", "config", "classes")
+
+# In a run's folder: one file a saved step, and names of their own for the newest and the best.
+STEPS_FOLDER = "checkpoints"
+NEWEST_FILE = "checkpoint.pt"
+BEST_FILE = "checkpoint_best.pt"
+
+
+class NewerFormat(ValueError):
+    """A checkpoint that only a newer nlvideo can read."""
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes the content beside `path`, flushed to the disk, and then renames it: `path` is never half written."""
+    content = {"format": FORMAT, **content}
+    content["sha256"] = digest(content)
     partial = path.with_name(f".{path.name}.part")
     try:
         with open(partial, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
+            torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -29,15 +43,146 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Returns the content of an nlvideo checkpoint, tensors on the CPU.
 
     Raises:
-        FileNotFoundError, ValueError: it does not exist, or is not one.
+        FileNotFoundError, ValueError: it does not exist, is not one, or is damaged.
+        NewerFormat: a ValueError too.
     """
     content = read_tensor_file(path)
+    check_content(content, path)
+    return content
+
+
+def check_content(content: Any, path: str | Path) -> None:
+    """Raises ValueError if what was read from `path` is not a whole nlvideo checkpoint."""
+    if isinstance(content, Mapping) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
+        raise NewerFormat(f"{path} was written by a newer nlvideo (format {content['format']}, known up to {FORMAT}).")
     if not isinstance(content, Mapping) or any(key not in content for key in KEYS):
         held = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{path} is not an nlvideo checkpoint: it holds {held}; expected {', '.join(KEYS)}.")
-    if content["format"] > FORMAT:
-        raise ValueError(f"{path} was written by a newer nlvideo (format {content['format']}, known up to {FORMAT}).")
-    return content
+    if content["sha256"] != digest(content):
+        raise ValueError(f"{path} is damaged: its content is not what its SHA-256 says.")
+
+
+def evaluation_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Returns the network's state for evaluation, with precise statistics of batch norms if there are any."""
+    return {**checkpoint["model"], **(checkpoint.get("precise_bn") or {})}
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a checkpoint's content but its key "sha256": of every key, value and tensor byte.
+
+    The zip archive that torch.save writes has checksums, but torch.load does not look at them.
+    """
+    sha = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            sha.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        elif isinstance(value, Mapping):
+            sha.update(f"dict{len(value)}".encode())
+            for key, inner in value.items():
+                add(key)
+                add(inner)
+        elif isinstance(value, list | tuple):
+            sha.update(f"{type(value).__name__}{len(value)}".encode())
+            for inner in value:
+                add(inner)
+        else:
+            sha.update(f"{type(value).__name__} {value!r};".encode())
+
+    add({key: value for key, value in content.items() if key != "sha256"})
+    return sha.hexdigest()
+
+
+class Found(NamedTuple):
+    """What is left of a run."""
+
+    path: Path
+    content: dict[str, Any]
+    skipped: list[str]  # newer files that cannot be used, and why
+
+
+def newest_checkpoint(folder: Path) -> Found | None:
+    """Returns the newest whole checkpoint of a run, None if the folder has no checkpoint at all.
+
+    Raises:
+        NewerFormat: the newest one is whole but needs a newer nlvideo.
+        ValueError: there are checkpoints, but none is whole.
+    """
+    files = _step_files(folder)[::-1] or [path for path in [folder / NEWEST_FILE] if path.exists()]
+    skipped = []
+    for path in files:
+        try:
+            return Found(path, load_checkpoint(path), skipped)
+        except NewerFormat:
+            raise
+        except ValueError as error:
+            skipped.append(str(error))
+    if skipped:
+        reasons = "\n  ".join(skipped)
+        raise ValueError(
+            f"No checkpoint in {folder} can be resumed from:\n  {reasons}\n"
+            "To start again from the first step, remove the folder or give another output_dir."
+        )
+    return None
+
+
+def save_step(folder: Path, content: dict[str, Any], keep: int) -> None:
+    """Saves a run's step, calls it the newest, and removes all but the last `keep` steps."""
+    path = step_file(folder, content["step"])
+    path.parent.mkdir(exist_ok=True)
+    save_checkpoint(path, content)
+    _name(path, folder / NEWEST_FILE)
+    for old in _step_files(folder)[:-keep]:
+        old.unlink()
+
+
+def name_best(folder: Path, step: int) -> None:
+    """Calls a saved step the best; under this name it stays when its step is removed."""
+    _name(step_file(folder, step), folder / BEST_FILE)
+
+
+def drop_later(folder: Path, step: int) -> None:
+    """Removes what a run that goes on from `step` will write again: later steps, and files that were never finished."""
+    for path in _step_files(folder):
+        if _step_of(path) > step:
+            path.unlink()
+    for path in [*folder.glob(".*.part"), *(folder / STEPS_FOLDER).glob(".*.part")]:
+        path.unlink()
+
+
+def step_file(folder: Path, step: int) -> Path:
+    return folder / STEPS_FOLDER / f"step_{step:08}.pt"
+
+
+def _step_files(folder: Path) -> list[Path]:
+    return sorted((folder / STEPS_FOLDER).glob("step_*.pt"), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def _name(file: Path, name: Path) -> None:
+    """Gives a file a second name; it is replaced at once if it is taken."""
+    partial = name.with_name(f".{name.name}.part")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(file, partial)
+    except OSError:  # a file system without links
+        shutil.copyfile(file, partial)
+    os.replace(partial, name)
+    partial.unlink(missing_ok=True)  # replacing a name of the same file does nothing
+    _sync_folder(name.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes renamed files outlast a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_tensor_file(path: str | Path) -> Any:

@@ -25,9 +25,9 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nlvideo.distributed import USER_ERRORS
+from nlvideo.distributed import USER_ERRORS, message_of
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "float64")
 SCHEDULES = ("steps", "cosine")
 RESUMES = ("never", "auto")
 
@@ -40,6 +40,7 @@ class ModelConfig:
     width: int = 64  # channels of conv1; all others follow
     dropout: float = 0.5  # before the classifier
     frozen_bn: bool = False  # batch norm: fixed statistics, gain and bias
+    activation_checkpointing: list[str] = field(default_factory=list)  # stages (res2..res5) computed again for backward
     pretrained: str | None = None  # null, imagenet, or a file: torchvision weights or an nlvideo checkpoint
 
 
@@ -111,6 +112,7 @@ class OptimConfig:
     lr: float = 0.01  # for lr_batch_size clips a step; scaled linearly to batch_size
     lr_batch_size: int = 64
     batch_size: int = 64  # clips in one step, over all devices
+    accumulate: int = 1  # passes in one step: each device takes its clips in so many parts
     max_steps: int = 400_000
     schedule: str = "steps"  # steps or cosine
     milestones: list[int] = field(default_factory=lambda: [150_000, 300_000])  # lr / 10 at each, for steps
@@ -118,6 +120,7 @@ class OptimConfig:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 1e-4  # none on norm parameters
+    max_grad_norm: float | None = None  # gradients are scaled down to this norm
 
 
 @dataclass
@@ -127,10 +130,17 @@ class TrainConfig:
     seed: int = 0
     num_devices: int = 1
     precision: str = "auto"
-    resume: str = "never"
+    tf32: bool = False  # CUDA: float32 products with 10 bits of mantissa
+    compile: bool = False  # torch.compile
+    sync_bn: bool = False  # CUDA: batch norm over the clips of all devices
+    precise_bn_steps: int = 0  # validate with statistics of the batch norms over the clips of so many steps
+    resume: str = "never"  # never, auto
+    dry_run: bool = False  # say what would be trained, try a few steps, write nothing
     log_every_steps: int = 20
     validate_every_steps: int = 5000
     checkpoint_every_steps: int = 1000
+    keep: int = 3  # checkpoints; the best is kept besides
+    profile_steps: int = 0  # a trace of so many steps, for torch's viewers
     model: ModelConfig = field(default_factory=ModelConfig)
     block: BlockConfig = field(default_factory=BlockConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -139,6 +149,7 @@ class TrainConfig:
     def __post_init__(self):
         from nlvideo.data.decode import DECODERS
         from nlvideo.data.sampling import CLIP_SAMPLINGS, NUM_CROPS
+        from nlvideo.models.resnet import STAGES
 
         # Modes, layouts and places are checked by the network that has them, build_model.
         _check_choice("precision", self.precision, PRECISIONS)
@@ -157,7 +168,7 @@ class TrainConfig:
         for key in (
             "num_devices log_every_steps validate_every_steps checkpoint_every_steps model.width "
             "data.num_frames data.frame_stride data.crop_size data.test.num_clips data.test.crop_size "
-            "optim.batch_size optim.lr_batch_size optim.max_steps"
+            "optim.batch_size optim.accumulate optim.lr_batch_size optim.max_steps keep"
         ).split():
             value = _value(self, key)
             if value < 1:
@@ -167,7 +178,9 @@ class TrainConfig:
                 raise ValueError(f"{key}={_value(self, key)}: must be finite numbers, std above 0.")
         if self.data.num_classes is not None and self.data.num_classes < 1:
             raise ValueError(f"data.num_classes={self.data.num_classes}: must be at least 1.")
-        for key in "seed data.num_workers optim.warmup_steps optim.weight_decay optim.lr".split():
+        for key in (
+            "seed precise_bn_steps profile_steps data.num_workers optim.warmup_steps optim.weight_decay optim.lr"
+        ).split():
             value = _value(self, key)
             if not 0 <= value < math.inf:
                 raise ValueError(f"{key}={value}: must be a number that is not negative.")
@@ -194,9 +207,23 @@ class TrainConfig:
         for key in ("data.mean", "data.std"):
             if len(_value(self, key)) != 3:
                 raise ValueError(f"{key}={_value(self, key)}: must be three numbers, for red, green and blue.")
-        if self.optim.batch_size % self.num_devices:
+        passes = self.num_devices * self.optim.accumulate
+        if self.optim.batch_size % passes:
             raise ValueError(
-                f"optim.batch_size={self.optim.batch_size} cannot be shared evenly by num_devices={self.num_devices}."
+                f"optim.batch_size={self.optim.batch_size} cannot be shared evenly by num_devices={self.num_devices} "
+                f"with optim.accumulate={self.optim.accumulate} passes each; it must be a multiple of {passes}."
+            )
+        if self.optim.max_grad_norm is not None and not 0 < self.optim.max_grad_norm < math.inf:
+            raise ValueError(f"optim.max_grad_norm={self.optim.max_grad_norm}: must be above 0, or null.")
+        for key in ("sync_bn", "precise_bn_steps"):
+            if self.model.frozen_bn and _value(self, key):
+                raise ValueError(f"{key}={_value(self, key)} has no effect with model.frozen_bn=true.")
+        for stage in self.model.activation_checkpointing:
+            _check_choice("model.activation_checkpointing", stage, STAGES)
+        if self.compile and self.model.activation_checkpointing:
+            raise ValueError(
+                f"model.activation_checkpointing={self.model.activation_checkpointing} does not go together with "
+                "compile=true, which decides itself what is computed again."
             )
         if self.optim.milestones != sorted(set(self.optim.milestones)):
             raise ValueError(f"optim.milestones={self.optim.milestones}: must be rising steps.")
@@ -301,17 +328,17 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
         try:
             return function(config)
         except USER_ERRORS as error:
-            sys.exit(f"error: {error}")
+            sys.exit(message_of(error))
 
     store_schemas()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that its errors reach the lines below
     try:
         hydra.main(version_base="1.3", config_path="pkg://nlvideo.configs", config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {_explain(error)}")
+        sys.exit(f"error: {explain(error)}")
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Returns Hydra's or OmegaConf's message, with the allowed keys where a key is unknown."""
     lines, cause = [], error
     while cause is not None:

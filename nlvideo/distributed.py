@@ -3,15 +3,20 @@
 Everything small goes over gloo on the CPU; NCCL, where there are GPUs, carries the gradients.
 """
 
+import multiprocessing
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from nlvideo.signals import passed_on
 
 
 class RunFailed(RuntimeError):
@@ -76,13 +81,31 @@ def launch(function: Callable[[Any], Any], config: Any, num_devices: int) -> Any
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    try:
-        return elastic_launch(settings, _call)(function, config)[0]
-    except SignalException as stop:  # the processes have got it too and written their checkpoint
-        sys.exit(128 + stop.sigval)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise RunFailed(f"Rank {rank} failed (exit code {failure.exitcode}); its error stands above.") from None
+    if hasattr(settings, "signals_to_handle"):
+        # The launcher kills its processes 30 s after a signal, which may be less than a step and a checkpoint take;
+        # so it is not told of the signals, and they are passed on here. Older ones cannot be asked for that.
+        settings.signals_to_handle = "SIGHUP,SIGQUIT"
+    with passed_on(_signal_children) as received:
+        try:
+            return elastic_launch(settings, _call)(function, config)[0]
+        except SignalException as stop:
+            sys.exit(128 + stop.sigval)
+        except ChildFailedError as error:
+            if received:  # the processes have got it too, written their checkpoint and ended with this code
+                sys.exit(128 + received[-1])
+            rank, failure = error.get_first_failure()
+            raise RunFailed(f"Rank {rank} failed ({ending(failure.exitcode)}); its error stands above.") from None
+
+
+def _signal_children(number: int) -> None:
+    for process in multiprocessing.active_children():
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
+
+def ending(exitcode: int) -> str:
+    """Returns how a process ended."""
+    return f"exit code {exitcode}" if exitcode >= 0 else f"killed by {signal.Signals(-exitcode).name}"
 
 
 def _call(function: Callable[[Any], Any], config: Any) -> Any:
@@ -90,7 +113,12 @@ def _call(function: Callable[[Any], Any], config: Any) -> Any:
     try:
         return function(config)
     except USER_ERRORS as error:
-        sys.exit(f"rank {os.environ['RANK']}: error: {error}")
+        sys.exit(message_of(error))
+
+
+def message_of(error: Exception) -> str:
+    """Returns the line that a command answers an error with; it names the rank if there are several."""
+    return f"rank {os.environ['RANK']}: error: {error}" if under_torchrun() else f"error: {error}"
 
 
 def init_world() -> World:
@@ -100,6 +128,10 @@ def init_world() -> World:
         return World(0, 0, 1, torch.device("cuda", 0) if cuda else torch.device("cpu"))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda and local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"This machine was given rank {local_rank} of its own but has {torch.cuda.device_count()} GPUs."
+        )
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
@@ -132,6 +164,28 @@ def gather(value: Any) -> list[Any]:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def together(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns function(*args), called in every process; if it fails in some, the first of those tells and all end."""
+    try:
+        result, error = function(*args), None
+    except USER_ERRORS as raised:
+        result, error = None, raised
+    failed = [rank for rank, broken in enumerate(gather(error is not None)) if broken]
+    if not failed:
+        return result
+    if error is not None and failed[0] == int(os.environ.get("RANK", 0)):
+        raise error
+    sys.exit(1)
+
+
+def on_main(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns in every process what function(*args) returns on rank 0, the only one to call it."""
+    box = [together(function, *args) if is_first() else together(lambda: None)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box)
+    return box[0]
 
 
 def check_same(value: Any, what: str) -> None:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from nlvideo import distributed as world_of
-from nlvideo.checkpoint import load_checkpoint
+from nlvideo.checkpoint import evaluation_weights, load_checkpoint
 from nlvideo.config import (
     EvaluateConfig,
     TrainConfig,
@@ -104,6 +104,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         "decoder": config.data.decoder,
         "mean": config.data.mean,
         "std": config.data.std,
+        "batch_norm": "precise" if checkpoint.get("precise_bn") else "running",
     }
     _refuse_other_results(folder, identity)
 
@@ -111,7 +112,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     clip = dataclasses.replace(trained.data, num_frames=config.data.num_frames)
     network = build_model(trained.model, trained.block, clip, len(checkpoint["classes"]))
     check_clip(network, clip.num_frames, config.data.test.crop_size, config.data.test.crop_size)
-    network.load_state_dict(checkpoint["model"])
+    network.load_state_dict(evaluation_weights(checkpoint))
     dtype = resolve_precision(config.precision, world.device)
     network = network.to(world.device, input_dtype(dtype), memory_format=torch.channels_last_3d).eval()
     mine = score_videos(network, config, world, dtype, table)

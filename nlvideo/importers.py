@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 
-from nlvideo.checkpoint import KEYS, load_checkpoint
+from nlvideo.checkpoint import KEYS, evaluation_weights, load_checkpoint
 from nlvideo.config import TrainConfig, from_container, store_schemas, to_dataclass
 from nlvideo.models import build_model
 from nlvideo.models.inflate import inflate_state_dict
@@ -160,7 +160,7 @@ def load_model(path: str | Path, *, source: str = "nlvideo", config: Sequence[st
         checkpoint = load_checkpoint(path)
         trained = from_container(TrainConfig, checkpoint["config"])
         network = build_model(trained.model, trained.block, trained.data, len(checkpoint["classes"]))
-        network.load_state_dict(checkpoint["model"])
+        network.load_state_dict(evaluation_weights(checkpoint))
         return network.eval()
     network, _ = import_weights(path, source, config)
     return network

@@ -3,52 +3,76 @@
 import math
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any
-
-import torch
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from nlvideo import distributed as world_of
 from nlvideo.data.annotations import VideoTable
 from nlvideo.data.dataset import Batch
+from nlvideo.timing import StepTimer
+
+# Values that depend on the machine's speed; all others are the same in every run of a config.
+TIMINGS = ("seconds", "clips_per_second", "data_wait_share", "forward_share", "backward_share", "communication_share")
+
+
+class StepResult(NamedTuple):
+    """What a training step gives, of this process's clips."""
+
+    loss: float  # mean
+    grad_norm: float  # before clipping, the same in every process
+    updated: bool  # false where the loss scaler left the weights alone, because a gradient was not finite
 
 
 class Meter:
-    """Counts over all processes: loss, speed, waiting for data, and samples that could not be decoded."""
+    """Counts over all processes: loss, gradient norm, time, and samples that could not be decoded.
 
-    def __init__(self, world_size: int, num_bad: int, num_samples: int):
-        self.world_size, self.num_bad, self.num_samples = world_size, num_bad, num_samples
-        self.wait = 0.0
-        self._losses: list[torch.Tensor] = []
+    Args:
+        state: what `state` gave when the run was left, {} for a new one.
+    """
+
+    def __init__(self, world_size: int, num_samples: int, state: dict[str, Any]):
+        self.world_size, self.num_samples = world_size, num_samples
+        self.num_bad: int = state.get("num_bad", 0)
+        self._losses: list[float] = list(state.get("losses", []))
+        self._grad_norms: list[float] = list(state.get("grad_norms", []))
         self._failures: list[dict[str, Any]] = []
-        self._clips = 0
+        self._clips, self._wait = 0, 0.0
         self._start = time.monotonic()
 
+    def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint needs so that the next line of metrics is that of an uninterrupted run."""
+        return {"num_bad": self.num_bad, "losses": list(self._losses), "grad_norms": list(self._grad_norms)}
+
     def add(
-        self, loss: torch.Tensor, batch: Batch, step: int, table: VideoTable, skipped: torch.Tensor, stop: int
+        self, result: StepResult, passes: Sequence[Batch], step: int, table: VideoTable, skipped: Any, stop: int
     ) -> bool:
         """Counts a step; returns whether any process was asked to stop.
 
         Args:
-            skipped: (videos,) bool; where some process met a video that took too long, it is marked in all.
+            skipped: (videos,) bool tensor; where some process met a video that took too long, it is marked in all.
 
         Raises:
-            world_of.RunFailed: the loss is not finite in some process; names the step and that process's videos.
+            world_of.RunFailed: loss or gradient are not finite in some process; names the step and its videos.
         """
-        finite = math.isfinite(loss.item())
-        slow = [failure.video for failure in batch.failures if failure.slow]
-        stopping, broken, bad, clips, num_slow = world_of.sum_over_ranks(
-            [bool(stop), not finite, len(batch.failures), len(batch.targets), len(slow)]
+        failures = [failure for batch in passes for failure in batch.failures]
+        slow = [failure.video for failure in failures if failure.slow]
+        num_clips = sum(len(batch.targets) for batch in passes)
+        finite = math.isfinite(result.loss) and (math.isfinite(result.grad_norm) or not result.updated)
+        stopping, broken, bad, clips, num_slow, loss = world_of.sum_over_ranks(
+            [bool(stop), not finite, len(failures), num_clips, len(slow), result.loss]
         )
         if not finite:
-            videos = ", ".join(table.name(i) for i in batch.videos.tolist())
-            raise world_of.RunFailed(f"The loss is {loss.item()} at step {step}, on the videos {videos}.")
+            videos = ", ".join(table.name(i) for batch in passes for i in batch.videos.tolist())
+            raise world_of.RunFailed(
+                f"The loss is {result.loss} and the norm of the gradient {result.grad_norm} at step {step}, on the "
+                f"videos {videos}."
+            )
         if broken:
             raise world_of.RunFailed(f"At step {step} the loss of another process is not finite; it names the videos.")
         if num_slow:
             for videos in world_of.gather(slow):
                 skipped[videos] = True
-        for failure in batch.failures:
+        for failure in failures:
             row = {
                 "step": step,
                 "epoch": failure.epoch,
@@ -58,7 +82,9 @@ class Meter:
             }
             print("step {step}: {video}: {reason}; replaced by {replaced_by}".format(**row), file=sys.stderr)
             self._failures.append(row)
-        self._losses.append(loss)
+        self._losses.append(loss / self.world_size)
+        if result.updated:
+            self._grad_norms.append(result.grad_norm)
         self._clips += int(clips)
         self.num_bad += int(bad)
         self.num_samples += int(clips)
@@ -80,19 +106,26 @@ class Meter:
         self._failures = []
         return sorted(rows, key=lambda row: row["step"])
 
-    def take(self, lr: float) -> dict[str, float]:
-        """Returns the values since the last call, the same in every process, and starts again."""
+    def take(self, lr: float, timer: StepTimer) -> dict[str, float]:
+        """Returns the values since the last call, the same in every process, and starts again.
+
+        Times are of this process's own steps since it was started, shares of them averaged over processes.
+        """
         seconds = time.monotonic() - self._start
-        losses = torch.stack(self._losses).double()
-        loss, wait = world_of.sum_over_ranks([losses.mean().item(), self.wait / seconds])
+        spent = {"data_wait": self._wait, "forward": 0.0, "backward": 0.0, **timer.take()}
+        shares = world_of.sum_over_ranks([value / seconds for value in spent.values()])
         values = {
-            "loss": loss / self.world_size,
+            "loss": math.fsum(self._losses) / len(self._losses),
             "lr": lr,
-            "clips_per_second": self._clips / seconds,
-            "data_wait_share": wait / self.world_size,
+            "grad_norm": math.fsum(self._grad_norms) / len(self._grad_norms) if self._grad_norms else None,
+            "skipped_updates": len(self._losses) - len(self._grad_norms),
             "bad_share": self.num_bad / self.num_samples,
+            "seconds": seconds,
+            "clips_per_second": self._clips / seconds,
         }
-        self._losses, self._clips, self.wait = [], 0, 0.0
+        for name, share in zip(spent, shares, strict=True):
+            values[f"{name}_share"] = share / self.world_size
+        self._losses, self._grad_norms, self._clips, self._wait = [], [], 0, 0.0
         self._start = time.monotonic()
         return values
 
@@ -100,14 +133,13 @@ class Meter:
         """Leaves out time that was not spent training."""
         self._start += seconds
 
-
-def timed(loader: Iterable[Batch], meter: Meter) -> Iterable[Batch]:
-    """Yields the loader's batches and adds the time spent waiting for each to the meter."""
-    batches = iter(loader)
-    while True:
-        start = time.monotonic()
-        batch = next(batches, None)
-        meter.wait += time.monotonic() - start
-        if batch is None:
-            return
-        yield batch
+    def timed(self, loader: Iterable[Any]) -> Iterable[Any]:
+        """Yields what the loader gives and adds the time spent waiting for it."""
+        steps = iter(loader)
+        while True:
+            start = time.monotonic()
+            passes = next(steps, None)
+            self._wait += time.monotonic() - start
+            if passes is None:
+                return
+            yield passes

@@ -18,13 +18,28 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if _has_bfloat16(device) else torch.float32
     dtype = getattr(torch, precision)
     if dtype == torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
-        raise ValueError(f"precision=bfloat16: {torch.cuda.get_device_name(device)} has none; choose float32.")
+        raise ValueError(
+            f"precision=bfloat16: {torch.cuda.get_device_name(device)} has none; choose float16 or float32."
+        )
     return dtype
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Returns the context in which a float32 network computes its products in bfloat16, if that is the type."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    """Returns the context in which a float32 network computes its products in 16 bits, if that is the type."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(device.type, dtype if half else torch.bfloat16, enabled=half)
+
+
+def use_tf32(allowed: bool, device: torch.device) -> None:
+    """Lets float32 products round their factors to TF32, or not.
+
+    Raises:
+        ValueError: TF32 on a device without it.
+    """
+    if allowed and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise ValueError("tf32=true: only NVIDIA GPUs from Ampere on have TF32, and this device is not one.")
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def input_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -36,7 +36,7 @@ def test_other_files_are_refused(tmp_path):
     torch.save(torch.ones(2), tmp_path / "tensor.pt")
     for name, message in (
         ("text.pt", "is not a checkpoint that can be read"),
-        ("other.pt", "is not an nlvideo checkpoint: it holds state_dict; expected format, model, step"),
+        ("other.pt", "is not an nlvideo checkpoint: it holds state_dict; expected format, sha256, model, step"),
         ("newer.pt", "was written by a newer nlvideo"),
         ("tensor.pt", "it holds Tensor"),
     ):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,13 @@ import pytest
 import torch
 from conftest import composed
 
+from nlvideo.checkpoint import save_step
 from nlvideo.config import TrainConfig
 from nlvideo.distributed import RunFailed
+from nlvideo.meter import TIMINGS
 from nlvideo.models.non_local import NonLocalBlock
-from nlvideo.train import set_up, train, train_step, validate
+from nlvideo.run import set_up
+from nlvideo.train import train, train_step, validate
 
 TINY = [
     "experiment=quickstart",
@@ -46,7 +50,7 @@ def config_of(video_folder, output_dir, *overrides: str) -> TrainConfig:
 
 def rows_of(folder) -> list[dict]:
     rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("clips_per_second", "data_wait_share")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
 
 
 def weights_of(folder) -> dict[str, torch.Tensor]:
@@ -67,7 +71,7 @@ def test_a_run_leaves_checkpoint_metrics_tensorboard_and_curves(video_folder, tm
     rows = rows_of(tmp_path / "run")
     assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if row["split"] == "val"] == [2, 4]
-    assert rows[0].keys() == {"split", "step", "loss", "lr", "bad_share"}
+    assert rows[0].keys() == {"split", "step", "loss", "lr", "grad_norm", "skipped_updates", "bad_share"}
     assert all(row["num_videos"] == 5 for row in rows if row["split"] == "val")
     assert list((tmp_path / "run/tensorboard").iterdir())
     assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
@@ -187,7 +191,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_videos(video_folder,
         return step(run, batch)
 
     monkeypatch.setattr(nlvideo.train, "train_step", break_weights)
-    with pytest.raises(RunFailed, match=r"loss is nan at step 3, on the videos train/a video \d.mp4, train/a"):
+    with pytest.raises(RunFailed, match=r"loss is nan and .* at step 3, on the videos train/a video \d.mp4, train/a"):
         train(config_of(video_folder, tmp_path / "run"))
     assert all(torch.isfinite(value).all() for value in weights_of(tmp_path / "run").values())  # of step 2
 
@@ -272,7 +276,7 @@ def test_a_resumed_run_obeys_the_list_of_slow_videos(video_folder, tmp_path, mon
             train(config_of(video_folder, tmp_path / "run", *settings))
     checkpoint = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
     assert checkpoint["slow_videos"] == []
-    torch.save(checkpoint | {"slow_videos": [1, 4]}, tmp_path / "run/checkpoint.pt")
+    save_step(tmp_path / "run", checkpoint | {"slow_videos": [1, 4]}, keep=1)
     train(config_of(video_folder, tmp_path / "run", *settings, "resume=auto"))
     ledger = ledger_of(tmp_path / "run")
     assert {row["video"] for row in ledger} == {"train/a video 1.mp4", "train/a video 4.mp4"}
@@ -348,20 +352,10 @@ def five_steps(video_folder, output, batch_size, *overrides):
         if isinstance(module, NonLocalBlock):
             torch.nn.init.normal_(module.out.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     world = run.world
-    batches = train_batches(
-        config.data,
-        run.train_table,
-        config.optim.batch_size,
-        run.skipped,
-        seed=0,
-        first_step=0,
-        last_step=5,
-        rank=world.rank,
-        size=world.size,
-    )
+    steps = train_batches(config.data, run.train_table, run.share(), run.skipped, seed=0, first_step=0, last_step=5)
     losses = []
-    for batch in batches:
-        (loss,) = world_of.sum_over_ranks([train_step(run, batch).item()])
+    for passes in steps:
+        (loss,) = world_of.sum_over_ranks([train_step(run, passes).loss])
         losses.append(loss / world.size)
     if world.is_main:
         torch.save({"losses": losses, "model": run.network.state_dict(), "size": world.size}, output)
@@ -455,6 +449,7 @@ def test_a_run_stopped_at_a_validation_step_validates_when_it_goes_on(video_fold
 def test_a_folder_without_checkpoint_is_resumed_as_the_same_run_only(video_folder, tmp_path):
     train(config_of(video_folder, tmp_path / "run"))
     (tmp_path / "run/checkpoint.pt").unlink()
+    shutil.rmtree(tmp_path / "run/checkpoints")
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match="holds another run than the one asked for:\n  seed: 0 -> 7"):
         train(config_of(video_folder, tmp_path / "run", "resume=auto", "seed=7"))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nlvideo.data.annotations import VideoTable, read_classes, read_table
 from nlvideo.data.dataset import Batch, CenterClips, MultiViews, Opener, TrainClips, VideoViews, collate
-from nlvideo.data.loading import Loading, batches_of_steps, watched
+from nlvideo.data.loading import Loading, Share, batches_of_steps, watched
 from nlvideo.data.synthetic import write_motion_set
 
 if TYPE_CHECKING:
@@ -94,31 +94,19 @@ def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: i
 
 
 def train_batches(
-    data: DataConfig,
-    table: VideoTable,
-    batch_size: int,
-    skipped: Tensor,
-    *,
-    seed: int,
-    first_step: int,
-    last_step: int,
-    rank: int,
-    size: int,
-) -> Iterator[Batch]:
-    """Returns the Batches of the steps first_step .. last_step - 1 of this process.
+    data: DataConfig, table: VideoTable, share: Share, skipped: Tensor, *, seed: int, first_step: int, last_step: int
+) -> Iterator[list[Batch]]:
+    """Returns the Batches of the steps first_step .. last_step - 1 of this process, one list of passes a step.
 
     Args:
-        batch_size: clips of a step over all processes.
         skipped: (videos,) bool in shared memory: videos that took too long; read before each video is opened, and
             marked here if a worker hangs and data.skip_slow allows it.
-        rank, size: this process among all.
 
     Raises:
         RunFailed: a video took too long or a worker died at it; with the video, the worker and its stack.
     """
     dataset = train_clips(data, table, skipped, seed=seed)
-    steps = {"first_step": first_step, "last_step": last_step, "rank": rank, "size": size}
-    return batches_of_steps(dataset, batch_size, _loading(data), seed=seed, **steps)
+    return batches_of_steps(dataset, share, _loading(data), seed=seed, first_step=first_step, last_step=last_step)
 
 
 def center_batches(data: DataConfig, table: VideoTable, batch_size: int, *, rank: int, size: int) -> Iterator[Batch]:

@@ -56,6 +56,10 @@ class VideoTable:
             sha.update(part.tobytes())
         return sha.hexdigest()
 
+    def missing(self) -> list[str]:
+        """Returns the paths of the videos that do not exist."""
+        return [path for path in map(self.path, range(len(self))) if not os.path.exists(path)]
+
     def check_files(self) -> None:
         """Raises FileNotFoundError if not one of the videos exists."""
         if not any(os.path.exists(self.path(i)) for i in range(len(self))):

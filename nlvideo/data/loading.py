@@ -1,6 +1,7 @@
 """Worker processes that decode ahead of the network, in the order of the steps, and what is said when one is lost."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,62 +31,67 @@ class Loading(NamedTuple):
         )
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of a step's clips a process reads, and in how many passes of the network."""
+
+    batch_size: int  # clips of a step, over all processes
+    rank: int = 0
+    size: int = 1
+    passes: int = 1
+
+
 class StepSampler:
-    """Yields what this process reads for each step, as lists of (epoch, video), from `first_step` on.
+    """Yields what this process reads for each pass of each step, as lists of (epoch, video), from `first_step` on.
 
     The clips of all steps are one endless stream: every video once in the order drawn for epoch 0, then for
-    epoch 1, and so on. Step s takes the batch_size next ones of it, and each process an equal part of those, so
-    the data of a step do not depend on the number of processes, and any step can be the first.
+    epoch 1, and so on. Step s takes the batch_size next ones of it, each process an equal part of those and each
+    pass an equal part of that, so the data of a step do not depend on the number of processes or passes, and any
+    step can be the first.
     """
 
-    def __init__(
-        self, num_videos: int, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int, size: int
-    ):
-        self.num_videos, self.batch_size, self.seed = num_videos, batch_size, seed
-        self.first_step, self.last_step, self.rank, self.size = first_step, last_step, rank, size
+    def __init__(self, num_videos: int, share: Share, *, seed: int, first_step: int, last_step: int):
+        self.num_videos, self.share, self.seed = num_videos, share, seed
+        self.first_step, self.last_step = first_step, last_step
 
     def __len__(self) -> int:
-        return self.last_step - self.first_step
+        return (self.last_step - self.first_step) * self.share.passes
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.batch_size // self.size
+        share = self.share
+        clips = share.batch_size // share.size // share.passes
         epoch, order = -1, None
         for step in range(self.first_step, self.last_step):
-            first = step * self.batch_size + self.rank * share
-            keys = []
-            for position in range(first, first + share):
-                if position // self.num_videos != epoch:
-                    epoch = position // self.num_videos
-                    order = np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
-                keys.append((epoch, int(order[position % self.num_videos])))
-            yield keys
+            for part in range(share.rank * share.passes, (share.rank + 1) * share.passes):
+                first = step * share.batch_size + part * clips
+                keys = []
+                for position in range(first, first + clips):
+                    if position // self.num_videos != epoch:
+                        epoch = position // self.num_videos
+                        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
+                    keys.append((epoch, int(order[position % self.num_videos])))
+                yield keys
 
 
 def batches_of_steps(
-    dataset: TrainClips,
-    batch_size: int,
-    loading: Loading,
-    *,
-    seed: int,
-    first_step: int,
-    last_step: int,
-    rank: int,
-    size: int,
-) -> Iterator[Batch]:
-    """Yields what StepSampler asks for.
+    dataset: TrainClips, share: Share, loading: Loading, *, seed: int, first_step: int, last_step: int
+) -> Iterator[list[Batch]]:
+    """Yields what StepSampler asks for, the batches of a step's passes together.
 
     A worker that hangs at a video takes the others with it. With skip_slow that video is marked, and new workers go
     on from the step that was waited for.
     """
     step, num_videos = first_step, len(dataset)
     while step < last_step:
-        place = {"first_step": step, "last_step": last_step, "rank": rank, "size": size}
-        sampler = StepSampler(num_videos, batch_size, seed=seed, **place)
+        sampler = StepSampler(num_videos, share, seed=seed, first_step=step, last_step=last_step)
         loader = loading.loader(dataset, batch_sampler=sampler, collate_fn=collate)
         try:
+            passes = []
             for batch in loader:
-                yield batch
-                step += 1
+                passes.append(batch)
+                if len(passes) == share.passes:
+                    yield passes
+                    step, passes = step + 1, []
         except RuntimeError as error:
             lost = dataset.opener.watch.lost(str(error))
             if lost is None or not lost.stack or not dataset.skip_slow:

@@ -12,7 +12,7 @@ from torch import nn
 
 from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
 from nlvideo.models.non_local import NonLocalBlock
-from nlvideo.models.resnet import DEPTHS, STEMS, VideoResNet, temporal_size
+from nlvideo.models.resnet import DEPTHS, STEMS, VideoResNet, context_names, temporal_size
 
 if TYPE_CHECKING:
     from nlvideo.config import BlockConfig, DataConfig, ModelConfig
@@ -46,6 +46,7 @@ def build_model(model: ModelConfig, block: BlockConfig, data: DataConfig, num_cl
         head_window=-(-data.crop_size // 32),
         blocks=blocks,
         inside=block.inside,
+        activation_checkpointing=model.activation_checkpointing,
     )
     inserted = sum(isinstance(module, CONTEXT_BLOCKS) for module in network.modules())
     assert inserted == len(blocks), f"{inserted} blocks inserted, {len(blocks)} asked for"
@@ -105,3 +106,11 @@ def check_clip(network: VideoResNet, num_frames: int, height: int, width: int) -
     """Raises ValueError if the network cannot take clips of this size; shapes are followed, nothing is computed."""
     with torch.no_grad():
         copy.deepcopy(network).to("meta").eval()(torch.empty(1, 3, num_frames, height, width, device="meta"))
+
+
+@torch.no_grad()
+def block_gains(network: VideoResNet) -> dict[str, float]:
+    """Returns {place: root mean square of the weights that a new block has at zero}: how much each block says."""
+    blocks = [network.get_submodule(name) for name in context_names(network)]
+    gains = [block.last_weight.square().mean().sqrt().item() for block in blocks]
+    return dict(zip(network.places, gains, strict=True))

@@ -28,6 +28,11 @@ class SimplifiedNonLocalBlock(nn.Module):
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
 
+    @property
+    def last_weight(self) -> Tensor:
+        """What scales the block's contribution: zero in a new block."""
+        return self.value.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns z of x's shape (N, C, *positions)."""
         return x + _spread(self.value(attention_pool(x, self.key)), x)
@@ -72,6 +77,11 @@ class GlobalContextBlock(nn.Module):
             nn.init.zeros_(self.key.bias)
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)
+
+    @property
+    def last_weight(self) -> Tensor:
+        """What scales the block's contribution: zero in a new block."""
+        return self.expand.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns z of x's shape (N, C, *positions)."""

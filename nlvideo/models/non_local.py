@@ -93,7 +93,12 @@ class NonLocalBlock(nn.Module):
                 if conv.bias is not None:
                     nn.init.zeros_(conv.bias)
         # Either way the block starts as the identity and can be put into a trained network.
-        nn.init.zeros_(self.bn.weight if self.bn is not None else self.out.weight)
+        nn.init.zeros_(self.last_weight)
+
+    @property
+    def last_weight(self) -> Tensor:
+        """What scales the block's contribution: zero in a new block."""
+        return self.out.weight if self.bn is None else self.bn.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns z of x's shape, (N, C, T, H, W) or, for an image, (N, C, H, W)."""

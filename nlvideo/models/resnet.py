@@ -5,11 +5,14 @@ N batch, C channels, T frames, H height, W width. Stages are named as in the pap
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # residual blocks in res2..res5
 STAGES = ("res2", "res3", "res4", "res5")
@@ -153,6 +156,8 @@ class VideoResNet(nn.Module):
             training crop gives (7 for 224). Used by position_logits.
         blocks: {residual block as "res4.1", counted from 0: what makes its context block from the number of channels}.
         inside: the context blocks stand in the residual branch, before the shortcut is added, not behind it.
+        activation_checkpointing: stages of STAGES that keep only what goes into each of their blocks in training;
+            the rest is computed again for the backward pass.
 
     Raises:
         ValueError: a choice or a place that the network does not have.
@@ -171,6 +176,7 @@ class VideoResNet(nn.Module):
         head_window: int = 7,
         blocks: Mapping[str, Callable[[int], nn.Module]] | None = None,
         inside: bool = False,
+        activation_checkpointing: Sequence[str] = (),
     ):
         super().__init__()
         for name, value, allowed in (("layout", layout, LAYOUTS), ("depth", depth, DEPTHS), ("stem", stem, STEMS)):
@@ -184,7 +190,7 @@ class VideoResNet(nn.Module):
                 raise ValueError(f"{place!r} is not a residual block of depth {depth}: {_ranges(depth)}.")
 
         self.num_classes, self.head_window, self.frozen_bn = num_classes, head_window, frozen_bn
-        self.places = tuple(blocks)
+        self.places, self.activation_checkpointing = tuple(blocks), tuple(activation_checkpointing)
         self.conv1 = TemporalConv(
             3, width, (rows.conv1, 7, 7), (thinning.conv1_stride, 2, 2), (rows.conv1 // 2, 3, 3), bias=False
         )
@@ -235,8 +241,18 @@ class VideoResNet(nn.Module):
     def features(self, clips: Tensor) -> Tensor:
         """Returns res5's output (N, 32 * width, T', H / 32, W / 32) for normalised clips (N, 3, T, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(clips))))
-        x = self.pool2(self.layer1(x))
-        return self.layer4(self.layer3(self.layer2(x)))
+        x = self.pool2(self._stage("res2", self.layer1, x))
+        for stage, layer in zip(STAGES[1:], (self.layer2, self.layer3, self.layer4), strict=True):
+            x = self._stage(stage, layer, x)
+        return x
+
+    def _stage(self, stage: str, layer: nn.Sequential, x: Tensor) -> Tensor:
+        if not (self.training and stage in self.activation_checkpointing):
+            return layer(x)
+        for block in layer:
+            contexts = partial(_again_without_statistics, block)
+            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        return x
 
     def forward(self, clips: Tensor) -> Tensor:
         """Returns logits (N, num_classes): one prediction from the average over all positions."""
@@ -252,6 +268,24 @@ class VideoResNet(nn.Module):
         window = (x.shape[2], min(self.head_window, x.shape[3]), min(self.head_window, x.shape[4]))
         x = F.avg_pool3d(x, window, stride=1).flatten(2).transpose(1, 2)  # (N, positions, 32 * width)
         return self.fc(self.dropout(x))
+
+
+def _again_without_statistics(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Returns the contexts of a block's forward pass and of its repetition, which must not count as a second batch."""
+    return nullcontext(), _untracked(block)
+
+
+@contextmanager
+def _untracked(block: nn.Module) -> Iterator[None]:
+    """Lets the batch norms use the statistics of their batch, as in training, without remembering them."""
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def context_names(network: VideoResNet) -> list[str]:

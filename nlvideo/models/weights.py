@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlvideo.checkpoint import read_tensor_file
+from nlvideo.checkpoint import check_content, read_tensor_file
 from nlvideo.models.inflate import inflate_state_dict
 from nlvideo.models.resnet import VideoResNet, context_names
 
@@ -26,6 +26,7 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
     """
     content = _download_imagenet(depth) if source == "imagenet" else read_tensor_file(source)
     if isinstance(content, Mapping) and {"model", "config", "classes"} <= content.keys():
+        check_content(content, source)
         state, kind = dict(content["model"]), "nlvideo checkpoint"
         keep_head = content["classes"] == classes
         _refuse_other_function(network, content["config"].get("block", {}), source)

@@ -9,19 +9,26 @@ from conftest import config_of_data as config_of
 from nlvideo.data import center_batches, train_batches, video_views
 from nlvideo.data.annotations import read_table
 from nlvideo.data.dataset import Opener, TrainClips
-from nlvideo.data.loading import Loading, StepSampler, batches_of_steps, watched
+from nlvideo.data.loading import Loading, Share, StepSampler, batches_of_steps, watched
 from nlvideo.distributed import RunFailed
 
 
 def stream(batches):
-    return [(batch.videos.tolist(), batch.clips.sum((1, 2, 3, 4)).tolist()) for batch in batches]
+    """Returns for each step its videos and the sums of their clips, its passes joined."""
+    steps = []
+    for passes in batches:
+        videos = [video for batch in passes for video in batch.videos.tolist()]
+        steps.append((videos, [total for batch in passes for total in batch.clips.sum((1, 2, 3, 4)).tolist()]))
+    return steps
 
 
-def batches_of(folder, rank=0, size=1, first_step=0, **changes):
+def batches_of(folder, rank=0, size=1, passes=1, first_step=0, **changes):
     table = read_table(str(folder), "train.csv", None)
     skipped = torch.zeros(len(table), dtype=torch.bool)
-    steps = {"first_step": first_step, "last_step": 4, "rank": rank, "size": size}
-    return train_batches(config_of(folder, **changes), table, 4, skipped, seed=0, **steps)
+    share = Share(4, rank, size, passes)
+    return train_batches(
+        config_of(folder, **changes), table, share, skipped, seed=0, first_step=first_step, last_step=4
+    )
 
 
 def test_clips_of_two_epochs_do_not_depend_on_workers_their_start_ranks_or_the_first_step(video_folder):
@@ -35,16 +42,19 @@ def test_clips_of_two_epochs_do_not_depend_on_workers_their_start_ranks_or_the_f
     halves = [stream(batches_of(video_folder, rank=rank, size=2)) for rank in (0, 1)]
     joined = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(*halves, strict=True)]
     assert joined == expected
+    assert stream(batches_of(video_folder, passes=2)) == expected
+    assert stream(batches_of(video_folder, passes=4, first_step=2, num_workers=2)) == expected[2:]
+    assert [len(passes) for passes in batches_of(video_folder, rank=1, size=2, passes=2)] == [2] * 4
 
 
 def test_batches_are_channels_last_without_a_copy(video_folder):
-    batch = next(iter(batches_of(video_folder)))
+    (batch,) = next(iter(batches_of(video_folder)))
     assert batch.clips.shape == (4, 3, 4, 40, 40)
     assert batch.clips.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_each_epoch_takes_every_video_once_in_another_order():
-    sampler = StepSampler(7, 3, seed=0, first_step=0, last_step=7, rank=0, size=1)  # 21 clips: three epochs
+    sampler = StepSampler(7, Share(3), seed=0, first_step=0, last_step=7)  # 21 clips: three epochs
     keys = list(itertools.chain(*sampler))
     epochs = [[video for epoch, video in keys if epoch == e] for e in range(3)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(7))] * 3
@@ -91,8 +101,8 @@ def slow_clips(folder, hangs=False, **options):
 
 
 def all_batches(clips, workers, first_step=0, last_step=4):
-    steps = {"first_step": first_step, "last_step": last_step, "rank": 0, "size": 1}
-    return list(batches_of_steps(clips, 4, Loading(workers), seed=0, **steps))
+    steps = batches_of_steps(clips, Share(4), Loading(workers), seed=0, first_step=first_step, last_step=last_step)
+    return [batch for passes in steps for batch in passes]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

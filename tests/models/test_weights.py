@@ -5,6 +5,7 @@ import pytest
 import torch
 from torchvision.models import ResNet50_Weights, resnet50, resnet101
 
+from nlvideo.checkpoint import save_checkpoint
 from nlvideo.models.inflate import inflate
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import VideoResNet
@@ -18,8 +19,7 @@ def network_of(places=(), width=64, **options) -> VideoResNet:
 
 
 def nlvideo_file(path, network, classes=CLASSES):
-    content = {"format": 1, "model": network.state_dict(), "step": 1, "config": {}, "classes": classes}
-    torch.save(content, path)
+    save_checkpoint(path, {"model": network.state_dict(), "step": 1, "config": {}, "classes": classes})
     return str(path)
 
 

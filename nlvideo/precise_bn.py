@@ -1,0 +1,75 @@
+"""Precise statistics of batch norms: those of many batches under the weights as they are now.
+
+The running statistics of training follow weights that change. The authors' code recomputes the statistics from 200
+batches before each evaluation (bn_helper.py), and so do we; the running ones stay what training made them.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from nlvideo.distributed import sum_over_ranks
+
+
+@torch.no_grad()
+def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Returns the mean and variance of every batch norm's input as {key of the state dict: (C,) float32}.
+
+    The mean of the batches' means, and the mean of their squares less its square, over all processes: the variance
+    between batches counts too. Batches are normalised by their own statistics, as in training. The network's
+    buffers and mode are left as they were.
+
+    Args:
+        batches: normalised clips (N, 3, T, H, W); every process has as many.
+    """
+    norms = {
+        name: module for name, module in network.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    }
+    sums = {name: torch.zeros(2, norm.num_features, dtype=torch.float64) for name, norm in norms.items()}
+    before = {key: value.clone() for key, value in network.named_buffers()}
+    training = network.training
+
+    def count(name: str):
+        def hook(_module: nn.Module, inputs: tuple[Tensor]) -> None:
+            x = inputs[0].transpose(0, 1).flatten(1).to(torch.promote_types(inputs[0].dtype, torch.float32))
+            variance, mean = (value.double().cpu() for value in torch.var_mean(x, 1, correction=0))
+            sums[name] += torch.stack([mean, variance + mean.square()])
+
+        return hook
+
+    hooks = [norm.register_forward_pre_hook(count(name)) for name, norm in norms.items()]
+    num_batches = 0
+    try:
+        network.train()
+        for clips in batches:
+            network.forward(clips)  # a compiled network would not call the hooks
+            num_batches += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+        network.train(training)
+        for key, value in network.named_buffers():
+            value.copy_(before[key])
+
+    flat = torch.cat([total.flatten() for total in sums.values()]).tolist()
+    *flat, num_batches = sum_over_ranks([*flat, num_batches])
+    totals = torch.tensor(flat, dtype=torch.float64) / num_batches
+    statistics = {}
+    for (name, norm), total in zip(norms.items(), totals.split([t.numel() for t in sums.values()]), strict=True):
+        mean, square = total.view(2, -1)
+        statistics[f"{name}.running_mean"] = mean.to(norm.running_mean.dtype)
+        statistics[f"{name}.running_var"] = (square - mean.square()).to(norm.running_var.dtype)
+    return statistics
+
+
+@contextmanager
+def using(network: nn.Module, statistics: dict[str, Tensor]) -> Iterator[None]:
+    """Lets the network compute with other statistics of its batch norms, and gives it back its own."""
+    own = {name: value.clone() for name, value in network.state_dict().items() if name in statistics}
+    network.load_state_dict(statistics, strict=False)
+    try:
+        yield
+    finally:
+        network.load_state_dict(own, strict=False)

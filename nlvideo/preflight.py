@@ -1,0 +1,192 @@
+"""Before a run: what would make it fail, what it is about to do, and, as a dry run, what it will cost."""
+
+import os
+import resource
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nlvideo import distributed as world_of
+from nlvideo.config import TrainConfig
+from nlvideo.data import VideoTable, prepare_data, read_train_table, read_val_table
+from nlvideo.data.decode import load_decoder
+from nlvideo.models import build_model, check_clip
+from nlvideo.models.cost import activation_bytes, cost_table
+from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFETCHED = 2  # batches that each worker of a DataLoader holds ready
+
+
+class Inputs(NamedTuple):
+    """What a run is made of before it has weights."""
+
+    train_table: VideoTable
+    val_table: VideoTable
+    network: VideoResNet  # with the random weights of the seed
+
+
+def check_inputs(config: TrainConfig) -> Inputs:
+    """Returns the videos and the network.
+
+    Raises:
+        ValueError, FileNotFoundError: anything that would make the run fail.
+    """
+    check_writable(Path(config.output_dir))
+    load_decoder(config.data.decoder)
+    prepare_data(config.data)
+    train_table = read_train_table(config.data)
+    val_table = read_val_table(config.data, train_table.classes)
+    torch.manual_seed(config.seed)  # the same initial weights in every process and every time
+    network = build_model(config.model, config.block, config.data, len(train_table.classes))
+    check_clip(network, config.data.num_frames, config.data.crop_size, config.data.crop_size)
+    check_norm_batch(config)
+    check_shared_memory(config)
+    if config.sync_bn and not torch.cuda.is_available():
+        raise ValueError("sync_bn=true: PyTorch has synchronised batch norm for CUDA only, and there is no GPU here.")
+    return Inputs(train_table, val_table, network)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ValueError if a run could not write into its folder; nothing is left behind."""
+    existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"output_dir={folder}: {existing} is a file, not a folder.")
+    probe = existing / f".writable_{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"output_dir={folder} cannot be written: {error.strerror} ({existing}).") from None
+
+
+def check_norm_batch(config: TrainConfig) -> None:
+    """Raises ValueError if a pass gives the batch norms of res5 one value a channel, which has no variance."""
+    frames = temporal_size(STEMS[config.model.stem], config.data.num_frames)
+    if clips_a_pass(config) * frames * (-(-config.data.crop_size // 32)) ** 2 == 1 and not config.model.frozen_bn:
+        raise ValueError(
+            f"optim.batch_size={config.optim.batch_size}: batch norm in res5 would see a single value a channel in "
+            "each pass; give at least two clips a pass, larger crops or longer clips."
+        )
+
+
+def clips_a_pass(config: TrainConfig) -> int:
+    """Returns how many clips go through the network of one process together."""
+    processes = max(config.num_devices, world_of.num_processes())
+    return config.optim.batch_size // processes // config.optim.accumulate
+
+
+def shared_memory_needed(config: TrainConfig) -> int:
+    """Returns the bytes in which this machine's workers hold their batches ready."""
+    data = config.data
+    batch = clips_a_pass(config) * 3 * data.num_frames * data.crop_size**2
+    processes = max(config.num_devices, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return batch * data.num_workers * PREFETCHED * processes
+
+
+def check_shared_memory(config: TrainConfig) -> None:
+    """Raises ValueError if the workers' batches do not fit: they would die of a bus error, somewhere in the run."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    needed, total = shared_memory_needed(config), shutil.disk_usage(SHARED_MEMORY).total
+    if needed > total:
+        raise ValueError(
+            f"data.num_workers={config.data.num_workers}: the batches that they hold ready take {needed / 1e6:.0f} MB "
+            f"of shared memory, and {SHARED_MEMORY} has {total / 1e6:.0f} MB. Give fewer workers, or more of it "
+            "(docker run --shm-size)."
+        )
+
+
+def describe(
+    config: TrainConfig, inputs: Inputs, world: world_of.World, dtype: torch.dtype, notes: list[str]
+) -> list[str]:
+    """Returns lines: what is trained, on what, from which weights, and why at this learning rate.
+
+    Args:
+        notes: where the weights come from, then what differs from the run that this one goes on with.
+    """
+    network, optim, data = inputs.network, config.optim, config.data
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    places = f"after {', '.join(network.places)}" if network.places else ""
+    lines = [
+        f"network   {config.model.layout} R{config.model.depth}, {millions:.2f} M parameters, {notes[0]}",
+        *(f"changed   {note}" for note in notes[1:]),
+        f"blocks    {len(network.places)} {config.block.kind if network.places else ''} {places}",
+    ]
+    for name, table in (("train", inputs.train_table), ("val", inputs.val_table)):
+        lines.append(f"{name:9} {len(table)} videos of {len(table.classes)} classes, {table.source}")
+    clips = optim.batch_size // world.size // optim.accumulate
+    shares = f"{world.size} x {clips}" + (f" x {optim.accumulate} passes" if optim.accumulate > 1 else "")
+    lines.append(
+        f"lr        {optim.lr * optim.batch_size / optim.lr_batch_size:g} = {optim.lr:g} x "
+        f"{optim.batch_size}/{optim.lr_batch_size}: {optim.lr:g} is for {optim.lr_batch_size} clips a step, this run "
+        f"takes {optim.batch_size} ({shares}), scaled linearly"
+    )
+    if config.model.frozen_bn or not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        lines.append("norm      frozen: statistics, gain and bias")
+    else:
+        clips = optim.batch_size // optim.accumulate if config.sync_bn else clips
+        lines.append(f"norm      over the {clips} clips of a pass" + (" of all devices" if config.sync_bn else ""))
+    epochs = optim.max_steps * optim.batch_size / len(inputs.train_table)
+    lines.append(f"steps     {optim.max_steps} of {optim.batch_size} clips, {epochs:.1f} epochs")
+    lines.append(
+        f"clips     {data.num_frames} frames, every {data.frame_stride}., {data.crop_size} x {data.crop_size} pixels"
+    )
+    lines.append(f"device    {world.size} x {world.device.type}, {str(dtype).removeprefix('torch.')}")
+    return lines
+
+
+def print_dry_run(
+    config: TrainConfig, inputs: Inputs, world: world_of.World, dtype: torch.dtype, steps: list[float]
+) -> None:
+    """Prints what a dry run found.
+
+    Args:
+        steps: seconds of the steps that were tried, the first of which also warms up.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console, data, optim = Console(), config.data, config.optim
+    table = Table("part", "output", "M parameters", "G multiply-adds", title=f"one clip, {data.num_frames} frames")
+    for row in cost_table(inputs.network, data.num_frames, data.crop_size, data.crop_size):
+        table.add_row(row.name, row.output, f"{row.params / 1e6:.3f}", f"{row.multiply_adds / 1e9:.3f}")
+    console.print(table)
+
+    table = Table("list", "videos", "classes", "missing files", "SHA-256")
+    for name, videos in (("train", inputs.train_table), ("val", inputs.val_table)):
+        missing = videos.missing()
+        shown = f"{len(missing)}" + (f", first {missing[0]}" if missing else "")
+        table.add_row(name, str(len(videos)), str(len(videos.classes)), shown, videos.digest()[:16])
+    console.print(table)
+
+    clips = clips_a_pass(config)
+    shape = (clips, 3, data.num_frames, data.crop_size, data.crop_size)
+    activations = activation_bytes(inputs.network, shape, dtype)
+    params = sum(p.nbytes for p in inputs.network.parameters())
+    weights = params * (3 + (world.size > 1))  # with gradients, momentum and, among several, their buckets
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
+    cuda = world.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds = sum(steps[1:]) / len(steps[1:])
+    hours = optim.max_steps * seconds / 3600
+    table = Table("what", "value", show_header=False)
+    for name, value in (
+        ("memory, predicted", f"{(weights + activations) / 1e9:.2f} GB a process: weights, gradients and momentum "
+         f"{weights / 1e9:.2f}, activations of {clips} clips {activations / 1e9:.2f}"),
+        ("memory, measured", f"{peak / 1e9:.2f} GB at most in these steps, with all that the process has loaded"),
+        ("CPU cores", f"{len(os.sched_getaffinity(0))} for {data.num_workers} workers of each of "
+         f"{int(os.environ.get('LOCAL_WORLD_SIZE', 1))} processes here"),
+        ("shared memory", f"{shared_memory_needed(config) / 1e6:.0f} MB for the workers' batches, "
+         f"{free / 1e6:.0f} MB free"),
+        ("steps in an epoch", f"{len(inputs.train_table) / optim.batch_size:.1f}"),
+        ("a step", f"{seconds:.2f} s, {optim.batch_size / seconds:.1f} clips/s, "
+         f"mean of {len(steps) - 1} after the first"),
+        ("the whole run", f"{hours:.1f} hours for {optim.max_steps} steps, without validation"),
+    ):  # fmt: skip
+        table.add_row(name, value)
+    console.print(table)
+    print("Dry run: nothing was written.")

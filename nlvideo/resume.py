@@ -1,0 +1,119 @@
+"""Going on with a run: what its folder holds, whether it is the same run, and what may differ."""
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from nlvideo.checkpoint import NEWEST_FILE, STEPS_FOLDER, config_differences, newest_checkpoint
+from nlvideo.config import TrainConfig, from_container, to_container
+from nlvideo.data import VideoTable
+from nlvideo.logger import METRICS_FILE
+
+CONFIG_FILE = "config.yaml"
+# What a resumed run may change, because the result is the same run.
+FREE_KEYS = (
+    "output_dir num_devices resume dry_run keep profile_steps log_every_steps validate_every_steps "
+    "checkpoint_every_steps compile model.pretrained model.activation_checkpointing optim.accumulate optim.max_steps "
+    "data.root data.num_workers data.start_method data.time_limit_seconds data.skip_slow data.max_bad_share"
+).split()
+
+
+def find_checkpoint(config: TrainConfig, table: VideoTable) -> dict[str, Any] | None:
+    """Returns the newest whole checkpoint that the run goes on from, None for a new run.
+
+    A restart by torchrun, after a process has died, goes on too.
+
+    Raises:
+        FileExistsError: the folder holds a run and resume is not "auto".
+        ValueError: it is another run, or none of its checkpoints is whole.
+    """
+    folder = Path(config.output_dir)
+    held = [name for name in (NEWEST_FILE, STEPS_FOLDER, METRICS_FILE, CONFIG_FILE) if (folder / name).exists()]
+    if not held:
+        return None
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    if config.resume != "auto" and not restarted:
+        raise FileExistsError(
+            f"output_dir={config.output_dir} holds a run already ({', '.join(held)}): continue it with resume=auto, or "
+            "give another output_dir. Nothing is overwritten."
+        )
+    found = newest_checkpoint(folder)
+    if found is None:
+        stored = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE)) if CONFIG_FILE in held else None
+        _check_same_run(folder, stored, config, [])
+        return None
+    for reason in found.skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    checkpoint = found.content
+    if "optimizer" not in checkpoint:
+        raise ValueError(f"{found.path} holds weights, not a run; use it as model.pretrained.")
+    others = []
+    if checkpoint["list_sha256"] != table.digest():
+        others.append(f"the training list: {table.source} has other videos, labels or class names than before")
+    _check_same_run(folder, checkpoint["config"], config, others)
+    if checkpoint["step"] >= config.optim.max_steps:
+        print(f"{folder} has been trained for {checkpoint['step']} steps already; nothing is left to do.")
+    return checkpoint
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in this folder meanwhile; the claim ends with this process at the latest.
+
+    Raises:
+        FileExistsError: another one does already.
+    """
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(f"output_dir={folder}: another process is training there at this moment.") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def differences(stored: dict, config: TrainConfig) -> list[str]:
+    """Returns lines "key: old -> new" for what makes the config another run than the stored one."""
+    old = to_container(from_container(TrainConfig, stored))  # keys that are newer than the run get their defaults
+    free = FREE_KEYS if config.optim.schedule == "steps" else [key for key in FREE_KEYS if key != "optim.max_steps"]
+    return [
+        line
+        for line in config_differences(old, to_container(config))
+        if not any(line.startswith((f"{key}:", f"{key}.")) for key in free)
+    ]
+
+
+def changes(checkpoint: dict[str, Any], config: TrainConfig, world_size: int, dtype: str) -> list[str]:
+    """Returns what differs from before in a run that goes on, and what that means."""
+    before, old = checkpoint["config"], checkpoint["world"]
+    lines = []
+    if (old["size"], before["optim"]["accumulate"]) != (world_size, config.optim.accumulate):
+        lines.append(
+            f"{world_size} processes with {config.optim.accumulate} passes instead of {old['size']} with "
+            f"{before['optim']['accumulate']}: the same clips a step, but trained batch norm acts within "
+            "each pass, and dropout within each process"
+        )
+    if old["dtype"] != dtype:
+        lines.append(f"computed in {dtype} instead of {old['dtype']}")
+    for key, now in (
+        ("compile", config.compile),
+        ("activation_checkpointing", config.model.activation_checkpointing),
+    ):
+        was = (before["model"] if key in before["model"] else before).get(key, now)
+        if was != now:
+            lines.append(f"{key}={now} instead of {was}: the same function, rounded otherwise")
+    return lines
+
+
+def _check_same_run(folder: Path, stored: dict | None, config: TrainConfig, others: list[str]) -> None:
+    changed = (differences(stored, config) if stored else []) + others
+    if changed:
+        lines = "\n  ".join(changed)
+        raise ValueError(f"{folder} holds another run than the one asked for:\n  {lines}")

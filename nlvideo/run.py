@@ -1,0 +1,147 @@
+"""A run: all that a training process works with, how it is put together, and what a checkpoint holds of it."""
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from nlvideo import distributed as world_of
+from nlvideo.config import TrainConfig, to_container, to_yaml
+from nlvideo.data import Share, VideoTable, prepare_data
+from nlvideo.data.transforms import normalize
+from nlvideo.meter import Meter
+from nlvideo.models.resnet import VideoResNet
+from nlvideo.models.weights import check_blocks_can_learn, load_pretrained
+from nlvideo.optim import param_groups
+from nlvideo.precision import autocast, input_dtype, resolve_precision, use_tf32
+from nlvideo.preflight import Inputs, check_inputs
+from nlvideo.resume import changes, find_checkpoint
+from nlvideo.timing import StepTimer
+
+
+@dataclass
+class Run:
+    """All that a training process works with."""
+
+    config: TrainConfig
+    world: world_of.World
+    network: VideoResNet
+    model: torch.nn.Module  # the network, wrapped where several processes share the gradients
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of the loss, for float16; otherwise it does nothing
+    timer: StepTimer
+    dtype: torch.dtype
+    inputs: Inputs
+    first_step: int  # steps done by the run that this one resumes
+    meter_state: dict[str, Any]  # of that run
+    skipped: torch.Tensor  # (training videos,) bool, shared with the workers: those that took too long
+    notes: list[str]  # where the weights come from, and what differs from the run that this one resumes
+
+    @property
+    def train_table(self) -> VideoTable:
+        return self.inputs.train_table
+
+    def share(self) -> Share:
+        optim = self.config.optim
+        return Share(optim.batch_size, self.world.rank, self.world.size, optim.accumulate)
+
+    def normalize(self, clips: torch.Tensor) -> torch.Tensor:
+        mean, std = torch.tensor(self.config.data.mean), torch.tensor(self.config.data.std)
+        return normalize(clips.to(self.world.device, non_blocking=True), mean, std, input_dtype(self.dtype))
+
+    def autocast(self) -> torch.autocast:
+        return autocast(self.world.device, self.dtype)
+
+
+def set_up(config: TrainConfig) -> Run:
+    """Joins the other processes and builds the network with its weights, new or resumed, and the optimizer."""
+    world = world_of.init_world()
+    world_of.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
+    if config.optim.batch_size % (world.size * config.optim.accumulate):
+        raise ValueError(
+            f"optim.batch_size={config.optim.batch_size} cannot be shared evenly by {world.size} processes with "
+            f"optim.accumulate={config.optim.accumulate} passes each."
+        )
+    dtype = resolve_precision(config.precision, world.device)
+    use_tf32(config.tf32, world.device)
+    world_of.on_main(prepare_data, config.data)
+    inputs = world_of.together(check_inputs, config)
+    checkpoint = world_of.on_main(find_checkpoint, config, inputs.train_table)
+    network = inputs.network
+    if checkpoint:
+        network.load_state_dict(checkpoint["model"])
+        name = str(dtype).removeprefix("torch.")
+        notes = [f"resumed after step {checkpoint['step']}", *changes(checkpoint, config, world.size, name)]
+    else:
+        notes = [world_of.on_main(initialize, network, config, inputs.train_table)]
+    network = network.to(world.device, input_dtype(dtype), memory_format=torch.channels_last_3d)
+    if config.sync_bn:
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    optim = config.optim
+    optimizer = torch.optim.SGD(
+        param_groups(network, optim.weight_decay), optim.lr, optim.momentum, nesterov=optim.nesterov
+    )
+    scaler = torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16)
+    if checkpoint:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        if checkpoint["scaler"] and scaler.is_enabled():
+            scaler.load_state_dict(checkpoint["scaler"])
+    if config.compile:
+        network.compile()
+    model, timer = share_gradients(network, world), StepTimer(world.device)
+    if isinstance(model, DistributedDataParallel):
+        timer.watch(model)
+    skipped = torch.zeros(len(inputs.train_table), dtype=torch.bool).share_memory_()
+    first_step, meter_state = 0, {}
+    if checkpoint:
+        first_step, meter_state = checkpoint["step"], checkpoint["meter"]
+        skipped[checkpoint["slow_videos"]] = True
+    return Run(
+        config, world, network, model, optimizer, scaler, timer, dtype, inputs, first_step, meter_state, skipped, notes
+    )
+
+
+def share_gradients(network: VideoResNet, world: world_of.World) -> torch.nn.Module:
+    """Returns the network so that all processes start from rank 0's weights and average their gradients."""
+    if world.size == 1:
+        return network
+    if world.device.type == "cuda":
+        return DistributedDataParallel(network, device_ids=[world.device])
+    # After its first step DDP sorts its buckets anew, and a resumed run's first step would add in another order. Told
+    # to look for unused parameters it does not.
+    return DistributedDataParallel(network, find_unused_parameters=True)
+
+
+def initialize(network: VideoResNet, config: TrainConfig, table: VideoTable) -> str:
+    """Gives a new run its weights and returns a sentence that says where they come from."""
+    loaded = "random weights"
+    if config.model.pretrained is not None:
+        loaded = load_pretrained(network, config.model.pretrained, config.model.depth, list(table.classes))
+    check_blocks_can_learn(network)
+    return loaded
+
+
+def state_of(run: Run, step: int, meter: Meter, precise_bn: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
+    """Returns what a checkpoint holds besides its format and digest.
+
+    The step is the data's position too, and random numbers are functions of it. `precise_bn` is for evaluation and
+    kept apart from the running statistics in `model`.
+    """
+    return {
+        "model": run.network.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "precise_bn": precise_bn,
+        "step": step,
+        "meter": meter.state(),
+        "slow_videos": run.skipped.nonzero().flatten().tolist(),
+        "config": to_container(run.config),
+        "classes": list(run.train_table.classes),
+        "list_sha256": run.train_table.digest(),
+        "world": {"size": run.world.size, "dtype": str(run.dtype).removeprefix("torch.")},
+        "versions": {"torch": str(torch.__version__), "numpy": np.__version__, "python": platform.python_version()},
+    }
