@@ -30,13 +30,23 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.part")
     try:
         with open(partial, "wb") as file:
-            torch.save(content, file)
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:
+                raise _os_error_behind(error) or error from None
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
         _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _os_error_behind(error: BaseException | None) -> OSError | None:
+    """Returns what the disk said, where torch.save answers with an error of its own to being stopped."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -131,7 +141,12 @@ def save_step(folder: Path, content: dict[str, Any], keep: int) -> None:
     """Saves a run's step, calls it the newest, and removes all but the last `keep` steps."""
     path = step_file(folder, content["step"])
     path.parent.mkdir(exist_ok=True)
-    save_checkpoint(path, content)
+    try:
+        save_checkpoint(path, content)
+    except OSError as error:  # a full disk comes as one, from Python or from torch
+        raise OSError(
+            f"{path} could not be written ({error.strerror or error}); the checkpoints before it are whole."
+        ) from error
     _name(path, folder / NEWEST_FILE)
     for old in _step_files(folder)[:-keep]:
         old.unlink()

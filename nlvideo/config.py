@@ -42,6 +42,7 @@ class ModelConfig:
     frozen_bn: bool = False  # batch norm: fixed statistics, gain and bias
     activation_checkpointing: list[str] = field(default_factory=list)  # stages (res2..res5) computed again for backward
     pretrained: str | None = None  # null, imagenet, or a file: torchvision weights or an nlvideo checkpoint
+    keep_head: bool = True  # of an nlvideo checkpoint with the same classes
 
 
 @dataclass

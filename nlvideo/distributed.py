@@ -24,7 +24,7 @@ class RunFailed(RuntimeError):
 
 
 # What a command answers with one line instead of a traceback.
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, RunFailed)
+USER_ERRORS = (ValueError, OSError, RunFailed)
 
 
 @dataclass(frozen=True)

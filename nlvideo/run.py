@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,18 +110,18 @@ def share_gradients(network: VideoResNet, world: world_of.World) -> torch.nn.Mod
     """Returns the network so that all processes start from rank 0's weights and average their gradients."""
     if world.size == 1:
         return network
-    if world.device.type == "cuda":
-        return DistributedDataParallel(network, device_ids=[world.device])
-    # After its first step DDP sorts its buckets anew, and a resumed run's first step would add in another order. Told
-    # to look for unused parameters it does not.
-    return DistributedDataParallel(network, find_unused_parameters=True)
+    # Gradients of 1x1x1 convolutions may come contiguous or channels last, which are the same order of numbers.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    return DistributedDataParallel(network, device_ids=[world.device] if world.device.type == "cuda" else None)
 
 
 def initialize(network: VideoResNet, config: TrainConfig, table: VideoTable) -> str:
     """Gives a new run its weights and returns a sentence that says where they come from."""
     loaded = "random weights"
     if config.model.pretrained is not None:
-        loaded = load_pretrained(network, config.model.pretrained, config.model.depth, list(table.classes))
+        loaded = load_pretrained(
+            network, config.model.pretrained, config.model.depth, list(table.classes), config.model.keep_head
+        )
     check_blocks_can_learn(network)
     return loaded
 

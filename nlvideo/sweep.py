@@ -48,8 +48,10 @@ class Sweep(Callback):
         """Composes and checks every point, and tells the points where the sweep's folder is and how to be named."""
         try:
             Sweep.points = _plan(config, config_name)
-        except (ValueError, HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException) as error:
             sys.exit(f"error: {explain(error)}")  # Hydra would make a warning of any other exception
+        except ValueError as error:
+            sys.exit(f"error: {error}")
         done = [is_finished(point.folder, point.config) for point in Sweep.points]
         print(f"sweep of {len(done)} points, {sum(done)} of them finished already, in {config.hydra.sweep.dir}")
 
@@ -84,13 +86,15 @@ def run_point(config: TrainConfig) -> float:
         return read_status(folder)["top1"]
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{folder.name}: log in {folder / LOG_FILE}", flush=True)
-    code, received = _train_apart(config, folder / LOG_FILE)
+    log = folder / LOG_FILE
+    written = log.stat().st_size if log.exists() else 0  # by earlier tries
+    code, received = _train_apart(config, log)
     if received:
         _obey(received[-1])
     if code == 0:
         top1 = read_status(folder)["top1"]
         return math.nan if top1 is None else top1
-    write_status(folder, FAILED, error=_last_words(folder / LOG_FILE, code))
+    write_status(folder, FAILED, error=_last_words(log, written, code))
     return math.nan
 
 
@@ -183,8 +187,8 @@ def _obey(number: int) -> None:
     sys.exit(128 + number)
 
 
-def _last_words(log: Path, code: int) -> str:
-    """Returns the error that a failed point printed, or how its process ended."""
-    lines = log.read_text(errors="replace").splitlines()
+def _last_words(log: Path, start: int, code: int) -> str:
+    """Returns the first error that a failed point has printed behind `start`, or how its process ended."""
+    lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     errors = [line for line in lines if line.startswith("error: ") or ": error: " in line]
-    return errors[-1] if errors else f"{ending(code)}; {lines[-1] if lines else 'no output'}"
+    return errors[0] if errors else f"{ending(code)}; {lines[-1] if lines else 'no output'}"

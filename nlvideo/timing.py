@@ -46,17 +46,27 @@ class StepTimer:
         return seconds
 
     def watch(self, model: DistributedDataParallel) -> None:
-        """Takes the time of the model's gradient averaging, which stays what it is."""
+        """Averages the model's gradients over the processes and takes the time of that."""
         model.register_comm_hook(None, self._average)
 
     def _average(self, _state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        start = self._now()
-        gradients = bucket.buffer().div_(dist.get_world_size())
-        sent = dist.all_reduce(gradients, async_op=True).get_future()
+        start, size = self._now(), dist.get_world_size()
+        gradients = bucket.buffer().div_(size)
+        if self.cuda:
+            parts = [gradients]
+            sent = dist.all_reduce(gradients, async_op=True).get_future()
+        else:
+            # gloo's order of adding depends on the place in the bucket, and DDP sorts its buckets anew after the first
+            # step of a process, so that a resumed run would add in another order. Here it is the order of ranks.
+            parts = [torch.empty_like(gradients) for _ in range(size)]
+            sent = dist.all_gather(parts, gradients, async_op=True).get_future()
 
-        def done(future: torch.futures.Future) -> torch.Tensor:
+        def done(_: torch.futures.Future) -> torch.Tensor:
+            total = parts[0]
+            for part in parts[1:]:
+                total += part
             self._sent.append((start, self._now()))
-            return future.value()[0]
+            return total
 
         return sent.then(done)
 
@@ -78,7 +88,11 @@ def profiler(num_steps: int, folder: Path) -> "torch.profiler.profile | NoProfil
     """
     if not num_steps:
         return NoProfile()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
     return torch.profiler.profile(
+        activities=activities,
         schedule=torch.profiler.schedule(wait=1, warmup=2, active=num_steps, repeat=1),
         on_trace_ready=torch.profiler.tensorboard_trace_handler(str(folder)),
         record_shapes=True,

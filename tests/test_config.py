@@ -93,7 +93,7 @@ def test_a_config_survives_the_way_through_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("precision=int8", "precision=int8: choose from auto, float32, bfloat16, float64"),
+        ("precision=int8", "precision=int8: choose from auto, float32, bfloat16, float16, float64"),
         ("resume=yes_please", "resume=yes_please: choose from never, auto"),
         ("optim.schedule=linear", "optim.schedule=linear: choose from steps, cosine"),
         ("data.test.clip_sampling=dense", "data.test.clip_sampling=dense: choose from uniform, vnl"),
@@ -109,7 +109,7 @@ def test_a_config_survives_the_way_through_a_checkpoint(tmp_path):
         ("num_devices=3", "optim.batch_size=64 cannot be shared evenly by num_devices=3"),
         ("optim.milestones=[5,2]", r"optim.milestones=\[5, 2\]: must be rising"),
         ("optim.momentum=0", "optim.nesterov=true needs a momentum"),
-        ("+model.dpeth=101", "model.dpeth=101 is no known key. Choose from: depth, "),
+        ("+model.dpeth=101", "model.dpeth=101 is no known key. Choose from: activation_checkpointing, depth, "),
     ],
 )
 def test_wrong_values_are_refused_with_key_value_and_choices(override, message):

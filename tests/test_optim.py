@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import composed
 from torch import nn
 
 from nlvideo.models.non_local import NonLocalBlock
@@ -46,3 +47,21 @@ def test_frozen_parameters_are_left_out():
     decayed, free = param_groups(network, 0.1)
     assert len(decayed["params"]) == 2 and free["params"] == []
     torch.optim.SGD(param_groups(network, 0.1), 0.1)
+
+
+def test_the_recipes_of_paper_and_released_code():
+    """Sec. 4.1, 5.1 and 5.2, and the released configs; the batch size scales lr linearly."""
+    for recipe, batch, steps, expected in (
+        ("kinetics", 64, 400_000, {0: 0.01, 149_999: 0.01, 150_000: 0.001, 300_000: 1e-4, 399_999: 1e-4}),
+        ("kinetics_300k", 64, 300_000, {0: 0.01, 150_000: 0.001, 249_999: 0.001, 250_000: 1e-4}),
+        ("kinetics_4gpu_600k", 32, 600_000, {0: 0.005, 299_999: 0.005, 300_000: 5e-4, 500_000: 5e-5}),
+        ("kinetics_4gpu_300k", 32, 300_000, {0: 0.005, 150_000: 5e-4, 250_000: 5e-5}),
+        ("long_clip", 16, 400_000, {0: 0.0025, 150_000: 2.5e-4, 300_000: 2.5e-5}),
+        ("charades", 8, 200_000, {0: 0.00125, 74_999: 0.00125, 75_000: 1.25e-4, 150_000: 1.25e-5}),
+    ):
+        optim = composed(f"optim={recipe}", "data.root=x").optim
+        assert (optim.batch_size, optim.max_steps, optim.momentum, optim.weight_decay) == (batch, steps, 0.9, 1e-4)
+        lr = optim.lr * optim.batch_size / optim.lr_batch_size
+        for step, value in expected.items():
+            got = lr_at(step, lr=lr, max_steps=steps, schedule=optim.schedule, milestones=optim.milestones)
+            assert got == pytest.approx(value), (recipe, step)

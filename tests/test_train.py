@@ -1,66 +1,22 @@
 """Whole runs of a thin network on tiny videos, in this process and in others."""
 
 import csv
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed
+from runs import BIN, TINY, assert_equal, config_of, rows_of, torchrun, weights_of
 
 from nlvideo.checkpoint import save_step
-from nlvideo.config import TrainConfig
 from nlvideo.distributed import RunFailed
-from nlvideo.meter import TIMINGS
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.run import set_up
 from nlvideo.train import train, train_step, validate
-
-TINY = [
-    "experiment=quickstart",
-    "data=list",
-    "model.width=4",
-    "block=nl1",
-    "data.num_frames=4",
-    "data.frame_stride=2",
-    "data.scale_range=[32,40]",
-    "data.crop_size=32",
-    "data.flip=false",
-    "data.num_workers=0",
-    "data.test={num_clips: 2, num_crops: 3, short_side: 32, crop_size: 32}",
-    "optim.batch_size=2",
-    "optim.max_steps=4",
-    "optim.warmup_steps=0",
-    "log_every_steps=1",
-    "validate_every_steps=2",
-    "checkpoint_every_steps=2",
-    "precision=float32",
-]
-
-
-def config_of(video_folder, output_dir, *overrides: str) -> TrainConfig:
-    return composed(*TINY, f"data.root={video_folder}", f"output_dir={output_dir}", *overrides)
-
-
-def rows_of(folder) -> list[dict]:
-    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
-
-
-def weights_of(folder) -> dict[str, torch.Tensor]:
-    return torch.load(Path(folder) / "checkpoint.pt", weights_only=True)["model"]
-
-
-def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    different = [key for key in a if not torch.equal(a[key], b[key])]
-    assert not different
 
 
 def test_a_run_leaves_checkpoint_metrics_tensorboard_and_curves(video_folder, tmp_path, capsys):
@@ -362,11 +318,6 @@ def five_steps(video_folder, output, batch_size, *overrides):
     world_of.leave_world()
 
 
-def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
-
-
 def test_two_processes_equal_one_with_the_doubled_batch(video_folder, tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     five_steps(str(video_folder), str(tmp_path / "one.pt"), "4")
@@ -384,7 +335,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(video_folder, tmp_path):
 
 def test_num_devices_starts_the_processes_itself(video_folder, tmp_path):
     overrides = [*TINY, f"data.root={video_folder}", "num_devices=2", "optim.batch_size=4"]
-    script = Path(sys.executable).parent / "nlvideo-train"
+    script = BIN / "nlvideo-train"
     command = [script, *overrides, f"output_dir={tmp_path}/run"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -394,7 +345,7 @@ def test_num_devices_starts_the_processes_itself(video_folder, tmp_path):
 
 
 def test_a_mistake_with_many_devices_is_one_message(video_folder, tmp_path):
-    script = Path(sys.executable).parent / "nlvideo-train"
+    script = BIN / "nlvideo-train"
     command = [
         script,
         *TINY,
@@ -409,7 +360,7 @@ def test_a_mistake_with_many_devices_is_one_message(video_folder, tmp_path):
 
 
 def test_ctrl_c_in_a_terminal_writes_a_checkpoint(video_folder, tmp_path):
-    script = Path(sys.executable).parent / "nlvideo-train"
+    script = BIN / "nlvideo-train"
     options = ["optim.max_steps=100000", "data.num_workers=1", f"output_dir={tmp_path}/run"]
     command = [script, *TINY, f"data.root={video_folder}", *options]
     process = subprocess.Popen(

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlvideo.checkpoint import check_content, read_tensor_file
+from nlvideo.checkpoint import check_content, evaluation_weights, read_tensor_file
 from nlvideo.models.inflate import inflate_state_dict
 from nlvideo.models.resnet import VideoResNet, context_names
 
 
-def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list[str]) -> str:
+def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list[str], keep_head: bool = True) -> str:
     """Loads `source` into the network and returns one sentence that says what was loaded and what is new.
 
     Args:
         source: "imagenet" (torchvision's IMAGENET1K_V1 weights), or the path of a torchvision ResNet's state
-            dict, inflated, or of an nlvideo checkpoint, whose head is kept if its classes are `classes`.
+            dict, inflated, or of an nlvideo checkpoint, whose head is kept if its classes are `classes` and
+            `keep_head` says so.
 
     Raises:
         FileNotFoundError: the file does not exist or could not be downloaded.
@@ -27,8 +28,9 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
     content = _download_imagenet(depth) if source == "imagenet" else read_tensor_file(source)
     if isinstance(content, Mapping) and {"model", "config", "classes"} <= content.keys():
         check_content(content, source)
-        state, kind = dict(content["model"]), "nlvideo checkpoint"
-        keep_head = content["classes"] == classes
+        state, kind = evaluation_weights(content), "nlvideo checkpoint"
+        same_classes = content["classes"] == classes
+        keep_head = keep_head and same_classes
         _refuse_other_function(network, content["config"].get("block", {}), source)
     else:
         state, kind = _torchvision_state(content, source), "2D ResNet weights, inflated"
@@ -54,7 +56,7 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
             f"{_listing(unexpected)} in it are not of this network. Nothing but fc.* and new blocks may be missing."
         )
     head = "its head kept" if keep_head else f"a new head for {len(classes)} classes"
-    if kind == "nlvideo checkpoint" and not keep_head:
+    if kind == "nlvideo checkpoint" and not same_classes:
         head += f" (the checkpoint's {len(content['classes'])} classes are others)"
     return f"{source}: {kind}; {head}; {len(names) or 'no'} new blocks"
 

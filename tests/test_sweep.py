@@ -1,0 +1,113 @@
+"""Sweeps as a user starts them: nlvideo-train -m ..."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from runs import BIN, TINY, rows_of
+
+from nlvideo.status import read_status
+
+
+def sweep(cwd, *overrides: str, **options) -> subprocess.CompletedProcess:
+    swept = {override.split("=")[0] for override in overrides}
+    command = [BIN / "nlvideo-train", "-m", *(o for o in TINY if o.split("=")[0] not in swept), *overrides]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=cwd, **options)
+
+
+def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
+    """Four points, two processes each, one of which fails on purpose: its weights do not exist at first."""
+    weights = tmp_path / "weights.pt"
+    points = ["block=none,nl1", f"model.pretrained=null,{weights}", "num_devices=2", "optim.batch_size=4"]
+    options = [*points, f"data.root={video_folder}", "output_dir=points"]
+    first = sweep(tmp_path, *options)
+    assert first.returncode == 1
+    root = tmp_path / "points"
+    name = str(weights).replace("/", "_")
+    folders = {(b, w): root / f"block={b},model.pretrained={w}" for b in ("none", "nl1") for w in ("null", name)}
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {path.name for path in folders.values()}
+    states = {key: read_status(folder)["state"] for key, folder in folders.items()}
+    assert states == {key: "failed" if key[1] == name else "finished" for key in folders}
+    failed = [folder for key, folder in folders.items() if key[1] == name]
+    assert "2 of 4 points failed" in first.stderr
+    for folder in failed:
+        assert "weights.pt does not exist" in read_status(folder)["error"]
+        assert "weights.pt does not exist" in (folder / "log.txt").read_text()
+        assert f"log: points/{folder.name}/log.txt" in first.stderr
+
+    weights.write_bytes((folders["none", "null"] / "checkpoint.pt").read_bytes())
+    before = {f: f.stat().st_mtime_ns for key in folders if key[1] == "null" for f in folders[key].rglob("*")}
+    second = sweep(tmp_path, *options)
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert "sweep of 4 points, 2 of them finished already" in second.stdout
+    assert before == {f: f.stat().st_mtime_ns for f in before}, "a finished point was touched"
+    assert all(read_status(folder)["state"] == "finished" for folder in folders.values())
+    assert all([row["step"] for row in rows_of(f) if row["split"] == "val"] == [2, 4] for f in folders.values())
+
+
+def test_a_points_mistake_is_told_before_any_is_trained(video_folder, tmp_path):
+    done = sweep(tmp_path, f"data.root={video_folder}", "optim.batch_size=2,0", "output_dir=points")
+    assert done.returncode == 1 and "error: optim.batch_size=0: must be at least 1." in done.stderr
+    assert not list(tmp_path.glob("points/*"))
+    done = sweep(tmp_path, f"data.root={video_folder}", "block=nl1,nl2", "output_dir=points")
+    assert done.returncode == 1 and "Could not find 'block/nl2'" in done.stderr and "Traceback" not in done.stderr
+    done = sweep(tmp_path, f"data.root={video_folder}", "seed=1,2", "dry_run=true")
+    assert done.returncode == 1 and "leave out -m" in done.stderr
+
+
+def test_a_point_of_another_config_is_refused_and_left_alone(video_folder, tmp_path):
+    options = [f"data.root={video_folder}", "seed=1,2", "output_dir=points", "optim.max_steps=2"]
+    assert sweep(tmp_path, *options).returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "points").glob("*/*") if path.is_file()}
+    done = sweep(tmp_path, *options, "model.dropout=0.25")
+    assert done.returncode == 1
+    assert "points/seed=1 holds another run than the point asked for:\n  model.dropout: 0.0 -> 0.25" in done.stderr
+    assert before == {path: path.read_bytes() for path in (tmp_path / "points").glob("*/*") if path.is_file()}
+
+
+def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_folder, tmp_path):
+    options = [f"data.root={video_folder}", "seed=1,2", "output_dir=points", "checkpoint_every_steps=100000"]
+    options += ["validate_every_steps=100000", "optim.schedule=steps"]
+    command = [BIN / "nlvideo-train", "-m", *TINY, *options, "optim.max_steps=100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+    metrics = tmp_path / "points/seed=1/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, output[-3000:]
+    assert "the same command goes on from here" in output and "Traceback" not in output
+    status = read_status(tmp_path / "points/seed=1")
+    assert status["state"] == "stopped" and not (tmp_path / "points/seed=2").exists()
+    steps = status["step"] + 2
+    done = sweep(tmp_path, *options, f"optim.max_steps={steps}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"resumed after step {status['step']}" in done.stdout
+    for seed in (1, 2):
+        assert read_status(tmp_path / f"points/seed={seed}")["step"] == steps
+
+
+def test_long_names_and_same_folders(video_folder, tmp_path):
+    keys = ["model.dropout", "optim.momentum", "optim.weight_decay", "optim.max_grad_norm", "data.max_bad_share"]
+    values = [f"{key}=0.12345,0.12346" for key in keys[:1]] + [f"{key}=choice(0.12345)" for key in keys[1:]]
+    options = [f"data.root={video_folder}", *values, "model.stem=choice(paper)", "output_dir=points"]
+    done = sweep(tmp_path, *options, "optim.max_steps=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    names = [path.name for path in (tmp_path / "points").iterdir() if path.is_dir()]
+    assert len(set(names)) == 2 and all(len(name) <= 150 for name in names)
+    done = sweep(tmp_path, f"data.root={video_folder}", "seed=1,1", "output_dir=same")
+    assert done.returncode == 1 and "two points would have the folder same/seed=1" in done.stderr
+
+
+@pytest.mark.parametrize("launcher", ["submitit_local"])
+def test_points_can_be_started_by_submitit(video_folder, tmp_path, launcher):
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    options = [f"hydra/launcher={launcher}", f"data.root={video_folder}", "seed=1,2", f"output_dir={tmp_path}/points"]
+    done = sweep(tmp_path, *options, "optim.max_steps=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for seed in (1, 2):
+        assert json.loads((tmp_path / f"points/seed={seed}/status.json").read_text())["state"] == "finished"
