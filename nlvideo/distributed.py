@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nlvideo.signals import passed_on
+from nlvideo.signals import STOP_SIGNALS, passed_on
 
 
 class RunFailed(RuntimeError):
@@ -85,16 +85,17 @@ def launch(function: Callable[[Any], Any], config: Any, num_devices: int) -> Any
         # The launcher kills its processes 30 s after a signal, which may be less than a step and a checkpoint take;
         # so it is not told of the signals, and they are passed on here. Older ones cannot be asked for that.
         settings.signals_to_handle = "SIGHUP,SIGQUIT"
-    with passed_on(_signal_children) as received:
+    with passed_on(_signal_children):
         try:
-            return elastic_launch(settings, _call)(function, config)[0]
+            result, stopped = elastic_launch(settings, _call)(function, config)[0]
         except SignalException as stop:
             sys.exit(128 + stop.sigval)
         except ChildFailedError as error:
-            if received:  # the processes have got it too, written their checkpoint and ended with this code
-                sys.exit(128 + received[-1])
             rank, failure = error.get_first_failure()
             raise RunFailed(f"Rank {rank} failed ({ending(failure.exitcode)}); its error stands above.") from None
+    if stopped:
+        sys.exit(stopped)
+    return result
 
 
 def _signal_children(number: int) -> None:
@@ -108,12 +109,19 @@ def ending(exitcode: int) -> str:
     return f"exit code {exitcode}" if exitcode >= 0 else f"killed by {signal.Signals(-exitcode).name}"
 
 
-def _call(function: Callable[[Any], Any], config: Any) -> Any:
-    """Calls function(config) in a started process, whose errors are answered as those of a command are."""
+def _call(function: Callable[[Any], Any], config: Any) -> tuple[Any, int]:
+    """Returns function(config), called in a started process, and 0, or the code with which it ends after a signal.
+
+    Its errors are answered as those of a command are.
+    """
     try:
-        return function(config)
+        return function(config), 0
     except USER_ERRORS as error:
         sys.exit(message_of(error))
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code - 128 in STOP_SIGNALS:
+            return None, end.code  # to the launcher this is no failure
+        raise
 
 
 def message_of(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Whole runs of a thin network on tiny videos, in this process and in others."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from kills import equal
 from runs import BIN, TINY, assert_equal, config_of, rows_of, torchrun, weights_of
 
-from nlvideo.checkpoint import save_step
+from nlvideo.checkpoint import evaluation_weights, load_checkpoint, save_step
 from nlvideo.distributed import RunFailed
 from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.resume import claimed
 from nlvideo.run import set_up
 from nlvideo.train import train, train_step, validate
 
@@ -63,9 +66,17 @@ class StopAt:
         return loss
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(video_folder, tmp_path, monkeypatch, number):
-    options = ["optim.max_steps=6", "model.dropout=0.5", "data.num_workers=1"]
+@pytest.mark.parametrize(
+    ("number", "more"),
+    [
+        (signal.SIGINT, []),
+        (signal.SIGTERM, ["log_every_steps=4", "optim.accumulate=2", "optim.batch_size=4"]),
+        (signal.SIGUSR1, ["precise_bn_steps=1", "optim.max_grad_norm=0.5"]),
+        (signal.SIGUSR2, ["precision=float16", "model.activation_checkpointing=[res2,res4]", "data.num_frames=2"]),
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(video_folder, tmp_path, monkeypatch, number, more):
+    options = ["optim.max_steps=6", "model.dropout=0.5", "data.num_workers=1", *more]
     train(config_of(video_folder, tmp_path / "whole", *options))
     with monkeypatch.context() as patch:
         StopAt(patch, 3, number)
@@ -74,7 +85,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(video_folder, tmp_path, mon
     assert stopped.value.code == 128 + number
     assert torch.load(tmp_path / "stopped/checkpoint.pt", weights_only=True)["step"] == 3
     train(config_of(video_folder, tmp_path / "stopped", *options, "resume=auto"))
-    assert_equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped"))
+    for name in ("checkpoint.pt", "checkpoint_best.pt"):
+        whole, stopped = (load_checkpoint(tmp_path / folder / name) for folder in ("whole", "stopped"))
+        for part in ("model", "optimizer", "scaler", "precise_bn", "step", "meter"):
+            assert equal(whole[part], stopped[part]), (name, part)
     assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "stopped")
 
 
@@ -318,19 +332,39 @@ def five_steps(video_folder, output, batch_size, *overrides):
     world_of.leave_world()
 
 
-def test_two_processes_equal_one_with_the_doubled_batch(video_folder, tmp_path):
+def test_two_processes_and_two_passes_equal_one_with_the_doubled_batch(video_folder, tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     five_steps(str(video_folder), str(tmp_path / "one.pt"), "4")
+    five_steps(str(video_folder), str(tmp_path / "passes.pt"), "4", "optim.accumulate=2")
     done = torchrun(
         2, str(tmp_path / "worker.py"), str(Path(__file__).parent), str(video_folder), str(tmp_path / "two.pt"), "4"
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
-    assert (one["size"], two["size"]) == (1, 2)
+    one, passes, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "passes", "two"))
+    assert (one["size"], passes["size"], two["size"]) == (1, 1, 2)
     assert len(set(one["losses"])) == 5
-    torch.testing.assert_close(torch.tensor(one["losses"]), torch.tensor(two["losses"]), rtol=0, atol=1e-10)
-    for key, value in one["model"].items():
-        torch.testing.assert_close(value, two["model"][key], rtol=0, atol=1e-10, msg=lambda m, key=key: f"{key}: {m}")
+    for other in (passes, two):
+        torch.testing.assert_close(torch.tensor(one["losses"]), torch.tensor(other["losses"]), rtol=0, atol=1e-10)
+        for key, value in one["model"].items():
+            torch.testing.assert_close(
+                value, other["model"][key], rtol=0, atol=1e-10, msg=lambda m, key=key: f"{key}: {m}"
+            )
+
+
+def test_two_processes_name_the_same_bad_videos_as_one(video_folder, tmp_path):
+    option = list_with_broken(video_folder, tmp_path, 2)
+    options = [*TINY, option, f"data.root={video_folder}", "data.max_bad_share=0.9", "optim.batch_size=4"]
+    for devices in (1, 2):
+        command = [BIN / "nlvideo-train", *options, f"num_devices={devices}", f"output_dir={tmp_path}/{devices}"]
+        done = subprocess.run([*command, "optim.max_steps=5"], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (ledger_of(tmp_path / str(devices)) for devices in (1, 2))
+    order = sorted(one, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
+    assert len(one) >= 2 and order == sorted(two, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
+    options[options.index("data.max_bad_share=0.9")] = "data.max_bad_share=0.05"
+    command = [BIN / "nlvideo-train", *options, "num_devices=2", f"output_dir={tmp_path}/too_bad", "optim.max_steps=50"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "more than data.max_bad_share=0.05 allows" in done.stderr, done.stderr[-3000:]
 
 
 def test_num_devices_starts_the_processes_itself(video_folder, tmp_path):
@@ -405,3 +439,113 @@ def test_a_folder_without_checkpoint_is_resumed_as_the_same_run_only(video_folde
     with pytest.raises(ValueError, match="holds another run than the one asked for:\n  seed: 0 -> 7"):
         train(config_of(video_folder, tmp_path / "run", "resume=auto", "seed=7"))
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["cut short", "one bit flipped"])
+def test_a_damaged_newest_checkpoint_is_skipped_with_its_reason(video_folder, tmp_path, capsys, how):
+    train(config_of(video_folder, tmp_path / "whole", "checkpoint_every_steps=1"))
+    train(config_of(video_folder, tmp_path / "run", "checkpoint_every_steps=1"))
+    file = tmp_path / "run/checkpoints/step_00000004.pt"
+    data = bytearray(file.read_bytes())
+    if how == "cut short":
+        file.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    train(config_of(video_folder, tmp_path / "run", "checkpoint_every_steps=1", "resume=auto"))
+    captured = capsys.readouterr()
+    assert f"skipped: {file} is" in captured.err and "resumed after step 3" in captured.out
+    assert_equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "run"))
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "run")
+
+
+def test_what_a_resumed_run_has_seen_is_not_decoded_again(video_folder, tmp_path, monkeypatch):
+    from nlvideo.data.dataset import TrainClips
+
+    train(config_of(video_folder, tmp_path / "run", "optim.max_steps=4", "optim.schedule=steps"))
+    read, asked = TrainClips.__getitem__, []
+    monkeypatch.setattr(TrainClips, "__getitem__", lambda self, key: asked.append(key) or read(self, key))
+    train(config_of(video_folder, tmp_path / "run", "optim.max_steps=6", "optim.schedule=steps", "resume=auto"))
+    assert len(asked) == 4  # two steps of two clips
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(video_folder, tmp_path):
+    run = tmp_path / "run"
+    train(config_of(video_folder, run, "optim.max_steps=6", "checkpoint_every_steps=1", "keep=2"))
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000005.pt", "step_00000006.pt"]
+    assert load_checkpoint(run / "checkpoint.pt")["step"] == 6
+    rows = [row for row in rows_of(run) if row["split"] == "val"]
+    best = max(rows, key=lambda row: row["top1"])  # the first of equals
+    assert load_checkpoint(run / "checkpoint_best.pt")["step"] == best["step"]
+
+
+def test_resuming_with_other_processes_or_passes_says_what_changes(video_folder, tmp_path, capsys):
+    options = ["optim.batch_size=4", "optim.schedule=steps"]
+    train(config_of(video_folder, tmp_path / "run", *options, "optim.max_steps=2"))
+    capsys.readouterr()
+    train(config_of(video_folder, tmp_path / "run", *options, "resume=auto", "optim.max_steps=3", "optim.accumulate=2"))
+    out = capsys.readouterr().out
+    assert "changed   1 processes with 2 passes instead of 1 with 1: the same clips a step, but trained batch" in out
+    with pytest.raises(ValueError, match="precision: float32 -> bfloat16"):
+        train(config_of(video_folder, tmp_path / "run", *options, "resume=auto", "precision=bfloat16"))
+
+
+def test_a_checkpoint_of_a_newer_program_is_not_passed_over(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "run"))
+    newer = load_checkpoint(tmp_path / "run/checkpoint.pt") | {"format": 99}
+    torch.save(newer, tmp_path / "run/checkpoints/step_00000004.pt")
+    with pytest.raises(ValueError, match=r"was written by a newer nlvideo \(format 99"):
+        train(config_of(video_folder, tmp_path / "run", "resume=auto"))
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_started_again(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "run"))
+    for file in (tmp_path / "run/checkpoints").iterdir():
+        file.write_bytes(b"torn")
+    with pytest.raises(ValueError, match="No checkpoint in .*run can be resumed from:\n  .*step_00000004.pt is not"):
+        train(config_of(video_folder, tmp_path / "run", "resume=auto"))
+
+
+def test_two_programs_do_not_train_in_one_folder(video_folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    with claimed(tmp_path / "run"), pytest.raises(FileExistsError, match="another process is training there"):
+        train(config_of(video_folder, tmp_path / "run"))
+
+
+def test_precise_statistics_are_for_validation_and_evaluation_only(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "plain"))
+    train(config_of(video_folder, tmp_path / "precise", "precise_bn_steps=3"))
+    assert_equal(weights_of(tmp_path / "plain"), weights_of(tmp_path / "precise"))  # running statistics too
+    checkpoint = load_checkpoint(tmp_path / "precise/checkpoint.pt")
+    state = evaluation_weights(checkpoint)
+    changed = {key for key in state if not torch.equal(state[key], checkpoint["model"][key])}
+    assert changed and all("running_" in key for key in changed)
+    assert changed <= checkpoint["precise_bn"].keys()
+
+
+def test_a_compiled_network_trains_the_same_weights(video_folder, tmp_path, monkeypatch):
+    """Traced and differentiated as inductor would, but run by PyTorch, since compiling takes minutes."""
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled(self, backend="aot_eager"))
+    train(config_of(video_folder, tmp_path / "plain", "optim.max_steps=2"))
+    train(config_of(video_folder, tmp_path / "compiled", "optim.max_steps=2", "compile=true"))
+    plain, compiled = weights_of(tmp_path / "plain"), weights_of(tmp_path / "compiled")
+    assert plain.keys() == compiled.keys()
+    for key, value in plain.items():
+        torch.testing.assert_close(value, compiled[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_profile_and_tensorboard_show_what_happens(video_folder, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(config_of(video_folder, tmp_path / "run", "optim.max_steps=6", "profile_steps=2"))
+    (trace,) = (tmp_path / "run/trace").glob("*.pt.trace.json")
+    assert any("aten::conv3d" in event.get("name", "") for event in json.loads(trace.read_text())["traceEvents"])
+    board = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    tags = board.Tags()
+    assert tags["images"] == ["clips"]
+    wanted = {f"train/{name}" for name in ("loss", "lr", "grad_norm", "clips_per_second", "data_wait_share")}
+    wanted |= {f"train/{name}_share" for name in ("forward", "backward", "communication")}
+    assert wanted | {"gain/res4.4", "val/top1"} <= set(tags["scalars"])
+    gains = [event.value for event in board.Scalars("gain/res4.4")]
+    assert 0 < gains[0] < gains[-1]  # a new block's gain is zero
