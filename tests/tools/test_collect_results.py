@@ -1,0 +1,98 @@
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import composed
+
+from nlvideo.config import to_yaml
+from nlvideo.status import write_status
+
+TOOL = Path(__file__).parent.parent.parent / "tools" / "collect_results.py"
+
+
+def collect(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+def write_run(folder, *overrides: str, top1=(), state="finished", step=10, **status):
+    folder.mkdir(parents=True)
+    config = composed("experiment=quickstart", "model.width=4", "optim.max_steps=10", *overrides)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    rows = [{"split": "train", "step": i, "clips_per_second": 10.0 * i, "seconds": 900.0} for i in (1, 2, 3)]
+    rows += [{"split": "val", "step": i, "top1": top, "top5": 0.9, "seconds": 450.0} for i, top in enumerate(top1, 4)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if state:
+        write_status(folder, state, step=step, num_classes=8, **status)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    root = tmp_path / "outputs"
+    for block, seed, top1 in (("none", 1, 0.5), ("none", 2, 0.6), ("none", 3, 0.9), ("nl1", 1, 0.7), ("nl1", 2, 0.75)):
+        write_run(root / f"block={block},seed={seed}", f"block={block}", f"seed={seed}", top1=(0.8, top1))
+    write_run(root / "block=nl1,seed=3", "block=nl1", "seed=3", top1=(0.99,), state=None)
+    (root / "block=nl5,seed=1").mkdir()
+    write_status(root / "block=nl5,seed=1", "failed", error="rank 1: error: no such file")
+    evaluation = root / "block=none,seed=1/evaluation_step10_10x3_uniform"
+    evaluation.mkdir()
+    result = {"views": {"num_clips": 10, "num_crops": 3}, "top1": 0.55, "top5": 0.95}
+    (evaluation / "result.json").write_text(json.dumps(result))
+    return root
+
+
+def test_runs_and_their_spread_over_seeds(runs, tmp_path):
+    done = collect(runs, "--csv", tmp_path / "runs.csv", "--markdown", tmp_path / "runs.md")
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "runs.csv", newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 7
+    first = rows["outputs/block=none,seed=1"]
+    assert (float(first["best top-1"]), float(first["last top-1"]), round(float(first["10x3 top-1"]), 9)) == (
+        80,
+        50,
+        55,
+    )
+    assert first["overrides"] == "block.kind=none" and first["state"] == "finished"
+    assert float(first["hours"]) == pytest.approx((3 * 900 + 2 * 450) / 3600) and float(first["clips/s"]) == 20
+    assert rows["outputs/block=nl5,seed=1"]["error"] == "rank 1: error: no such file"
+
+    groups = (tmp_path / "runs.md").read_text().split("\n\n")[1].splitlines()
+    header = [cell.strip() for cell in groups[0].split("|")[1:-1]]
+    table = {}
+    for line in groups[2:]:
+        row = dict(zip(header, (cell.strip() for cell in line.split("|")[1:-1]), strict=True))
+        table[row["overrides"]] = row
+    assert table.keys() == {"block.kind=none", "block.kind=non_local"}
+    none, blocks = table["block.kind=none"], table["block.kind=non_local"]
+    assert (none["seeds"], blocks["seeds"]) == ("3", "2")  # what has not finished is no part of a mean
+    assert none["last top-1"] == f"66.67 +- {statistics.stdev([50, 60, 90]):.2f}" == "66.67 +- 20.82"
+    assert blocks["last top-1"] == "72.50 +- 3.54" and blocks["best top-1"] == "80.00"
+    assert float(none["M params"]) < float(blocks["M params"])
+    assert "not finished: outputs/block=nl1,seed=3: unfinished at step 4" in done.stdout
+    assert "not finished: outputs/block=nl5,seed=1: failed at step 0, rank 1: error: no such file" in done.stdout
+
+
+def test_free_keys_and_the_folder_do_not_make_other_runs(tmp_path):
+    write_run(tmp_path / "o/a", "seed=1", "data.num_workers=1", "output_dir=x", top1=(0.5,))
+    write_run(tmp_path / "o/b", "seed=2", "data.num_workers=3", "output_dir=y", "name=other", top1=(0.7,))
+    done = collect(tmp_path / "o", "--markdown", tmp_path / "runs.md")
+    assert done.returncode == 0 and "60.00 +- 14.14" in (tmp_path / "runs.md").read_text()
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write_run(tmp_path / "o/a", top1=(0.5,))
+    write_run(tmp_path / "o/b", top1=(0.7,))
+    for arguments, message in (
+        ([tmp_path / "nowhere"], "nowhere does not exist"),
+        ([tmp_path / "empty"], "empty holds no run"),
+        ([tmp_path / "o"], "o/a, o/b are the same run with the seed 0, twice"),
+    ):
+        done = collect(*arguments)
+        assert done.returncode == 1 and message in done.stderr and done.stderr.startswith("error: ")
+    (tmp_path / "o/a/metrics.jsonl").write_text("{torn\n")
+    assert "o/a cannot be read" in collect(tmp_path / "o").stderr
