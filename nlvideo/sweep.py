@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
+import re
 import signal
 import subprocess
 import sys
@@ -147,7 +147,7 @@ def _plan(config: DictConfig, config_name: str | None) -> list[Point]:
 
 def _placed(config: TrainConfig, hydra_config: DictConfig) -> TrainConfig:
     """Returns the point's config with its own folder, in which it goes on if it was begun."""
-    name = hydra_config.job.override_dirname.replace(os.sep, "_") or "point"
+    name = re.sub(r"[^\w.+-]", "_", hydra_config.job.override_dirname) or "point"
     if len(name) > LONGEST_NAME:
         name = f"{name[: LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return dataclasses.replace(config, output_dir=str(Path(hydra_config.sweep.dir) / name), resume="auto")

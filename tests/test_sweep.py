@@ -27,7 +27,7 @@ def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
     assert first.returncode == 1
     root = tmp_path / "points"
     name = str(weights).replace("/", "_")
-    folders = {(b, w): root / f"block={b},model.pretrained={w}" for b in ("none", "nl1") for w in ("null", name)}
+    folders = {(b, w): root / f"block-{b}+model.pretrained-{w}" for b in ("none", "nl1") for w in ("null", name)}
     assert {path.name for path in root.iterdir() if path.is_dir()} == {path.name for path in folders.values()}
     states = {key: read_status(folder)["state"] for key, folder in folders.items()}
     assert states == {key: "failed" if key[1] == name else "finished" for key in folders}
@@ -64,7 +64,7 @@ def test_a_point_of_another_config_is_refused_and_left_alone(video_folder, tmp_p
     before = {path: path.read_bytes() for path in (tmp_path / "points").glob("*/*") if path.is_file()}
     done = sweep(tmp_path, *options, "model.dropout=0.25")
     assert done.returncode == 1
-    assert "points/seed=1 holds another run than the point asked for:\n  model.dropout: 0.0 -> 0.25" in done.stderr
+    assert "points/seed-1 holds another run than the point asked for:\n  model.dropout: 0.0 -> 0.25" in done.stderr
     assert before == {path: path.read_bytes() for path in (tmp_path / "points").glob("*/*") if path.is_file()}
 
 
@@ -73,7 +73,7 @@ def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_fold
     options += ["validate_every_steps=100000", "optim.schedule=steps"]
     command = [BIN / "nlvideo-train", "-m", *TINY, *options, "optim.max_steps=100000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
-    metrics = tmp_path / "points/seed=1/metrics.jsonl"
+    metrics = tmp_path / "points/seed-1/metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.1)
@@ -81,14 +81,14 @@ def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_fold
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1, output[-3000:]
     assert "the same command goes on from here" in output and "Traceback" not in output
-    status = read_status(tmp_path / "points/seed=1")
-    assert status["state"] == "stopped" and not (tmp_path / "points/seed=2").exists()
+    status = read_status(tmp_path / "points/seed-1")
+    assert status["state"] == "stopped" and not (tmp_path / "points/seed-2").exists()
     steps = status["step"] + 2
     done = sweep(tmp_path, *options, f"optim.max_steps={steps}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"resumed after step {status['step']}" in done.stdout
     for seed in (1, 2):
-        assert read_status(tmp_path / f"points/seed={seed}")["step"] == steps
+        assert read_status(tmp_path / f"points/seed-{seed}")["step"] == steps
 
 
 def test_long_names_and_same_folders(video_folder, tmp_path):
@@ -100,7 +100,7 @@ def test_long_names_and_same_folders(video_folder, tmp_path):
     names = [path.name for path in (tmp_path / "points").iterdir() if path.is_dir()]
     assert len(set(names)) == 2 and all(len(name) <= 150 for name in names)
     done = sweep(tmp_path, f"data.root={video_folder}", "seed=1,1", "output_dir=same")
-    assert done.returncode == 1 and "two points would have the folder same/seed=1" in done.stderr
+    assert done.returncode == 1 and "two points would have the folder same/seed-1" in done.stderr
 
 
 @pytest.mark.parametrize("launcher", ["submitit_local"])
@@ -110,4 +110,4 @@ def test_points_can_be_started_by_submitit(video_folder, tmp_path, launcher):
     done = sweep(tmp_path, *options, "optim.max_steps=2")
     assert done.returncode == 0, done.stderr[-3000:]
     for seed in (1, 2):
-        assert json.loads((tmp_path / f"points/seed={seed}/status.json").read_text())["state"] == "finished"
+        assert json.loads((tmp_path / f"points/seed-{seed}/status.json").read_text())["state"] == "finished"

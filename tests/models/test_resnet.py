@@ -4,6 +4,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nlvideo.config import BlockConfig, DataConfig, ModelConfig
 from nlvideo.models import build_model, pairwise
+from nlvideo.models.global_context import GlobalContextBlock
 from nlvideo.models.inflate import inflate_state_dict
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, STEMS, TemporalConv, VideoResNet, temporal_size
@@ -196,3 +197,28 @@ def test_choices_that_do_not_exist_are_refused(change, message):
 def test_a_block_without_places_is_refused():
     with pytest.raises(ValueError, match="block.places says nothing for depth 50"):
         build_model(ModelConfig(), BlockConfig(kind="non_local"), DataConfig(), 10)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_activation_checkpointing_changes_neither_gradients_nor_statistics(frozen):
+    results = []
+    for stages in ((), ("res2", "res3", "res4", "res5")):
+        torch.manual_seed(0)
+        blocks = dict.fromkeys(["res3.1", "res4.4"], NonLocalBlock) | {"res5.0": GlobalContextBlock}
+        network = VideoResNet(
+            "i3d", 50, "paper", 3, width=4, blocks=blocks, activation_checkpointing=stages, frozen_bn=frozen
+        )
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm3d):
+                torch.nn.init.constant_(module.weight, 0.5)
+        clips = torch.randn(2, 3, 8, 32, 32)
+        for _ in range(2):
+            network.zero_grad()
+            network.train()(clips).square().sum().backward()
+        gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+        results.append((gradients, network.state_dict()))
+    (gradients, state), (again, state_again) = results
+    assert gradients.keys() == again.keys() and len(gradients) > 50
+    assert all(torch.equal(gradients[name], again[name]) for name in gradients)
+    assert all(torch.equal(state[name], state_again[name]) for name in state)
+    assert int(state["bn1.num_batches_tracked"]) == (0 if frozen else 2)

@@ -33,11 +33,11 @@ def write_run(folder, *overrides: str, top1=(), state="finished", step=10, **sta
 def runs(tmp_path):
     root = tmp_path / "outputs"
     for block, seed, top1 in (("none", 1, 0.5), ("none", 2, 0.6), ("none", 3, 0.9), ("nl1", 1, 0.7), ("nl1", 2, 0.75)):
-        write_run(root / f"block={block},seed={seed}", f"block={block}", f"seed={seed}", top1=(0.8, top1))
-    write_run(root / "block=nl1,seed=3", "block=nl1", "seed=3", top1=(0.99,), state=None)
-    (root / "block=nl5,seed=1").mkdir()
-    write_status(root / "block=nl5,seed=1", "failed", error="rank 1: error: no such file")
-    evaluation = root / "block=none,seed=1/evaluation_step10_10x3_uniform"
+        write_run(root / f"block-{block}+seed-{seed}", f"block={block}", f"seed={seed}", top1=(0.8, top1))
+    write_run(root / "block-nl1+seed-3", "block=nl1", "seed=3", top1=(0.99,), state=None)
+    (root / "block-nl5+seed-1").mkdir()
+    write_status(root / "block-nl5+seed-1", "failed", error="rank 1: error: no such file")
+    evaluation = root / "block-none+seed-1/evaluation_step10_10x3_uniform"
     evaluation.mkdir()
     result = {"views": {"num_clips": 10, "num_crops": 3}, "top1": 0.55, "top5": 0.95}
     (evaluation / "result.json").write_text(json.dumps(result))
@@ -50,7 +50,7 @@ def test_runs_and_their_spread_over_seeds(runs, tmp_path):
     with open(tmp_path / "runs.csv", newline="") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert len(rows) == 7
-    first = rows["outputs/block=none,seed=1"]
+    first = rows["outputs/block-none+seed-1"]
     assert (float(first["best top-1"]), float(first["last top-1"]), round(float(first["10x3 top-1"]), 9)) == (
         80,
         50,
@@ -58,7 +58,7 @@ def test_runs_and_their_spread_over_seeds(runs, tmp_path):
     )
     assert first["overrides"] == "block.kind=none" and first["state"] == "finished"
     assert float(first["hours"]) == pytest.approx((3 * 900 + 2 * 450) / 3600) and float(first["clips/s"]) == 20
-    assert rows["outputs/block=nl5,seed=1"]["error"] == "rank 1: error: no such file"
+    assert rows["outputs/block-nl5+seed-1"]["error"] == "rank 1: error: no such file"
 
     groups = (tmp_path / "runs.md").read_text().split("\n\n")[1].splitlines()
     header = [cell.strip() for cell in groups[0].split("|")[1:-1]]
@@ -72,8 +72,8 @@ def test_runs_and_their_spread_over_seeds(runs, tmp_path):
     assert none["last top-1"] == f"66.67 +- {statistics.stdev([50, 60, 90]):.2f}" == "66.67 +- 20.82"
     assert blocks["last top-1"] == "72.50 +- 3.54" and blocks["best top-1"] == "80.00"
     assert float(none["M params"]) < float(blocks["M params"])
-    assert "not finished: outputs/block=nl1,seed=3: unfinished at step 4" in done.stdout
-    assert "not finished: outputs/block=nl5,seed=1: failed at step 0, rank 1: error: no such file" in done.stdout
+    assert "not finished: outputs/block-nl1+seed-3: unfinished at step 4" in done.stdout
+    assert "not finished: outputs/block-nl5+seed-1: failed at step 0, rank 1: error: no such file" in done.stdout
 
 
 def test_free_keys_and_the_folder_do_not_make_other_runs(tmp_path):
