@@ -6,11 +6,14 @@ Everything small goes over gloo on the CPU; NCCL, where there are GPUs, carries 
 import multiprocessing
 import os
 import signal
+import socket
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -22,6 +25,9 @@ from nlvideo.signals import STOP_SIGNALS, passed_on
 class RunFailed(RuntimeError):
     """A run that cannot go on; its message is all that the user needs."""
 
+
+RANK0_KEY = "nlvideo/rank0"
+LONGEST_START = 300  # seconds for which a process looks for rank 0
 
 # What a command answers with one line instead of a traceback.
 USER_ERRORS = (ValueError, OSError, RunFailed)
@@ -143,8 +149,53 @@ def init_world() -> World:
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        store = _store_of_this_start()
+        place = (
+            {}
+            if store is None
+            else {
+                "store": store,
+                "rank": int(os.environ["RANK"]),
+                "world_size": int(os.environ["WORLD_SIZE"]),
+            }
+        )
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **place)
     return World(dist.get_rank(), local_rank, dist.get_world_size(), device)
+
+
+def _store_of_this_start() -> dist.Store | None:
+    """Returns the store through which the processes of an elastic start find each other, None without torchrun.
+
+    torchrun has one, but tells the starts apart by TORCHELASTIC_RESTART_COUNT, which counts only the restarts after a
+    failure on the same node: after a failure elsewhere two nodes would wait for each other for ever. So rank 0 of
+    every start opens a store of its own, and the one of a start that has ended does not answer.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    shared = dist.TCPStore(address, port, is_master=False)
+    if rank == 0:
+        store = dist.TCPStore(_own_address(address, port), 0, size, is_master=True, wait_for_workers=False)
+        shared.set(RANK0_KEY, f"{store.host} {store.port}")
+        return store
+    until = time.monotonic() + LONGEST_START
+    while True:
+        host, port = shared.get(RANK0_KEY).decode().split()
+        try:
+            return dist.TCPStore(host, int(port), size, wait_for_workers=False, timeout=timedelta(seconds=5))
+        except dist.DistError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
+def _own_address(address: str, port: int) -> str:
+    """Returns this machine's address on the way to another one; nothing is sent."""
+    family, kind, protocol, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as way:
+        way.connect(target)
+        return way.getsockname()[0]
 
 
 def leave_world() -> None:

@@ -55,7 +55,7 @@ def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
 
     flat = torch.cat([total.flatten() for total in sums.values()]).tolist()
     *flat, num_batches = sum_over_ranks([*flat, num_batches])
-    totals = torch.tensor(flat, dtype=torch.float64) / num_batches
+    totals = torch.tensor(flat, dtype=torch.float64) / max(num_batches, 1)
     statistics = {}
     for (name, norm), total in zip(norms.items(), totals.split([t.numel() for t in sums.values()]), strict=True):
         mean, square = total.view(2, -1)

@@ -113,7 +113,7 @@ def describe(
     places = f"after {', '.join(network.places)}" if network.places else ""
     lines = [
         f"network   {config.model.layout} R{config.model.depth}, {millions:.2f} M parameters, {notes[0]}",
-        *(f"changed   {note}" for note in notes[1:]),
+        *(f"          {note}" for note in notes[1:]),
         f"blocks    {len(network.places)} {config.block.kind if network.places else ''} {places}",
     ]
     for name, table in (("train", inputs.train_table), ("val", inputs.val_table)):

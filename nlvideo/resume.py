@@ -2,15 +2,13 @@
 
 import fcntl
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
-from nlvideo.checkpoint import NEWEST_FILE, STEPS_FOLDER, config_differences, newest_checkpoint
+from nlvideo.checkpoint import NEWEST_FILE, STEPS_FOLDER, Found, config_differences, newest_checkpoint
 from nlvideo.config import TrainConfig, from_container, to_container
 from nlvideo.data import VideoTable
 from nlvideo.logger import METRICS_FILE
@@ -24,7 +22,7 @@ FREE_KEYS = (
 ).split()
 
 
-def find_checkpoint(config: TrainConfig, table: VideoTable) -> dict[str, Any] | None:
+def find_checkpoint(config: TrainConfig, table: VideoTable) -> Found | None:
     """Returns the newest whole checkpoint that the run goes on from, None for a new run.
 
     A restart by torchrun, after a process has died, goes on too.
@@ -48,8 +46,6 @@ def find_checkpoint(config: TrainConfig, table: VideoTable) -> dict[str, Any] | 
         stored = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE)) if CONFIG_FILE in held else None
         _check_same_run(folder, stored, config, [])
         return None
-    for reason in found.skipped:
-        print(f"skipped: {reason}", file=sys.stderr)
     checkpoint = found.content
     if "optimizer" not in checkpoint:
         raise ValueError(f"{found.path} holds weights, not a run; use it as model.pretrained.")
@@ -57,9 +53,7 @@ def find_checkpoint(config: TrainConfig, table: VideoTable) -> dict[str, Any] | 
     if checkpoint["list_sha256"] != table.digest():
         others.append(f"the training list: {table.source} has other videos, labels or class names than before")
     _check_same_run(folder, checkpoint["config"], config, others)
-    if checkpoint["step"] >= config.optim.max_steps:
-        print(f"{folder} has been trained for {checkpoint['step']} steps already; nothing is left to do.")
-    return checkpoint
+    return found
 
 
 @contextmanager
@@ -90,10 +84,13 @@ def differences(stored: dict, config: TrainConfig) -> list[str]:
     ]
 
 
-def changes(checkpoint: dict[str, Any], config: TrainConfig, world_size: int, dtype: str) -> list[str]:
-    """Returns what differs from before in a run that goes on, and what that means."""
+def notes_on(found: Found, config: TrainConfig, world_size: int, dtype: str) -> list[str]:
+    """Returns what a user should know of a run that goes on: from where, and what differs from before."""
+    checkpoint = found.content
     before, old = checkpoint["config"], checkpoint["world"]
-    lines = []
+    lines = [f"resumed after step {checkpoint['step']}", *(f"skipped: {reason}" for reason in found.skipped)]
+    if checkpoint["step"] >= config.optim.max_steps:
+        lines.append(f"trained for {checkpoint['step']} steps already, nothing is left to do")
     if (old["size"], before["optim"]["accumulate"]) != (world_size, config.optim.accumulate):
         lines.append(
             f"{world_size} processes with {config.optim.accumulate} passes instead of {old['size']} with "

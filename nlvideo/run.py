@@ -20,7 +20,7 @@ from nlvideo.models.weights import check_blocks_can_learn, load_pretrained
 from nlvideo.optim import param_groups
 from nlvideo.precision import autocast, input_dtype, resolve_precision, use_tf32
 from nlvideo.preflight import Inputs, check_inputs
-from nlvideo.resume import changes, find_checkpoint
+from nlvideo.resume import find_checkpoint, notes_on
 from nlvideo.timing import StepTimer
 
 
@@ -71,12 +71,11 @@ def set_up(config: TrainConfig) -> Run:
     use_tf32(config.tf32, world.device)
     world_of.on_main(prepare_data, config.data)
     inputs = world_of.together(check_inputs, config)
-    checkpoint = world_of.on_main(find_checkpoint, config, inputs.train_table)
-    network = inputs.network
+    found = world_of.on_main(find_checkpoint, config, inputs.train_table)
+    network, checkpoint = inputs.network, found and found.content
     if checkpoint:
         network.load_state_dict(checkpoint["model"])
-        name = str(dtype).removeprefix("torch.")
-        notes = [f"resumed after step {checkpoint['step']}", *changes(checkpoint, config, world.size, name)]
+        notes = notes_on(found, config, world.size, str(dtype).removeprefix("torch."))
     else:
         notes = [world_of.on_main(initialize, network, config, inputs.train_table)]
     network = network.to(world.device, input_dtype(dtype), memory_format=torch.channels_last_3d)

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.config import TrainConfig, explain, to_container, to_dataclass
-from nlvideo.distributed import ending
+from nlvideo.distributed import ending, under_torchrun
 from nlvideo.resume import CONFIG_FILE, differences
 from nlvideo.signals import passed_on
 from nlvideo.status import FAILED, FINISHED, read_status, write_status
@@ -46,6 +46,8 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
         """Composes and checks every point, and tells the points where the sweep's folder is and how to be named."""
+        if under_torchrun():
+            sys.exit("error: -m starts the processes of its points itself; give num_devices=N instead of torchrun.")
         try:
             Sweep.points = _plan(config, config_name)
         except (HydraException, OmegaConfBaseException) as error:

@@ -6,6 +6,7 @@ N clips of a pass of this process, K classes.
 import sys
 import time
 from contextlib import ExitStack, nullcontext
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 
 from nlvideo import distributed as world_of
 from nlvideo import preflight
-from nlvideo.checkpoint import drop_later, name_best, save_step, step_file
+from nlvideo.checkpoint import drop_later, name_best, save_step
 from nlvideo.config import TrainConfig, run_command, to_dataclass, to_yaml
 from nlvideo.data import center_batches, train_batches
 from nlvideo.data.dataset import Batch
@@ -94,7 +95,9 @@ def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tup
     meter = Meter(run.world.size, step * config.optim.batch_size, run.meter_state)
     top1, validated = world_of.gather((logger.last_top1(), logger.has_validation(step)) if logger else None)[0]
     if is_due(step, config.validate_every_steps, config) and not validated:
-        top1 = validate_and_log(run, step, meter, logger)  # stopped between its checkpoint and its validation
+        top1 = validate_and_log(run, step, meter, logger, stopping)  # the run was stopped before or in this validation
+        if top1 is None:
+            return step, float("nan")
 
     steps = train_batches(
         config.data,
@@ -118,7 +121,8 @@ def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tup
 
             stop = meter.add(result, passes, step, run.train_table, run.skipped, stopping.received)
             too_bad = meter.too_many_bad(config.data.max_bad_share, len(run.train_table))
-            saving = is_due(step, config.checkpoint_every_steps, config) or stop
+            validating = is_due(step, config.validate_every_steps, config)  # which may take long, so it saves first
+            saving = is_due(step, config.checkpoint_every_steps, config) or validating or stop
             logging = is_due(step, config.log_every_steps, config)
             if logging or too_bad:
                 values = meter.take(lr, run.timer)
@@ -138,8 +142,9 @@ def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tup
                 if saving:
                     logger.sync()
                     save_step(Path(config.output_dir), state_of(run, step, meter), config.keep)
-            if is_due(step, config.validate_every_steps, config) and not stop:
-                top1 = validate_and_log(run, step, meter, logger)
+            if validating and not stop:
+                found = validate_and_log(run, step, meter, logger, stopping)
+                top1, stop = (top1, True) if found is None else (found, False)
             meter.exclude(time.monotonic() - paused)
             if stop:
                 break
@@ -178,36 +183,42 @@ def train_step(run: Run, passes: list[Batch]) -> StepResult:
     return StepResult(loss, norm, updated=np.isfinite(norm) or not run.scaler.is_enabled())
 
 
-def validate_and_log(run: Run, step: int, meter: Meter, logger: RunLogger | None) -> float:
+def validate_and_log(run: Run, step: int, meter: Meter, logger: RunLogger | None, stopping: StopSignal) -> float | None:
     """Validates the weights after a step, keeps them if they are the best so far, and returns top-1.
 
-    The line of metrics comes last: a run that was killed before it validates again.
+    Asked to stop meanwhile, it gives up and returns None. The line of metrics comes last: a run that was stopped before
+    it validates again.
     """
     world_of.copy_from_main(list(run.network.buffers()))  # each process updated its batch norms with its own clips
     folder, precise, started = Path(run.config.output_dir), None, time.monotonic()
     if run.config.precise_bn_steps:
-        precise = statistics_after(run, step)
-        if logger and step_file(folder, step).exists():
-            save_step(folder, state_of(run, step, meter, precise), run.config.keep)
+        precise = statistics_after(run, step, stopping)
     with using(run.network, precise or {}):
-        values = validate(run)
+        values = validate(run, stopping)
+    if values is None:
+        return None
     if logger:
+        if precise:
+            save_step(folder, state_of(run, step, meter, precise), run.config.keep)
         if values["top1"] > logger.best_top1():
-            if not step_file(folder, step).exists():
-                save_step(folder, state_of(run, step, meter, precise), run.config.keep)
             name_best(folder, step)
         logger.log("val", step, values | {"seconds": time.monotonic() - started})
     return values["top1"]
 
 
 @torch.inference_mode()
-def validate(run: Run) -> dict[str, float]:
-    """Returns top-1 and top-5 on the centre clips; every video counts once, an undecodable one as wrong."""
+def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] | None:
+    """Returns top-1 and top-5 on the centre clips; every video counts once, an undecodable one as wrong.
+
+    None if a process was asked to stop.
+    """
     run.network.eval()
     top1 = top5 = total = bad = 0.0
     data, world = run.config.data, run.world
     clips_a_pass = preflight.clips_a_pass(run.config)
     for batch in center_batches(data, run.inputs.val_table, clips_a_pass, rank=world.rank, size=world.size):
+        if stopping and stopping.received:
+            break
         bad += len(batch.failures)
         total += len(batch.failures) + len(batch.targets)
         if len(batch.targets) == 0:
@@ -218,14 +229,18 @@ def validate(run: Run) -> dict[str, float]:
         right = best == batch.targets[:, None]
         top1 += right[:, 0].sum().item()
         top5 += right.any(1).sum().item()
-    top1, top5, total, bad = world_of.sum_over_ranks([top1, top5, total, bad])
+    stopped = bool(stopping and stopping.received)
+    top1, top5, total, bad, stopped = world_of.sum_over_ranks([top1, top5, total, bad, stopped])
+    if stopped:
+        return None
     return {"top1": top1 / total, "top5": top5 / total, "num_videos": int(total), "num_undecodable": int(bad)}
 
 
-def statistics_after(run: Run, step: int) -> dict[str, torch.Tensor]:
+def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, torch.Tensor]:
     """Returns precise statistics of the batch norms, over the clips of the steps that follow this one."""
     place = {"first_step": step, "last_step": step + run.config.precise_bn_steps}
     steps = train_batches(run.config.data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
+    steps = takewhile(lambda _: not stopping.received, steps)
     with run.autocast():
         return precise_statistics(run.network, (run.normalize(batch.clips) for passes in steps for batch in passes))
 

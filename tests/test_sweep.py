@@ -5,11 +5,15 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
+from conftest import composed
+from omegaconf import OmegaConf
 from runs import BIN, TINY, rows_of
 
 from nlvideo.status import read_status
+from nlvideo.sweep import _placed
 
 
 def sweep(cwd, *overrides: str, **options) -> subprocess.CompletedProcess:
@@ -47,6 +51,12 @@ def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
     assert all(read_status(folder)["state"] == "finished" for folder in folders.values())
     assert all([row["step"] for row in rows_of(f) if row["split"] == "val"] == [2, 4] for f in folders.values())
 
+    before = {f: f.read_bytes() for f in root.rglob("*") if f.is_file()}
+    other = sweep(tmp_path, *options, "model.dropout=0.25")
+    assert other.returncode == 1
+    assert "holds another run than the point asked for:\n  model.dropout: 0.0 -> 0.25" in other.stderr
+    assert before == {f: f.read_bytes() for f in root.rglob("*") if f.is_file()}
+
 
 def test_a_points_mistake_is_told_before_any_is_trained(video_folder, tmp_path):
     done = sweep(tmp_path, f"data.root={video_folder}", "optim.batch_size=2,0", "output_dir=points")
@@ -54,18 +64,10 @@ def test_a_points_mistake_is_told_before_any_is_trained(video_folder, tmp_path):
     assert not list(tmp_path.glob("points/*"))
     done = sweep(tmp_path, f"data.root={video_folder}", "block=nl1,nl2", "output_dir=points")
     assert done.returncode == 1 and "Could not find 'block/nl2'" in done.stderr and "Traceback" not in done.stderr
+    done = sweep(tmp_path, f"data.root={video_folder}", "seed=1,1", "output_dir=same")
+    assert done.returncode == 1 and "two points would have the folder same/seed-1" in done.stderr
     done = sweep(tmp_path, f"data.root={video_folder}", "seed=1,2", "dry_run=true")
     assert done.returncode == 1 and "leave out -m" in done.stderr
-
-
-def test_a_point_of_another_config_is_refused_and_left_alone(video_folder, tmp_path):
-    options = [f"data.root={video_folder}", "seed=1,2", "output_dir=points", "optim.max_steps=2"]
-    assert sweep(tmp_path, *options).returncode == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "points").glob("*/*") if path.is_file()}
-    done = sweep(tmp_path, *options, "model.dropout=0.25")
-    assert done.returncode == 1
-    assert "points/seed-1 holds another run than the point asked for:\n  model.dropout: 0.0 -> 0.25" in done.stderr
-    assert before == {path: path.read_bytes() for path in (tmp_path / "points").glob("*/*") if path.is_file()}
 
 
 def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_folder, tmp_path):
@@ -91,16 +93,17 @@ def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_fold
         assert read_status(tmp_path / f"points/seed-{seed}")["step"] == steps
 
 
-def test_long_names_and_same_folders(video_folder, tmp_path):
-    keys = ["model.dropout", "optim.momentum", "optim.weight_decay", "optim.max_grad_norm", "data.max_bad_share"]
-    values = [f"{key}=0.12345,0.12346" for key in keys[:1]] + [f"{key}=choice(0.12345)" for key in keys[1:]]
-    options = [f"data.root={video_folder}", *values, "model.stem=choice(paper)", "output_dir=points"]
-    done = sweep(tmp_path, *options, "optim.max_steps=1")
-    assert done.returncode == 0, done.stderr[-3000:]
-    names = [path.name for path in (tmp_path / "points").iterdir() if path.is_dir()]
-    assert len(set(names)) == 2 and all(len(name) <= 150 for name in names)
-    done = sweep(tmp_path, f"data.root={video_folder}", "seed=1,1", "output_dir=same")
-    assert done.returncode == 1 and "two points would have the folder same/seed-1" in done.stderr
+def test_names_are_short_and_need_no_quotes(tmp_path):
+    config = composed(*TINY, "data.root=x")
+
+    def name_of(overrides: str) -> str:
+        hydra_config = OmegaConf.create({"job": {"override_dirname": overrides}, "sweep": {"dir": str(tmp_path)}})
+        return Path(_placed(config, hydra_config).output_dir).name
+
+    assert name_of("block-nl1+model.pretrained-/data/a b.pt") == "block-nl1+model.pretrained-_data_a_b.pt"
+    long = ["+".join(f"data.mean-[0.{i},0.{i},{end}]" for i in range(20)) for end in (1, 2)]
+    assert len({name_of(overrides) for overrides in long}) == 2
+    assert all(len(name_of(overrides)) == 150 for overrides in long)
 
 
 @pytest.mark.parametrize("launcher", ["submitit_local"])

@@ -393,9 +393,11 @@ def test_a_mistake_with_many_devices_is_one_message(video_folder, tmp_path):
     assert done.stderr.count("\n") == 1 and "nothing.csv does not exist" in done.stderr
 
 
-def test_ctrl_c_in_a_terminal_writes_a_checkpoint(video_folder, tmp_path):
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_ctrl_c_in_a_terminal_writes_a_checkpoint(video_folder, tmp_path, method):
     script = BIN / "nlvideo-train"
-    options = ["optim.max_steps=100000", "data.num_workers=1", f"output_dir={tmp_path}/run"]
+    options = ["optim.max_steps=100000", "data.num_workers=1", f"data.start_method={method}"]
+    options += [f"output_dir={tmp_path}/run", "validate_every_steps=100000"]
     command = [script, *TINY, f"data.root={video_folder}", *options]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -454,7 +456,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_with_its_reason(video_folder, tm
         file.write_bytes(data)
     train(config_of(video_folder, tmp_path / "run", "checkpoint_every_steps=1", "resume=auto"))
     captured = capsys.readouterr()
-    assert f"skipped: {file} is" in captured.err and "resumed after step 3" in captured.out
+    assert f"skipped: {file} is" in captured.out and "resumed after step 3" in captured.out
     assert_equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "run"))
     assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "run")
 
@@ -485,7 +487,7 @@ def test_resuming_with_other_processes_or_passes_says_what_changes(video_folder,
     capsys.readouterr()
     train(config_of(video_folder, tmp_path / "run", *options, "resume=auto", "optim.max_steps=3", "optim.accumulate=2"))
     out = capsys.readouterr().out
-    assert "changed   1 processes with 2 passes instead of 1 with 1: the same clips a step, but trained batch" in out
+    assert "          1 processes with 2 passes instead of 1 with 1: the same clips a step, but trained batch" in out
     with pytest.raises(ValueError, match="precision: float32 -> bfloat16"):
         train(config_of(video_folder, tmp_path / "run", *options, "resume=auto", "precision=bfloat16"))
 
@@ -549,3 +551,39 @@ def test_a_profile_and_tensorboard_show_what_happens(video_folder, tmp_path):
     assert wanted | {"gain/res4.4", "val/top1"} <= set(tags["scalars"])
     gains = [event.value for event in board.Scalars("gain/res4.4")]
     assert 0 < gains[0] < gains[-1]  # a new block's gain is zero
+
+
+def test_a_run_that_is_stopped_while_it_validates_gives_up_and_validates_when_it_goes_on(
+    video_folder, tmp_path, monkeypatch
+):
+    import nlvideo.train
+
+    options = ["validate_every_steps=3", "checkpoint_every_steps=100", "precise_bn_steps=1"]
+    train(config_of(video_folder, tmp_path / "whole", *options))
+    batches, seen = nlvideo.train.center_batches, []
+
+    def interrupted(*arguments, **place):
+        for batch in batches(*arguments, **place):
+            seen.append(batch)
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nlvideo.train, "center_batches", interrupted)
+        with pytest.raises(SystemExit):
+            train(config_of(video_folder, tmp_path / "run", *options))
+    assert len(seen) == 1  # of three
+    assert [row["split"] for row in rows_of(tmp_path / "run")] == ["train"] * 3
+    assert load_checkpoint(tmp_path / "run/checkpoint.pt")["step"] == 3
+    train(config_of(video_folder, tmp_path / "run", *options, "resume=auto"))
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+    assert_equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "run"))
+
+
+def test_more_devices_than_there_are_is_refused(monkeypatch):
+    from nlvideo import distributed
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="num_devices=3: this machine has 2 GPUs"):
+        distributed.launch(print, None, 3)

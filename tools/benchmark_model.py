@@ -2,8 +2,11 @@
 
     python tools/benchmark_model.py ops                            # the pairwise operations, forward + backward
     python tools/benchmark_model.py network i3d_r50_nl5_128x1      # a whole network, one clip, forward + backward
+    python tools/benchmark_model.py step i3d_r50_nl5_8x8           # training steps: ours against the plain network
+    python tools/benchmark_model.py step i3d_r50_nl5 --batch 8 16 32 --compile --peak-tflops 989     # on a GPU
 
-Each case runs in a process of its own, in turn with the others, several times; the median is shown.
+Each case of ops and network runs in a process of its own, in turn with the others, several times; the median is shown.
+Steps take turns in one process: plain is float32, contiguous, with the matrices of all pairs.
 """
 
 import argparse
@@ -12,16 +15,24 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
-from nlvideo.config import store_schemas, to_dataclass
+from nlvideo.config import TrainConfig, store_schemas, to_dataclass
+from nlvideo.data.dataset import Batch
+from nlvideo.distributed import World
 from nlvideo.models import build_model, pairwise
+from nlvideo.models.cost import count_cost
 from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.optim import param_groups
+from nlvideo.run import Run
+from nlvideo.timing import StepTimer
+from nlvideo.train import train_step
 
 # mode: (ours, plain, how much wider than g theta and phi are); concatenation uses one channel of theta and phi
 OPERATIONS: dict[str, tuple[Callable, Callable, int]] = {
@@ -61,9 +72,19 @@ def main() -> None:
     network = commands.add_parser("network", help="a whole network")
     network.add_argument("experiment")
     network.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    step = commands.add_parser("step", help="training steps")
+    step.add_argument("experiment")
+    step.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    step.add_argument("--batch", type=int, nargs="+", default=[4], metavar="N", help="clips of a step")
+    step.add_argument("--compile", action="store_true", help="with torch.compile too")
+    step.add_argument("--rounds", type=int, default=5)
+    step.add_argument("--peak-tflops", type=float, help="of the device in bfloat16, for the share that is reached")
     arguments = parser.parse_args()
     if arguments.command == "ops":
         benchmark_ops(arguments)
+    elif arguments.command == "step":
+        for batch in arguments.batch:
+            benchmark_steps(arguments, batch)
     else:
         benchmark_network(arguments)
 
@@ -77,11 +98,103 @@ def benchmark_network(arguments: argparse.Namespace) -> None:
     Console().print(table)
 
 
+def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
+    """Prints the time of training steps on the same clips from the same weights."""
+    overrides = [f"experiment={arguments.experiment}", *arguments.overrides]
+    config = _composed([*overrides, f"optim.batch_size={batch}", f"optim.lr_batch_size={batch}"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    variants = {"plain float32": None, "ours float32": ("float32", False), "ours bfloat16": ("bfloat16", False)}
+    if arguments.compile:
+        variants |= {"ours bfloat16, compiled": ("bfloat16", True)}
+    torch.manual_seed(0)
+    size = config.data.crop_size
+    clips = torch.randint(256, (batch, config.data.num_frames, size, size, 3), dtype=torch.uint8)
+    clips = Batch(clips.permute(0, 4, 1, 2, 3), torch.randint(400, (batch,)), torch.arange(batch), [])
+    steps = {name: _plain_step(config, clips) if how is None else _our_step(config, clips, device, *how)
+             for name, how in variants.items()}  # fmt: skip
+    seconds, peaks = {name: [] for name in steps}, dict.fromkeys(steps, 0)
+    for _ in range(1 + arguments.rounds):
+        for name, step in steps.items():
+            _used_bytes(device)
+            start = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+            peaks[name] = _peak_bytes(device) if device.type == "cuda" else 0
+    with torch.device("meta"):
+        network = build_model(config.model, config.block, config.data, 400)
+    work = 3 * 2 * count_cost(network, config.data.num_frames, size, size).multiply_adds_computed * batch
+    what = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    table = Table(
+        "step", "seconds", "clips/s", "plain / this", "TFLOP/s", "share of peak", "GB on the GPU",
+        title=f"{' '.join(overrides)}, batch {batch}, {what}, {arguments.rounds} rounds",
+    )  # fmt: skip
+    for name, (_, *times) in seconds.items():
+        ratios = [plain / ours for plain, ours in zip(seconds["plain float32"][1:], times, strict=True)]
+        median, reached = statistics.median(times), work / statistics.median(times) / 1e12
+        table.add_row(
+            name,
+            f"{median:.3f}",
+            f"{batch / median:.2f}",
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            f"{reached:.2f}",
+            f"{100 * reached / arguments.peak_tflops:.1f} %" if arguments.peak_tflops else "-",
+            f"{peaks[name] / 1e9:.2f}" if peaks[name] else "-",
+        )
+    Console(width=130).print(table)
+
+
+def _our_step(config: TrainConfig, clips: Batch, device: torch.device, precision: str, compiled: bool) -> Callable:
+    """Returns the training program's own step."""
+    torch.manual_seed(0)
+    network = build_model(config.model, config.block, config.data, 400)
+    network = network.to(device, memory_format=torch.channels_last_3d)
+    if compiled:
+        network.compile()
+    optim, dtype = config.optim, getattr(torch, precision)
+    optimizer = torch.optim.SGD(
+        param_groups(network, optim.weight_decay), optim.lr, optim.momentum, nesterov=optim.nesterov
+    )
+    run = Run(
+        config, World(0, 0, 1, device), network, network, optimizer, torch.amp.GradScaler(device.type, enabled=False),
+        StepTimer(device), dtype, None, 0, {}, torch.zeros(0), [],
+    )  # fmt: skip
+
+    def step() -> None:
+        train_step(run, [clips])
+        run.timer.take()
+
+    return step
+
+
+def _plain_step(config: TrainConfig, clips: Batch) -> Callable:
+    """Returns a step as it is usually written: float32, contiguous clips and weights, the matrices of all pairs."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    network = build_model(config.model, config.block, config.data, 400).to(device).train()
+    for module in network.modules():
+        if isinstance(module, NonLocalBlock):
+            module.plain = True
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (config.data.mean, config.data.std))
+    inputs = ((clips.clips.float() / 255 - mean) / std).contiguous().to(device)
+    targets, optim = clips.targets.to(device), config.optim
+    optimizer = torch.optim.SGD(
+        network.parameters(), optim.lr, optim.momentum, weight_decay=optim.weight_decay, nesterov=optim.nesterov
+    )
+
+    def step() -> None:
+        loss = F.cross_entropy(network(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
 def _measure_network(overrides: tuple[str, ...], plain: bool) -> tuple[float, float]:
     """Returns the seconds and the peak of additional bytes of one forward and backward pass."""
-    store_schemas()
-    with initialize_config_module("nlvideo.configs", version_base="1.3"):
-        config = to_dataclass(compose("train", [*overrides, "data.root=none", "model.pretrained=null"]))
+    config = _composed(overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build_model(config.model, config.block, config.data, 400)
     network = network.to(device, memory_format=torch.channels_last_3d).train()
@@ -97,6 +210,12 @@ def _measure_network(overrides: tuple[str, ...], plain: bool) -> tuple[float, fl
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start, _peak_bytes(device) - before
+
+
+def _composed(overrides: Sequence[str]) -> TrainConfig:
+    store_schemas()
+    with initialize_config_module("nlvideo.configs", version_base="1.3"):
+        return to_dataclass(compose("train", [*overrides, "data.root=none", "model.pretrained=null"]))
 
 
 def benchmark_ops(arguments: argparse.Namespace) -> None:

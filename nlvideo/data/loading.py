@@ -1,5 +1,6 @@
 """Worker processes that decode ahead of the network, in the order of the steps, and what is said when one is lost."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from nlvideo.data.dataset import Batch, TrainClips, collate
 from nlvideo.data.video import SlowVideo
 from nlvideo.data.watch import LostWorker
 from nlvideo.distributed import RunFailed
+from nlvideo.signals import STOP_SIGNALS
 
 
 class Loading(NamedTuple):
@@ -27,8 +29,15 @@ class Loading(NamedTuple):
             num_workers=self.num_workers,
             multiprocessing_context=context,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_outlast_signals,
             **options,
         )
+
+
+def _outlast_signals(_worker: int) -> None:
+    """Leaves it to the parent when to stop: a terminal or a launcher signals the workers of a step too."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
