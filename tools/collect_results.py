@@ -4,7 +4,8 @@
     python tools/collect_results.py outputs/* --csv runs.csv --markdown runs.md
 
 A run is a folder with a config.yaml, a sweep's point too. Runs that differ in nothing but the seed are one row of the
-second table: mean +- sample standard deviation. Only finished runs enter it; the others are named below.
+second table: mean +- sample standard deviation. Only finished runs enter it; the others are named below. A run that was
+evaluated several times with the same views has its latest step under their name, the others under their folders'.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import json
 import statistics
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,11 +23,12 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
-from nlvideo.config import TrainConfig, from_container, to_container
+from nlvideo.config import BlockConfig, DataConfig, ModelConfig, TrainConfig, from_container, to_container
 from nlvideo.logger import METRICS_FILE, read_metrics
 from nlvideo.models import build_model
 from nlvideo.models.cost import count_cost
@@ -65,14 +69,14 @@ def main() -> None:
         if arguments.csv:
             write_csv(arguments.csv, runs)
         if arguments.markdown:
-            arguments.markdown.write_text("\n\n".join(markdown(rows) for rows in tables.values()) + "\n")
+            parts = [*(markdown(rows) for rows in tables.values()), *not_finished(runs)]
+            arguments.markdown.write_text("\n\n".join(parts) + "\n")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for title, rows in tables.items():
         print_rows(title, rows)
-    for run in runs:
-        if run.state != FINISHED:
-            print(f"not finished: {run.name}: {run.state} at step {run.step}{f', {run.error}' if run.error else ''}")
+    for line in not_finished(runs):
+        print(line)
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -91,32 +95,30 @@ def read_runs(folder: Path) -> list[Run]:
 
 def read_run(path: Path, folder: Path) -> Run:
     name = str(path.relative_to(folder.parent))
-    try:
-        if not (path / CONFIG_FILE).exists():  # it failed before it began
-            status = read_status(path)
-            return Run(name, {}, status["state"], 0, 0, status.get("error"), {}, {})
-        config = from_container(TrainConfig, OmegaConf.to_container(OmegaConf.load(path / CONFIG_FILE)))
-        rows = read_metrics(path) if (path / METRICS_FILE).exists() else []
+    with naming(path / STATUS_FILE):
         status = read_status(path)
-        results = [json.loads(file.read_text()) for file in sorted(path.rglob("result.json"))]
-    except (ValueError, YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    train, val = ([row for row in rows if row["split"] == split] for split in ("train", "val"))
-    metrics = {
-        "best top-1": max((100 * row["top1"] for row in val), default=None),
-        "last top-1": 100 * val[-1]["top1"] if val else None,
-        "last top-5": 100 * val[-1]["top5"] if val else None,
-    }
-    for result in results:
-        views = f"{result['views']['num_clips']}x{result['views']['num_crops']}"
-        metrics |= {f"{views} top-1": 100 * result["top1"], f"{views} top-5": 100 * result["top5"]}
-    speeds = [row["clips_per_second"] for row in train]
-    cost = network_cost(json.dumps(to_container(config)), status.get("num_classes")) | {
-        "hours": sum(row["seconds"] for row in rows) / 3600,
-        "clips/s": statistics.median(speeds) if speeds else None,
-    }
-    step = status.get("step", rows[-1]["step"] if rows else 0)
-    state = status.get("state", "unfinished")
+        if not (path / CONFIG_FILE).exists():  # it failed before it began
+            return Run(name, {}, status["state"], 0, 0, status.get("error"), {}, {})
+        state = status["state"] if status else "unfinished"
+    with naming(path / CONFIG_FILE):
+        config = from_container(TrainConfig, OmegaConf.to_container(OmegaConf.load(path / CONFIG_FILE)))
+        sizes = (config.data.num_frames, config.data.crop_size, status.get("num_classes"))
+        cost = network_cost(json.dumps(to_container(config.model)), json.dumps(to_container(config.block)), *sizes)
+    with naming(path / METRICS_FILE):
+        rows = read_metrics(path) if (path / METRICS_FILE).exists() else []
+        train, val = ([row for row in rows if row["split"] == split] for split in ("train", "val"))
+        metrics = {
+            "best top-1": max((100 * row["top1"] for row in val), default=None),
+            "last top-1": 100 * val[-1]["top1"] if val else None,
+            "last top-5": 100 * val[-1]["top5"] if val else None,
+        }
+        speeds = [row["clips_per_second"] for row in train]
+        cost = cost | {
+            "hours": sum(row["seconds"] for row in rows) / 3600,
+            "clips/s": statistics.median(speeds) if speeds else None,
+        }
+        step = status.get("step", rows[-1]["step"] if rows else 0)
+    metrics |= read_evaluations(path)
     settings = flatten(to_container(config))
     places = f"block.places.r{config.model.depth}"
     settings = {key: value for key, value in settings.items() if not key.startswith("block.places.") or key == places}
@@ -125,15 +127,49 @@ def read_run(path: Path, folder: Path) -> Run:
     )
 
 
+def read_evaluations(path: Path) -> dict[str, float]:
+    """Returns {"10x3 top-1": percent, ...} of all evaluations in a run's folder."""
+    found = []
+    for file in sorted(path.rglob("result.json")):
+        with naming(file):
+            result = json.loads(file.read_text())
+            views = f"{result['views']['num_clips']}x{result['views']['num_crops']}"
+            scores = {"top-1": 100 * result["top1"], "top-5": 100 * result["top5"]}
+            found.append((result["step"], views, str(file.parent.relative_to(path)), scores))
+    metrics = {}
+    for _, views, folder, scores in sorted(found, key=lambda evaluation: -evaluation[0]):
+        name = f"{views} {folder}" if f"{views} top-1" in metrics else views
+        metrics |= {f"{name} {metric}": value for metric, value in scores.items()}
+    return metrics
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Makes whatever is wrong with a file's content a ValueError of one line that names the file."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} cannot be read: {error.msg} in {error.doc.strip()[:60]!r}") from None
+    except (ValueError, TypeError, AttributeError, KeyError, YAMLError, OmegaConfBaseException) as error:
+        reason = f"it lacks {error}" if type(error) is KeyError else " ".join(str(error).split())
+        raise ValueError(f"{file} cannot be read: {reason}") from None
+
+
 @cache
-def network_cost(config: str, num_classes: int | None) -> dict[str, float | None]:
-    """Returns millions of parameters and billions of multiply-adds of a clip; None where the classes are not known."""
+def network_cost(
+    model: str, block: str, num_frames: int, crop_size: int, num_classes: int | None
+) -> dict[str, float | None]:
+    """Returns millions of parameters and billions of multiply-adds of a clip; None where the classes are not known.
+
+    Args:
+        model, block: the groups of the config, as JSON.
+    """
     if num_classes is None:
         return {"M params": None, "G multiply-adds": None}
-    config = from_container(TrainConfig, json.loads(config))
+    groups = from_container(ModelConfig, json.loads(model)), from_container(BlockConfig, json.loads(block))
     with torch.device("meta"):
-        network = build_model(config.model, config.block, config.data, num_classes)
-    cost = count_cost(network, config.data.num_frames, config.data.crop_size, config.data.crop_size)
+        network = build_model(*groups, DataConfig(num_frames=num_frames, crop_size=crop_size), num_classes)
+    cost = count_cost(network, num_frames, crop_size, crop_size)
     return {"M params": cost.params / 1e6, "G multiply-adds": cost.multiply_adds / 1e9}
 
 
@@ -189,9 +225,21 @@ def group_rows(runs: list[Run]) -> list[dict[str, str]]:
         row = {"overrides": overrides, "seeds": str(len(members))}
         for name in [*metric_names(runs), *COSTS]:
             values = [run.metrics.get(name, run.cost.get(name)) for run in members]
-            row[name] = spread([value for value in values if value is not None])
+            known = [value for value in values if value is not None]
+            row[name] = spread(known)
+            if 0 < len(known) < len(members):
+                row[name] += f" ({len(known)} of {len(members)} seeds)"
         rows.append(row)
     return rows
+
+
+def not_finished(runs: list[Run]) -> list[str]:
+    """Returns a line for each run that no mean contains."""
+    return [
+        f"not finished: {run.name}: {run.state} at step {run.step}{f', {run.error}' if run.error else ''}"
+        for run in runs
+        if run.state != FINISHED
+    ]
 
 
 def metric_names(runs: list[Run]) -> list[str]:
@@ -232,7 +280,7 @@ def print_rows(title: str, rows: list[dict[str, str]]) -> None:
     for row in rows:
         table.add_row(*row.values())
     width = sum(max(len(value) for value in (name, *(row[name] for row in rows))) + 3 for name in rows[0]) + 1
-    Console(width=max(width, 80)).print(table)
+    Console(width=max(width, 80), markup=False).print(table)
 
 
 if __name__ == "__main__":

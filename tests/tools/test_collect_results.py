@@ -1,5 +1,6 @@
 import csv
 import json
+import runpy
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,20 @@ def write_run(folder, *overrides: str, top1=(), state="finished", step=10, **sta
         write_status(folder, state, step=step, num_classes=8, **status)
 
 
+def write_evaluation(run, step: int, top1: float):
+    folder = run / f"evaluation_step{step}_10x3_uniform"
+    folder.mkdir()
+    result = {"views": {"num_clips": 10, "num_crops": 3}, "top1": top1, "top5": 0.95, "step": step}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def read_markdown(text: str, table: int, key: str) -> dict[str, dict[str, str]]:
+    """Returns the rows of one of the tables by their value in the column `key`."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.split("\n\n")[table].splitlines()]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+    return {row[key]: row for row in rows}
+
+
 @pytest.fixture
 def runs(tmp_path):
     root = tmp_path / "outputs"
@@ -37,10 +52,7 @@ def runs(tmp_path):
     write_run(root / "block-nl1+seed-3", "block=nl1", "seed=3", top1=(0.99,), state=None)
     (root / "block-nl5+seed-1").mkdir()
     write_status(root / "block-nl5+seed-1", "failed", error="rank 1: error: no such file")
-    evaluation = root / "block-none+seed-1/evaluation_step10_10x3_uniform"
-    evaluation.mkdir()
-    result = {"views": {"num_clips": 10, "num_crops": 3}, "top1": 0.55, "top5": 0.95}
-    (evaluation / "result.json").write_text(json.dumps(result))
+    write_evaluation(root / "block-none+seed-1", 10, 0.55)
     return root
 
 
@@ -60,20 +72,30 @@ def test_runs_and_their_spread_over_seeds(runs, tmp_path):
     assert float(first["hours"]) == pytest.approx((3 * 900 + 2 * 450) / 3600) and float(first["clips/s"]) == 20
     assert rows["outputs/block-nl5+seed-1"]["error"] == "rank 1: error: no such file"
 
-    groups = (tmp_path / "runs.md").read_text().split("\n\n")[1].splitlines()
-    header = [cell.strip() for cell in groups[0].split("|")[1:-1]]
-    table = {}
-    for line in groups[2:]:
-        row = dict(zip(header, (cell.strip() for cell in line.split("|")[1:-1]), strict=True))
-        table[row["overrides"]] = row
+    text = (tmp_path / "runs.md").read_text()
+    table = read_markdown(text, 1, "overrides")
     assert table.keys() == {"block.kind=none", "block.kind=non_local"}
     none, blocks = table["block.kind=none"], table["block.kind=non_local"]
     assert (none["seeds"], blocks["seeds"]) == ("3", "2")  # what has not finished is no part of a mean
     assert none["last top-1"] == f"66.67 +- {statistics.stdev([50, 60, 90]):.2f}" == "66.67 +- 20.82"
     assert blocks["last top-1"] == "72.50 +- 3.54" and blocks["best top-1"] == "80.00"
     assert float(none["M params"]) < float(blocks["M params"])
-    assert "not finished: outputs/block-nl1+seed-3: unfinished at step 4" in done.stdout
-    assert "not finished: outputs/block-nl5+seed-1: failed at step 0, rank 1: error: no such file" in done.stdout
+    for out in (done.stdout, text):
+        assert "not finished: outputs/block-nl1+seed-3: unfinished at step 4" in out
+        assert "not finished: outputs/block-nl5+seed-1: failed at step 0, rank 1: error: no such file" in out
+    # one of three seeds was evaluated with 10x3 views, and the mean does not look like one of three
+    assert (none["10x3 top-1"], blocks["10x3 top-1"]) == ("55.00 (1 of 3 seeds)", "-")
+
+
+def test_the_latest_of_several_evaluations_has_the_plain_name(tmp_path):
+    write_run(tmp_path / "o/a", top1=(0.5,))
+    for step, top1 in ((5000, 0.2), (10000, 0.7), (900, 0.1)):
+        write_evaluation(tmp_path / "o/a", step, top1)
+    assert collect(tmp_path / "o", "--markdown", tmp_path / "runs.md").returncode == 0
+    row = read_markdown((tmp_path / "runs.md").read_text(), 0, "run")["o/a"]
+    assert row["10x3 top-1"] == "70.00"
+    assert row["10x3 evaluation_step5000_10x3_uniform top-1"] == "20.00"
+    assert row["10x3 evaluation_step900_10x3_uniform top-1"] == "10.00"
 
 
 def test_free_keys_and_the_folder_do_not_make_other_runs(tmp_path):
@@ -94,5 +116,26 @@ def test_what_cannot_be_read_is_named(tmp_path):
     ):
         done = collect(*arguments)
         assert done.returncode == 1 and message in done.stderr and done.stderr.startswith("error: ")
-    (tmp_path / "o/a/metrics.jsonl").write_text("{torn\n")
-    assert "o/a cannot be read" in collect(tmp_path / "o").stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("metrics.jsonl", '{"split": "train", "step": 1}\n{torn\n', "in '{torn'"),
+        ("metrics.jsonl", '{"step": 1}\n', "it lacks 'split'"),
+        ("config.yaml", "a: [1\n  b", "flow sequence"),
+        ("config.yaml", "another: program\n", "another"),
+        ("config.yaml", "- 1\n", "ListConfig"),
+        ("config.yaml", "model: {layout: none}\ndata: {root: x}\n", "none"),
+        ("status.json", "{", "in '{'"),
+        ("evaluation_step9_10x3_uniform/result.json", "{}", "it lacks 'views'"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line_that_names_it(tmp_path, file, content, reason):
+    write_run(tmp_path / "o/a", top1=(0.5,))
+    write_evaluation(tmp_path / "o/a", 9, 0.5)
+    (tmp_path / "o/a" / file).write_text(content)
+    with pytest.raises(ValueError) as raised:
+        runpy.run_path(str(TOOL))["read_runs"](tmp_path / "o")  # in this process, which has loaded torch already
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path}/o/a/{file} cannot be read: ") and reason in message and "\n" not in message
