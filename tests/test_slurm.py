@@ -1,22 +1,38 @@
-"""The job files, run with programs in place of SLURM's that write down how they were called."""
+"""The job files, run with programs in place of SLURM's that write down how they were called.
+
+As SLURM's own, this srun passes on USR1, but on TERM kills its tasks at once.
+"""
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from runs import BIN, TINY, rows_of
+
+from nlvideo.checkpoint import load_checkpoint
+from nlvideo.status import read_status
 
 JOBS = Path(__file__).parent.parent / "scripts" / "slurm"
 STUB = """#!/usr/bin/env bash
 echo "$(basename "$0") $*" >> "$CALLS"
-if [ "$(basename "$0") $1" = "scontrol show" ]; then printf 'node-a\\nnode-b\\n'; exit; fi
+if [ "$(basename "$0") $1" = "scontrol show" ]; then printf '%s\\nnode-b\\n' "$FIRST_NODE"; exit; fi
 case "$(basename "$0")" in
   srun | nlvideo-train)
-    trap 'echo "$(basename "$0") got TERM" >> "$CALLS"; exit 143' TERM
-    trap 'echo "$(basename "$0") got USR1" >> "$CALLS"; exit 138' USR1
+    trap 'echo "$(basename "$0") killed its tasks" >> "$CALLS"; exit 137' TERM
+    trap 'echo "$(basename "$0") got USR1" >> "$CALLS"; exit "$CODE"' USR1
     echo ready >> "$CALLS"
+    if [ -n "$RUN" ]; then
+      trap 'kill -USR1 "$task"' USR1
+      "$@" &
+      task=$!
+      while kill -0 "$task" 2> /dev/null; do wait "$task"; done
+      wait "$task"
+      exit
+    fi
     for _ in $(seq "$STEPS"); do sleep 0.05; done
     exit "$CODE" ;;
   nlvideo-evaluate) case "$*" in *broken*) exit 1 ;; esac ;;
@@ -27,16 +43,30 @@ esac
 class Job:
     """A job file that runs with stubs, and the calls of these."""
 
-    def __init__(self, folder: Path, name: str, *arguments: str, steps: int = 0, code: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *arguments: str,
+        steps: int = 0,
+        code: int = 0,
+        run: bool = False,
+        number: int = 47,
+    ):
+        """Stubs take `steps` x 0.05 s and end with `code`; with `run` srun really runs the command, in one process."""
         bin_folder, self.calls = folder / "bin", folder / "calls.txt"
         bin_folder.mkdir()
         for stub in ("srun", "scontrol", "nlvideo-train", "nlvideo-evaluate"):
             (bin_folder / stub).write_text(STUB)
             (bin_folder / stub).chmod(0o755)
-        environment = {"PATH": f"{bin_folder}:{os.environ['PATH']}", "CALLS": str(self.calls), "STEPS": str(steps)}
-        environment |= {"CODE": str(code), "SLURM_JOB_ID": "47", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}
+        environment = os.environ | {"PATH": f"{bin_folder}:{BIN}:{os.environ['PATH']}", "CALLS": str(self.calls)}
+        environment |= {"STEPS": str(steps), "CODE": str(code), "RUN": "1" if run else "", "FIRST_NODE": "node-a"}
+        environment |= {"SLURM_JOB_ID": str(number), "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}
         environment |= {"SLURM_JOB_NODELIST": "node-[a-b]"}
-        self.process = subprocess.Popen(["bash", JOBS / name, *arguments], env=environment, stderr=subprocess.PIPE)
+        if run:
+            environment |= {"FIRST_NODE": "localhost", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "1"}
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(["bash", JOBS / name, *arguments], env=environment, **pipes)
 
     def warn(self) -> None:
         deadline = time.monotonic() + 30
@@ -62,15 +92,47 @@ def test_training_starts_one_agent_a_node_and_keeps_the_exit_code(tmp_path):
     assert started.endswith("-m nlvideo.train experiment=a data.root=/d resume=auto")
 
 
-@pytest.mark.parametrize(
-    ("name", "signal_name", "code"), [("train.sbatch", "srun got TERM", 143), ("sweep.sbatch", "got USR1", 138)]
-)
-def test_a_warned_job_stops_its_training_and_is_queued_again(tmp_path, name, signal_name, code):
-    job = Job(tmp_path, name, "seed=1,2", steps=600)
+@pytest.mark.parametrize(("name", "code"), [("train.sbatch", 1), ("sweep.sbatch", 138)])
+def test_a_warned_job_stops_its_training_and_is_queued_again(tmp_path, name, code):
+    job = Job(tmp_path, name, "seed=1,2", steps=600, code=code)
     job.warn()
     ended, calls, _ = job.end()
-    assert ended == code and any(signal_name in call for call in calls)
+    assert ended == code and any(call.endswith("got USR1") for call in calls), calls
     assert calls[-1] == "scontrol requeue 47"
+
+
+@pytest.mark.parametrize(("name", "code"), [("train.sbatch", 0), ("sweep.sbatch", 0), ("sweep.sbatch", 1)])
+def test_a_training_that_ends_by_itself_after_the_warning_is_not_queued_again(tmp_path, name, code):
+    job = Job(tmp_path, name, "seed=1,2", steps=600, code=code)
+    job.warn()
+    ended, calls, _ = job.end()
+    assert ended == code and not [call for call in calls if "requeue" in call]
+
+
+def free_job() -> int:
+    """Returns the number of a job whose port, 20000 and the number, is free."""
+    for number in range(os.getpid() % 10_000, 20_000):
+        with socket.socket() as taken:
+            if taken.connect_ex(("localhost", 20_000 + number)):
+                return number
+    raise AssertionError("no free port")
+
+
+def test_the_warning_becomes_a_checkpoint_through_a_real_agent(video_folder, tmp_path):
+    options = [*TINY, f"data.root={video_folder}", "optim.max_steps=100000", f"output_dir={tmp_path}/run"]
+    options += ["checkpoint_every_steps=100000", "validate_every_steps=100000", "data.num_workers=1"]
+    number = free_job()
+    job = Job(tmp_path, "train.sbatch", *options, run=True, number=number)
+    metrics, deadline = tmp_path / "run/metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.02)
+    job.warn()
+    code, calls, errors = job.end()
+    assert code == 1 and calls[-1] == f"scontrol requeue {number}", errors[-3000:]
+    step = rows_of(tmp_path / "run")[-1]["step"]
+    assert load_checkpoint(tmp_path / "run/checkpoint.pt")["step"] == step < 100000
+    status = read_status(tmp_path / "run")
+    assert (status["state"], status["step"]) == ("stopped", step)
 
 
 @pytest.mark.parametrize("name", ["train.sbatch", "sweep.sbatch"])
