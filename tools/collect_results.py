@@ -48,12 +48,12 @@ class Run:
     settings: dict[str, Any]  # dotted key -> value
     state: str
     step: int
-    max_steps: int
+    max_steps: int | None  # None, as the seed, where the run failed before it began
     error: str | None
     metrics: dict[str, float | None]  # name -> value
     cost: dict[str, float | None]
     overrides: str = "-"  # in what it differs from the others, but for the seed
-    seed: int = 0
+    seed: int | None = None
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def read_run(path: Path, folder: Path) -> Run:
     with naming(path / STATUS_FILE):
         status = read_status(path)
         if not (path / CONFIG_FILE).exists():  # it failed before it began
-            return Run(name, {}, status["state"], 0, 0, status.get("error"), {}, {})
+            return Run(name, {}, status["state"], 0, None, status.get("error"), {}, {})
         state = status["state"] if status else "unfinished"
     with naming(path / CONFIG_FILE):
         config = from_container(TrainConfig, OmegaConf.to_container(OmegaConf.load(path / CONFIG_FILE)))
@@ -203,8 +203,9 @@ def name_differences(runs: list[Run]) -> None:
 def run_rows(runs: list[Run]) -> list[dict[str, str]]:
     rows = []
     for run in runs:
-        state = f"{run.state} {run.step}/{run.max_steps}"
-        row = {"run": run.name, "overrides": run.overrides, "seed": str(run.seed), "state": state}
+        state = run.state if run.max_steps is None else f"{run.state} {run.step}/{run.max_steps}"
+        seed = "-" if run.seed is None else str(run.seed)
+        row = {"run": run.name, "overrides": run.overrides, "seed": seed, "state": state}
         row |= {name: shown(run.metrics.get(name)) for name in metric_names(runs)}
         rows.append(row | {name: shown(run.cost.get(name)) for name in COSTS})
     return rows

@@ -70,7 +70,8 @@ def test_runs_and_their_spread_over_seeds(runs, tmp_path):
     )
     assert first["overrides"] == "block.kind=none" and first["state"] == "finished"
     assert float(first["hours"]) == pytest.approx((3 * 900 + 2 * 450) / 3600) and float(first["clips/s"]) == 20
-    assert rows["outputs/block-nl5+seed-1"]["error"] == "rank 1: error: no such file"
+    failed = rows["outputs/block-nl5+seed-1"]
+    assert failed["error"] == "rank 1: error: no such file" and failed["seed"] == failed["max_steps"] == ""
 
     text = (tmp_path / "runs.md").read_text()
     table = read_markdown(text, 1, "overrides")
