@@ -157,11 +157,13 @@ def name_best(folder: Path, step: int) -> None:
     _name(step_file(folder, step), folder / BEST_FILE)
 
 
-def drop_later(folder: Path, step: int) -> None:
-    """Removes what a run that goes on from `step` will write again: later steps, and files that were never finished."""
+def go_back_to(folder: Path, step: int) -> None:
+    """Calls a saved step the newest and removes later ones, which are damaged, and files that were never finished."""
     for path in _step_files(folder):
         if _step_of(path) > step:
             path.unlink()
+        elif _step_of(path) == step:
+            _name(path, folder / NEWEST_FILE)
     for path in [*folder.glob(".*.part"), *(folder / STEPS_FOLDER).glob(".*.part")]:
         path.unlink()
 

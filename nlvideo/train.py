@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from nlvideo import distributed as world_of
 from nlvideo import preflight
-from nlvideo.checkpoint import drop_later, name_best, save_step
+from nlvideo.checkpoint import go_back_to, name_best, save_step
 from nlvideo.config import TrainConfig, run_command, to_dataclass, to_yaml
 from nlvideo.data import center_batches, train_batches
 from nlvideo.data.dataset import Batch
@@ -70,7 +70,7 @@ def train(config: TrainConfig) -> float:
         if run.world.is_main:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(claimed(folder))
-            drop_later(folder, run.first_step)
+            go_back_to(folder, run.first_step)
             (folder / STATUS_FILE).unlink(missing_ok=True)
             write_whole(folder / CONFIG_FILE, to_yaml(config))
             print(to_yaml(config))
@@ -78,7 +78,7 @@ def train(config: TrainConfig) -> float:
             logger = stack.enter_context(RunLogger(folder, run.first_step, config.optim.max_steps))
         step, top1 = train_steps(run, stopping, logger)
     if run.world.is_main:
-        state = FINISHED if step >= config.optim.max_steps else STOPPED
+        state = FINISHED if step >= config.optim.max_steps and logger.has_validation(step) else STOPPED
         last = None if np.isnan(top1) else top1
         write_status(folder, state, step=step, top1=last, num_classes=run.network.num_classes)
         print_results(folder, step, config.optim.max_steps)

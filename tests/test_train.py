@@ -19,6 +19,7 @@ from nlvideo.distributed import RunFailed
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.resume import claimed
 from nlvideo.run import set_up
+from nlvideo.status import read_status
 from nlvideo.train import train, train_step, validate
 
 
@@ -421,13 +422,17 @@ def test_validation_uses_rank_0s_statistics_everywhere(video_folder, tmp_path):
 
 def test_a_run_stopped_at_a_validation_step_validates_when_it_goes_on(video_folder, tmp_path, monkeypatch):
     train(config_of(video_folder, tmp_path / "whole"))
+    assert read_status(tmp_path / "whole")["state"] == "finished"
     for step in (2, 4):
         folder = tmp_path / f"stopped{step}"
         with monkeypatch.context() as patch:
             StopAt(patch, step, signal.SIGINT)
             with pytest.raises(SystemExit):
                 train(config_of(video_folder, folder))
+        assert read_status(folder)["state"] == "stopped"  # after the last step too, which has no validation yet
+        (folder / "checkpoint.pt").unlink()  # as if killed before the newest step was named
         top1 = train(config_of(video_folder, folder, "resume=auto"))
+        assert load_checkpoint(folder / "checkpoint.pt")["step"] == 4
         assert rows_of(folder) == rows_of(tmp_path / "whole")
         assert top1 == rows_of(folder)[-1]["top1"]
         assert train(config_of(video_folder, folder, "resume=auto")) == top1  # nothing left to do
@@ -573,6 +578,7 @@ def test_a_run_that_is_stopped_while_it_validates_gives_up_and_validates_when_it
         with pytest.raises(SystemExit):
             train(config_of(video_folder, tmp_path / "run", *options))
     assert len(seen) == 1  # of three
+    assert read_status(tmp_path / "run")["state"] == "stopped"
     assert [row["split"] for row in rows_of(tmp_path / "run")] == ["train"] * 3
     assert load_checkpoint(tmp_path / "run/checkpoint.pt")["step"] == 3
     train(config_of(video_folder, tmp_path / "run", *options, "resume=auto"))
