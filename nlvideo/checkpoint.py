@@ -65,6 +65,8 @@ def check_content(content: Any, path: str | Path) -> None:
     """Raises ValueError if what was read from `path` is not a whole nlvideo checkpoint."""
     if isinstance(content, Mapping) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
         raise NewerFormat(f"{path} was written by a newer nlvideo (format {content['format']}, known up to {FORMAT}).")
+    if isinstance(content, Mapping) and content.get("format") == 1:
+        raise ValueError(f"{path} was written by an nlvideo before 0.1, without a SHA-256; train or convert it again.")
     if not isinstance(content, Mapping) or any(key not in content for key in KEYS):
         held = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{path} is not an nlvideo checkpoint: it holds {held}; expected {', '.join(KEYS)}.")
@@ -158,12 +160,15 @@ def name_best(folder: Path, step: int) -> None:
 
 
 def go_back_to(folder: Path, step: int) -> None:
-    """Calls a saved step the newest and removes later ones, which are damaged, and files that were never finished."""
+    """Calls a saved step the newest, sets later ones, which are damaged, aside, and removes what was never finished."""
     for path in _step_files(folder):
         if _step_of(path) > step:
-            path.unlink()
-        elif _step_of(path) == step:
-            _name(path, folder / NEWEST_FILE)
+            path.replace(path.with_suffix(".damaged"))
+    if step_file(folder, step).exists():
+        _name(step_file(folder, step), folder / NEWEST_FILE)
+    elif (folder / NEWEST_FILE).exists():  # the folder has no others
+        step_file(folder, step).parent.mkdir(exist_ok=True)
+        _name(folder / NEWEST_FILE, step_file(folder, step))
     for path in [*folder.glob(".*.part"), *(folder / STEPS_FOLDER).glob(".*.part")]:
         path.unlink()
 
@@ -173,7 +178,8 @@ def step_file(folder: Path, step: int) -> Path:
 
 
 def _step_files(folder: Path) -> list[Path]:
-    return sorted((folder / STEPS_FOLDER).glob("step_*.pt"), key=_step_of)
+    files = (folder / STEPS_FOLDER).glob("step_*.pt")
+    return sorted((path for path in files if path.stem.removeprefix("step_").isdigit()), key=_step_of)
 
 
 def _step_of(path: Path) -> int:
@@ -214,6 +220,8 @@ def read_tensor_file(path: str | Path) -> Any:
         raise FileNotFoundError(f"The checkpoint {path} does not exist.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise  # says nothing about the file
     except Exception as error:  # a damaged file fails in as many ways as pickle and zip have
         found = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) (\S+)", str(error))
         reason = f"it holds {found[1]}, not only tensors and containers" if found else "damaged, or another format"

@@ -27,6 +27,7 @@ class RunFailed(RuntimeError):
 
 
 RANK0_KEY = "nlvideo/rank0"
+_restarted = False  # on rank 0: whether torchrun has started the processes before
 LONGEST_START = 300  # seconds for which a process looks for rank 0
 
 # What a command answers with one line instead of a traceback.
@@ -45,6 +46,11 @@ class World:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+
+def restarted() -> bool:
+    """Returns, on rank 0, whether torchrun has started the processes again after one has died."""
+    return _restarted or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def is_first() -> bool:
@@ -93,15 +99,16 @@ def launch(function: Callable[[Any], Any], config: Any, num_devices: int) -> Any
         settings.signals_to_handle = "SIGHUP,SIGQUIT"
     with passed_on(_signal_children):
         try:
-            result, stopped = elastic_launch(settings, _call)(function, config)[0]
+            results = elastic_launch(settings, _call)(function, config)
         except SignalException as stop:
             sys.exit(128 + stop.sigval)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             raise RunFailed(f"Rank {rank} failed ({ending(failure.exitcode)}); its error stands above.") from None
+    stopped = max(code for _, code in results.values())
     if stopped:
         sys.exit(stopped)
-    return result
+    return results[0][0]
 
 
 def _signal_children(number: int) -> None:
@@ -176,6 +183,8 @@ def _store_of_this_start() -> dist.Store | None:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     shared = dist.TCPStore(address, port, is_master=False)
     if rank == 0:
+        global _restarted
+        _restarted = shared.check([RANK0_KEY])
         store = dist.TCPStore(_own_address(address, port), 0, size, is_master=True, wait_for_workers=False)
         shared.set(RANK0_KEY, f"{store.host} {store.port}")
         return store

@@ -46,6 +46,7 @@ class RunLogger:
             whole = io.StringIO(text[: text.rfind("\r\n") + 2], newline="")
             rows = [row for row in csv.DictReader(whole) if int(row["step"]) <= first_step]
             partial = self._ledger.with_suffix(".part")
+            partial.unlink(missing_ok=True)
             _write_rows(partial, rows)
             partial.replace(self._ledger)
         self._board = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=first_step + 1)
@@ -135,9 +136,11 @@ def _write_rows(ledger: Path, rows: list[dict[str, Any]]) -> None:
         if new:
             writer.writeheader()
         writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def print_results(folder: Path, step: int, max_steps: int) -> None:
+def print_results(folder: Path, step: int, max_steps: int, finished: bool) -> None:
     """Prints the table of results and, in lines of their own that no terminal cuts, where everything lies."""
     from rich.console import Console
     from rich.table import Table
@@ -152,7 +155,7 @@ def print_results(folder: Path, step: int, max_steps: int) -> None:
     print(f"checkpoint   {folder / NEWEST_FILE}" + (f", the best {folder / BEST_FILE}" if tops else ""))
     print(f"curves       {folder / CURVES_FILE}")
     print(f"TensorBoard  tensorboard --logdir {folder / TENSORBOARD_FOLDER}")
-    if step < max_steps:
+    if not finished:
         print("Stopped before the end; the same command with resume=auto goes on from here.")
 
 

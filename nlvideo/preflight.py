@@ -19,6 +19,7 @@ from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2  # batches that each worker of a DataLoader holds ready
+LOADERS = 2  # while a run validates, its training batches wait
 
 
 class Inputs(NamedTuple):
@@ -27,6 +28,14 @@ class Inputs(NamedTuple):
     train_table: VideoTable
     val_table: VideoTable
     network: VideoResNet  # with the random weights of the seed
+
+
+class Trial(NamedTuple):
+    """What a dry run measured of a step of one process, in seconds."""
+
+    loading: float  # without workers
+    computing: float
+    num_steps: int  # of which these are means
 
 
 def check_inputs(config: TrainConfig) -> Inputs:
@@ -84,7 +93,7 @@ def shared_memory_needed(config: TrainConfig) -> int:
     data = config.data
     batch = clips_a_pass(config) * 3 * data.num_frames * data.crop_size**2
     processes = max(config.num_devices, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    return batch * data.num_workers * PREFETCHED * processes
+    return batch * data.num_workers * PREFETCHED * processes * LOADERS
 
 
 def check_shared_memory(config: TrainConfig) -> None:
@@ -139,20 +148,16 @@ def describe(
     return lines
 
 
-def print_dry_run(
-    config: TrainConfig, inputs: Inputs, world: world_of.World, dtype: torch.dtype, steps: list[float]
-) -> None:
-    """Prints what a dry run found.
-
-    Args:
-        steps: seconds of the steps that were tried, the first of which also warms up.
-    """
+def print_dry_run(config: TrainConfig, inputs: Inputs, world: world_of.World, dtype: torch.dtype, trial: Trial) -> None:
+    """Prints what a dry run found."""
     from rich.console import Console
     from rich.table import Table
 
-    console, data, optim = Console(), config.data, config.optim
+    console, data, optim = Console(width=max(Console().width, 100)), config.data, config.optim
+    with torch.device("meta"):  # the run's own may have been made for a GPU
+        network = build_model(config.model, config.block, data, inputs.network.num_classes)
     table = Table("part", "output", "M parameters", "G multiply-adds", title=f"one clip, {data.num_frames} frames")
-    for row in cost_table(inputs.network, data.num_frames, data.crop_size, data.crop_size):
+    for row in cost_table(network, data.num_frames, data.crop_size, data.crop_size):
         table.add_row(row.name, row.output, f"{row.params / 1e6:.3f}", f"{row.multiply_adds / 1e9:.3f}")
     console.print(table)
 
@@ -165,28 +170,31 @@ def print_dry_run(
 
     clips = clips_a_pass(config)
     shape = (clips, 3, data.num_frames, data.crop_size, data.crop_size)
-    activations = activation_bytes(inputs.network, shape, dtype)
-    params = sum(p.nbytes for p in inputs.network.parameters())
+    activations = activation_bytes(network, shape, dtype)
+    params = sum(p.nbytes for p in network.parameters())
     weights = params * (3 + (world.size > 1))  # with gradients, momentum and, among several, their buckets
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
     cuda = world.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    seconds = sum(steps[1:]) / len(steps[1:])
+    cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    loading = trial.loading / max(1, min(data.num_workers, cores / processes))
+    # On a GPU loading and computing go on at the same time; on a CPU they share its cores.
+    seconds = max(loading, trial.computing) if cuda else loading + trial.computing
     hours = optim.max_steps * seconds / 3600
     table = Table("what", "value", show_header=False)
     for name, value in (
         ("memory, predicted", f"{(weights + activations) / 1e9:.2f} GB a process: weights, gradients and momentum "
          f"{weights / 1e9:.2f}, activations of {clips} clips {activations / 1e9:.2f}"),
         ("memory, measured", f"{peak / 1e9:.2f} GB at most in these steps, with all that the process has loaded"),
-        ("CPU cores", f"{len(os.sched_getaffinity(0))} for {data.num_workers} workers of each of "
-         f"{int(os.environ.get('LOCAL_WORLD_SIZE', 1))} processes here"),
+        ("CPU cores", f"{cores} for {data.num_workers} workers of each of {processes} processes here"),
         ("shared memory", f"{shared_memory_needed(config) / 1e6:.0f} MB for the workers' batches, "
          f"{free / 1e6:.0f} MB free"),
         ("steps in an epoch", f"{len(inputs.train_table) / optim.batch_size:.1f}"),
-        ("a step", f"{seconds:.2f} s, {optim.batch_size / seconds:.1f} clips/s, "
-         f"mean of {len(steps) - 1} after the first"),
-        ("the whole run", f"{hours:.1f} hours for {optim.max_steps} steps, without validation"),
+        ("computing a step", f"{trial.computing:.2f} s, mean of {trial.num_steps} steps"),
+        ("loading a step", f"{loading:.2f} s with these workers, from {trial.loading:.2f} s in one process"),
+        ("a step", f"about {seconds:.2f} s, {optim.batch_size / seconds:.1f} clips/s"),
+        ("the whole run", f"about {hours:.1f} hours for {optim.max_steps} steps, without validation"),
     ):  # fmt: skip
         table.add_row(name, value)
     console.print(table)
-    print("Dry run: nothing was written.")
+    print(f"Dry run: {config.output_dir} was left as it is.")

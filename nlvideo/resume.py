@@ -1,9 +1,8 @@
 """Going on with a run: what its folder holds, whether it is the same run, and what may differ."""
 
+import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -11,6 +10,7 @@ from omegaconf import OmegaConf
 from nlvideo.checkpoint import NEWEST_FILE, STEPS_FOLDER, Found, config_differences, newest_checkpoint
 from nlvideo.config import TrainConfig, from_container, to_container
 from nlvideo.data import VideoTable
+from nlvideo.distributed import restarted
 from nlvideo.logger import METRICS_FILE
 
 CONFIG_FILE = "config.yaml"
@@ -35,8 +35,7 @@ def find_checkpoint(config: TrainConfig, table: VideoTable) -> Found | None:
     held = [name for name in (NEWEST_FILE, STEPS_FOLDER, METRICS_FILE, CONFIG_FILE) if (folder / name).exists()]
     if not held:
         return None
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    if config.resume != "auto" and not restarted:
+    if config.resume != "auto" and not restarted():
         raise FileExistsError(
             f"output_dir={config.output_dir} holds a run already ({', '.join(held)}): continue it with resume=auto, or "
             "give another output_dir. Nothing is overwritten."
@@ -56,21 +55,21 @@ def find_checkpoint(config: TrainConfig, table: VideoTable) -> Found | None:
     return found
 
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Keeps other processes from training in this folder meanwhile; the claim ends with this process at the latest.
+def claim(folder: Path) -> None:
+    """Keeps other processes from training in this folder as long as this one lives; one that does not exist is free.
 
     Raises:
         FileExistsError: another one does already.
     """
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    if not folder.is_dir():
+        return
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # never closed
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone, not of the workers that it forks
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
             raise FileExistsError(f"output_dir={folder}: another process is training there at this moment.") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
+        # otherwise a file system without locks
 
 
 def differences(stored: dict, config: TrainConfig) -> list[str]:

@@ -4,6 +4,7 @@ import hashlib
 import platform
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from nlvideo.models.weights import check_blocks_can_learn, load_pretrained
 from nlvideo.optim import param_groups
 from nlvideo.precision import autocast, input_dtype, resolve_precision, use_tf32
 from nlvideo.preflight import Inputs, check_inputs
-from nlvideo.resume import find_checkpoint, notes_on
+from nlvideo.resume import claim, find_checkpoint, notes_on
 from nlvideo.timing import StepTimer
 
 
@@ -71,6 +72,8 @@ def set_up(config: TrainConfig) -> Run:
     use_tf32(config.tf32, world.device)
     world_of.on_main(prepare_data, config.data)
     inputs = world_of.together(check_inputs, config)
+    if not config.dry_run:
+        world_of.on_main(claim, Path(config.output_dir))
     found = world_of.on_main(find_checkpoint, config, inputs.train_table)
     network, checkpoint = inputs.network, found and found.content
     if checkpoint:

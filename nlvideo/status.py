@@ -1,6 +1,7 @@
 """How a run ended, in a file that other programs read."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ def write_status(folder: Path, state: str, **values: Any) -> None:
 def write_whole(file: Path, text: str) -> None:
     """Writes a file so that a kill leaves the old one or the new one."""
     partial = file.with_name(f".{file.name}.part")
-    partial.write_text(text)
+    with open(partial, "w") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
     partial.replace(file)
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
@@ -26,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.config import TrainConfig, explain, to_container, to_dataclass
 from nlvideo.distributed import ending, under_torchrun
+from nlvideo.models import build_model
 from nlvideo.resume import CONFIG_FILE, differences
 from nlvideo.signals import passed_on
 from nlvideo.status import FAILED, FINISHED, read_status, write_status
@@ -90,7 +92,11 @@ def run_point(config: TrainConfig) -> float:
     print(f"{folder.name}: log in {folder / LOG_FILE}", flush=True)
     log = folder / LOG_FILE
     written = log.stat().st_size if log.exists() else 0  # by earlier tries
-    code, received = _train_apart(config, log)
+    try:
+        code, received = _train_apart(config, log)
+    except OSError as error:  # no process could be started, or the disk is full
+        write_status(folder, FAILED, error=str(error))
+        return math.nan
     if received:
         _obey(received[-1])
     if code == 0:
@@ -131,6 +137,8 @@ def _plan(config: DictConfig, config_name: str | None) -> list[Point]:
         with open_dict(composed):
             del composed["hydra"]
         point_config = _placed(to_dataclass(composed), hydra_config)
+        with torch.device("meta"):
+            build_model(point_config.model, point_config.block, point_config.data, 1)
         if point_config.dry_run:
             raise ValueError("dry_run=true says what one run would do; leave out -m.")
         folder = Path(point_config.output_dir)
@@ -175,7 +183,7 @@ def _train_apart(config: TrainConfig, log: Path) -> tuple[int, list[int]]:
             while chunk := point.stdout.read1(1 << 16):
                 file.write(chunk)
                 file.flush()
-                sys.stdout.write(chunk.decode(errors="replace"))
+                sys.stdout.buffer.write(chunk)
                 sys.stdout.flush()
             return point.wait(), received
 

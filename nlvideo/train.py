@@ -3,6 +3,9 @@
 N clips of a pass of this process, K classes.
 """
 
+import dataclasses
+import multiprocessing
+import signal
 import sys
 import time
 from contextlib import ExitStack, nullcontext
@@ -27,7 +30,7 @@ from nlvideo.meter import Meter, StepResult
 from nlvideo.models import block_gains
 from nlvideo.optim import lr_at
 from nlvideo.precise_bn import precise_statistics, using
-from nlvideo.resume import CONFIG_FILE, claimed, find_checkpoint
+from nlvideo.resume import CONFIG_FILE, claim, find_checkpoint
 from nlvideo.run import Run, set_up, state_of
 from nlvideo.signals import StopSignal
 from nlvideo.status import FINISHED, STATUS_FILE, STOPPED, write_status, write_whole
@@ -35,7 +38,8 @@ from nlvideo.sweep import Sweep, run_point
 from nlvideo.timing import profiler
 
 TRACE_FOLDER = "trace"
-DRY_STEPS = 4  # tried in a dry run; the first warms up
+DRY_STEPS = 3  # tried in a dry run; the first warms up
+SMALLEST_SCALE = 2.0**-14  # of a float16 loss
 
 
 def main() -> None:
@@ -69,7 +73,7 @@ def train(config: TrainConfig) -> float:
     with ExitStack() as stack:
         if run.world.is_main:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(claimed(folder))
+            claim(folder)
             go_back_to(folder, run.first_step)
             (folder / STATUS_FILE).unlink(missing_ok=True)
             write_whole(folder / CONFIG_FILE, to_yaml(config))
@@ -78,10 +82,11 @@ def train(config: TrainConfig) -> float:
             logger = stack.enter_context(RunLogger(folder, run.first_step, config.optim.max_steps))
         step, top1 = train_steps(run, stopping, logger)
     if run.world.is_main:
-        state = FINISHED if step >= config.optim.max_steps and logger.has_validation(step) else STOPPED
+        left = config.optim.max_steps - step
+        state = FINISHED if left < 0 or left == 0 and logger.has_validation(step) else STOPPED
         last = None if np.isnan(top1) else top1
         write_status(folder, state, step=step, top1=last, num_classes=run.network.num_classes)
-        print_results(folder, step, config.optim.max_steps)
+        print_results(folder, step, config.optim.max_steps, state == FINISHED)
     world_of.wait_for_all()  # the launcher ends all with the first
     world_of.leave_world()
     if stopping.received:
@@ -147,8 +152,16 @@ def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tup
                 top1, stop = (top1, True) if found is None else (found, False)
             meter.exclude(time.monotonic() - paused)
             if stop:
+                end_workers()
                 break
     return step, top1
+
+
+def end_workers() -> None:
+    """Ends the loading workers at once: asked to end, one that is inside a long video would take its time."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader would take it for a failure
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def is_due(step: int, every: int, config: TrainConfig) -> bool:
@@ -179,6 +192,11 @@ def train_step(run: Run, passes: list[Batch]) -> StepResult:
     norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), allowed)
     run.scaler.step(run.optimizer)
     run.scaler.update()
+    if run.scaler.is_enabled() and run.scaler.get_scale() < SMALLEST_SCALE:
+        raise world_of.RunFailed(
+            f"float16: gradients are not finite even with the loss scaled by {run.scaler.get_scale():g}; nothing is "
+            "learnt. Choose precision=bfloat16 or float32."
+        )
     loss, norm = torch.stack([total.double(), norm.double()]).tolist()
     return StepResult(loss, norm, updated=np.isfinite(norm) or not run.scaler.is_enabled())
 
@@ -240,7 +258,8 @@ def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, tor
     """Returns precise statistics of the batch norms, over the clips of the steps that follow this one."""
     place = {"first_step": step, "last_step": step + run.config.precise_bn_steps}
     steps = train_batches(run.config.data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
-    steps = takewhile(lambda _: not stopping.received, steps)
+    # Synchronised batch norm talks to the other processes, so all stop before the same step.
+    steps = takewhile(lambda _: not any(world_of.sum_over_ranks([stopping.received])), steps)
     with run.autocast():
         return precise_statistics(run.network, (run.normalize(batch.clips) for passes in steps for batch in passes))
 
@@ -265,8 +284,9 @@ def try_steps(run: Run) -> float:
     if run.world.is_main:
         print(to_yaml(run.config))
         print_lines(run)
+    # Loaded here and not by workers, whose first batches come together: what one batch costs is seen.
     steps = train_batches(
-        run.config.data,
+        dataclasses.replace(run.config.data, num_workers=0),
         run.train_table,
         run.share(),
         run.skipped,
@@ -274,13 +294,16 @@ def try_steps(run: Run) -> float:
         first_step=run.first_step,
         last_step=run.first_step + DRY_STEPS,
     )
-    seconds, started = [], time.monotonic()
+    loading, computing, started = [], [], time.monotonic()
     for passes in steps:
+        loaded = time.monotonic()
         train_step(run, passes)
-        seconds.append(time.monotonic() - started)
+        loading.append(loaded - started)
         started = time.monotonic()
+        computing.append(started - loaded)
     if run.world.is_main:
-        preflight.print_dry_run(run.config, run.inputs, run.world, run.dtype, seconds)
+        trial = preflight.Trial(np.mean(loading[1:]).item(), np.mean(computing[1:]).item(), DRY_STEPS - 1)
+        preflight.print_dry_run(run.config, run.inputs, run.world, run.dtype, trial)
     world_of.wait_for_all()
     world_of.leave_world()
     return float("nan")

@@ -1,7 +1,18 @@
+import shutil
+
 import pytest
 import torch
 
-from nlvideo.checkpoint import config_differences, load_checkpoint, save_checkpoint
+from nlvideo.checkpoint import (
+    config_differences,
+    go_back_to,
+    load_checkpoint,
+    name_best,
+    newest_checkpoint,
+    save_checkpoint,
+    save_step,
+    step_file,
+)
 
 CONTENT = {"model": {"w": torch.arange(3.0)}, "step": 5, "config": {"seed": 0}, "classes": ["a"]}
 
@@ -59,3 +70,41 @@ def test_config_differences_are_named():
     old = {"a": 1, "b": {"c": [1], "d": None}}
     assert config_differences(old, old) == []
     assert config_differences(old, {"a": 2, "b": {"c": [1], "d": 3}}) == ["a: 1 -> 2", "b.d: None -> 3"]
+
+
+def test_a_read_error_says_nothing_about_the_file(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save_step(tmp_path, CONTENT | {"step": step}, keep=2)
+
+    def unreachable(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", unreachable)
+        with pytest.raises(OSError, match="Input/output error"):
+            newest_checkpoint(tmp_path)
+    assert newest_checkpoint(tmp_path).content["step"] == 2
+
+
+def test_damaged_steps_are_set_aside_and_other_names_are_none(tmp_path):
+    for step in (1, 2):
+        save_step(tmp_path, CONTENT | {"step": step}, keep=2)
+    (tmp_path / "checkpoints/step_copy.pt").write_text("mine")
+    data = bytearray(step_file(tmp_path, 2).read_bytes())
+    data[data.index(torch.arange(3.0).numpy().tobytes()) + 1] ^= 4
+    step_file(tmp_path, 2).write_bytes(data)
+    found = newest_checkpoint(tmp_path)
+    assert found.content["step"] == 1 and "is damaged: its content is not what its SHA-256 says" in found.skipped[0]
+    go_back_to(tmp_path, 1)
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"step_00000001.pt", "step_00000002.damaged", "step_copy.pt"}
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 1
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_alone(tmp_path):
+    save_step(tmp_path, CONTENT, keep=1)
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert newest_checkpoint(tmp_path).content["step"] == 5
+    go_back_to(tmp_path, 5)
+    name_best(tmp_path, 5)
+    assert load_checkpoint(tmp_path / "checkpoint_best.pt")["step"] == 5

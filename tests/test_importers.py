@@ -235,14 +235,19 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path):
 def test_an_nlvideo_checkpoint_needs_no_config(tmp_path):
     from conftest import composed
 
+    from nlvideo.checkpoint import save_checkpoint
     from nlvideo.config import to_container
 
     network = trained_network(["model=i3d_r50", "block=nl1", *SMALL])
     config = to_container(composed("model=i3d_r50", "model.stem=pyslowfast", "block=nl1", "data.root=x", *SMALL))
-    content = {"format": 1, "model": network.state_dict(), "step": 3, "config": config, "classes": list("abcdefg")}
-    loaded = nlvideo.load_model(saved(tmp_path, content))
+    content = {"model": network.state_dict(), "step": 3, "config": config, "classes": list("abcdefg")}
+    save_checkpoint(tmp_path / "plain.pt", content)
+    loaded = nlvideo.load_model(tmp_path / "plain.pt")
     assert not loaded.training
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
+    precise = {"bn1.running_mean": torch.full_like(network.bn1.running_mean, 7.0)}
+    save_checkpoint(tmp_path / "precise.pt", content | {"precise_bn": precise})
+    assert torch.equal(nlvideo.load_model(tmp_path / "precise.pt").bn1.running_mean, precise["bn1.running_mean"])
 
 
 class Malicious:

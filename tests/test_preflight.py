@@ -25,7 +25,7 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(video_folder, t
     assert "lr        0.0025 = 0.02 x 2/16" in out and "norm      over the 2 clips of a pass" in out
     for what in ("memory, predicted", "memory, measured", "shared memory", "CPU cores", "the whole run"):
         assert what in out
-    assert re.search(r"steps in an epoch +│ 3.5", out) and "nothing was written" in out
+    assert re.search(r"steps in an epoch +│ 3.5", out) and "run was left as it is" in out
 
 
 def test_a_dry_run_refuses_what_a_run_would(video_folder, tmp_path):
@@ -63,7 +63,8 @@ def test_workers_whose_batches_do_not_fit_into_shared_memory_are_refused(video_f
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage._replace(total=100_000))
     assert preflight.shared_memory_needed(config_of(video_folder, tmp_path / "run")) == 0
     with pytest.raises(ValueError, match="data.num_workers=5: the batches .* take 0 MB of shared memory, and /dev/shm"):
-        train(config_of(video_folder, tmp_path / "run", "data.num_workers=5"))  # 5 x 2 batches of 2 x 3 x 4 x 32 x 32
+        # two loaders, 5 workers, 2 batches of 2 x 3 x 4 x 32 x 32
+        train(config_of(video_folder, tmp_path / "run", "data.num_workers=5"))
 
 
 def test_the_parts_of_the_cost_table_add_up():

@@ -64,6 +64,9 @@ def test_a_points_mistake_is_told_before_any_is_trained(video_folder, tmp_path):
     assert not list(tmp_path.glob("points/*"))
     done = sweep(tmp_path, f"data.root={video_folder}", "block=nl1,nl2", "output_dir=points")
     assert done.returncode == 1 and "Could not find 'block/nl2'" in done.stderr and "Traceback" not in done.stderr
+    done = sweep(tmp_path, f"data.root={video_folder}", "block.mode=gaussian,gausian", "output_dir=points")
+    assert done.returncode == 1 and "mode='gausian' is not a non-local mode" in done.stderr
+    assert not list(tmp_path.glob("points/*"))
     done = sweep(tmp_path, f"data.root={video_folder}", "seed=1,1", "output_dir=same")
     assert done.returncode == 1 and "two points would have the folder same/seed-1" in done.stderr
     done = sweep(tmp_path, f"data.root={video_folder}", "seed=1,2", "dry_run=true")

@@ -279,14 +279,15 @@ def _again_without_statistics(block: nn.Module) -> tuple[AbstractContextManager,
 def _untracked(block: nn.Module) -> Iterator[None]:
     """Lets the batch norms use the statistics of their batch, as in training, without remembering them."""
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
     try:
         yield
     finally:
         for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 def context_names(network: VideoResNet) -> list[str]:

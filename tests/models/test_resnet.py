@@ -199,6 +199,16 @@ def test_a_block_without_places_is_refused():
         build_model(ModelConfig(), BlockConfig(kind="non_local"), DataConfig(), 10)
 
 
+def test_activation_checkpointing_goes_together_with_synchronised_norms():
+    """SyncBatchNorm itself needs a GPU; what it asserts of its counter is what matters here."""
+    network = VideoResNet("i3d", 50, "paper", 3, width=4, activation_checkpointing=("res2",))
+    counts = []
+    norm = network.layer1[0].bn1
+    norm.register_forward_pre_hook(lambda module, _: counts.append(module.num_batches_tracked is not None))
+    network.train()(torch.randn(2, 3, 8, 32, 32)).sum().backward()
+    assert counts == [True, True] and int(norm.num_batches_tracked) == 1
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_activation_checkpointing_changes_neither_gradients_nor_statistics(frozen):
     results = []
