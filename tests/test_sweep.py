@@ -23,39 +23,38 @@ def sweep(cwd, *overrides: str, **options) -> subprocess.CompletedProcess:
 
 
 def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
-    """Four points, two processes each, one of which fails on purpose: its weights do not exist at first."""
-    weights = tmp_path / "weights.pt"
-    points = ["block=none,nl1", f"model.pretrained=null,{weights}", "num_devices=2", "optim.batch_size=4"]
-    options = [*points, f"data.root={video_folder}", "output_dir=points"]
+    """Four points, two processes each, one of which fails on purpose: its list does not exist at first."""
+    text = (video_folder / "train.csv").read_text()
+    for name in ("one.csv", "two.csv", "three.csv"):
+        (tmp_path / name).write_text(text)
+    lists = ",".join(f"{tmp_path}/{name}.csv" for name in ("one", "two", "three", "four"))
+    options = [f"data.train={lists}", "num_devices=2", "optim.batch_size=4", f"data.root={video_folder}"]
+    options += ["output_dir=points", "optim.max_steps=2"]
     first = sweep(tmp_path, *options)
     assert first.returncode == 1
     root = tmp_path / "points"
-    name = str(weights).replace("/", "_")
-    folders = {(b, w): root / f"block-{b}+model.pretrained-{w}" for b in ("none", "nl1") for w in ("null", name)}
-    assert {path.name for path in root.iterdir() if path.is_dir()} == {path.name for path in folders.values()}
-    states = {key: read_status(folder)["state"] for key, folder in folders.items()}
-    assert states == {key: "failed" if key[1] == name else "finished" for key in folders}
-    failed = [folder for key, folder in folders.items() if key[1] == name]
-    assert "2 of 4 points failed" in first.stderr
-    for folder in failed:
-        assert "weights.pt does not exist" in read_status(folder)["error"]
-        assert "weights.pt does not exist" in (folder / "log.txt").read_text()
-        assert f"log: points/{folder.name}/log.txt" in first.stderr
+    prefix = f"data.train-{tmp_path}/".replace("/", "_")
+    *good, failed = (root / f"{prefix}{name}.csv" for name in ("one", "two", "three", "four"))
+    assert {path for path in root.iterdir() if path.is_dir()} == {*good, failed}
+    assert [read_status(folder)["state"] for folder in (*good, failed)] == [*["finished"] * 3, "failed"]
+    assert "1 of 4 points failed" in first.stderr and f"log: points/{failed.name}/log.txt" in first.stderr
+    assert "four.csv does not exist" in read_status(failed)["error"]
+    assert "four.csv does not exist" in (failed / "log.txt").read_text()
 
-    weights.write_bytes((folders["none", "null"] / "checkpoint.pt").read_bytes())
-    before = {f: f.stat().st_mtime_ns for key in folders if key[1] == "null" for f in folders[key].rglob("*")}
+    (tmp_path / "four.csv").write_text(text)
+    before = {file: file.stat().st_mtime_ns for folder in good for file in folder.rglob("*")}
     second = sweep(tmp_path, *options)
     assert second.returncode == 0, second.stderr[-3000:]
-    assert "sweep of 4 points, 2 of them finished already" in second.stdout
-    assert before == {f: f.stat().st_mtime_ns for f in before}, "a finished point was touched"
-    assert all(read_status(folder)["state"] == "finished" for folder in folders.values())
-    assert all([row["step"] for row in rows_of(f) if row["split"] == "val"] == [2, 4] for f in folders.values())
+    assert "sweep of 4 points, 3 of them finished already" in second.stdout
+    assert before == {file: file.stat().st_mtime_ns for file in before}, "a finished point was touched"
+    assert all(read_status(folder)["state"] == "finished" for folder in (*good, failed))
+    assert all([r["step"] for r in rows_of(f) if r["split"] == "val"] == [2] for f in (*good, failed))
 
-    before = {f: f.read_bytes() for f in root.rglob("*") if f.is_file()}
+    before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
     other = sweep(tmp_path, *options, "model.dropout=0.25")
     assert other.returncode == 1
     assert "holds another run than the point asked for:\n  model.dropout: 0.0 -> 0.25" in other.stderr
-    assert before == {f: f.read_bytes() for f in root.rglob("*") if f.is_file()}
+    assert before == {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
 
 def test_a_points_mistake_is_told_before_any_is_trained(video_folder, tmp_path):
