@@ -27,8 +27,8 @@ class RunFailed(RuntimeError):
 
 
 RANK0_KEY = "nlvideo/rank0"
-_restarted = False  # on rank 0: whether torchrun has started the processes before
 LONGEST_START = 300  # seconds for which a process looks for rank 0
+_restarted = False  # on rank 0: whether torchrun has started the processes before
 
 # What a command answers with one line instead of a traceback.
 USER_ERRORS = (ValueError, OSError, RunFailed)
@@ -156,17 +156,8 @@ def init_world() -> World:
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        store = _store_of_this_start()
-        place = (
-            {}
-            if store is None
-            else {
-                "store": store,
-                "rank": int(os.environ["RANK"]),
-                "world_size": int(os.environ["WORLD_SIZE"]),
-            }
-        )
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **place)
+        place = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=_store_of_this_start(), **place)
     return World(dist.get_rank(), local_rank, dist.get_world_size(), device)
 
 

@@ -148,12 +148,16 @@ def describe(
     return lines
 
 
-def print_dry_run(config: TrainConfig, inputs: Inputs, world: world_of.World, dtype: torch.dtype, trial: Trial) -> None:
-    """Prints what a dry run found."""
+def print_plan(config: TrainConfig, inputs: Inputs, world: world_of.World, dtype: torch.dtype) -> None:
+    """Prints what a dry run knows without computing anything.
+
+    Raises:
+        ValueError: the device has less memory than a step needs.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    console, data, optim = Console(width=max(Console().width, 100)), config.data, config.optim
+    console, data = Console(width=max(Console().width, 100)), config.data
     with torch.device("meta"):  # the run's own may have been made for a GPU
         network = build_model(config.model, config.block, data, inputs.network.num_classes)
     table = Table("part", "output", "M parameters", "G multiply-adds", title=f"one clip, {data.num_frames} frames")
@@ -169,10 +173,26 @@ def print_dry_run(config: TrainConfig, inputs: Inputs, world: world_of.World, dt
     console.print(table)
 
     clips = clips_a_pass(config)
-    shape = (clips, 3, data.num_frames, data.crop_size, data.crop_size)
-    activations = activation_bytes(network, shape, dtype)
+    activations = activation_bytes(network, (clips, 3, data.num_frames, data.crop_size, data.crop_size), dtype)
     params = sum(p.nbytes for p in network.parameters())
     weights = params * (3 + (world.size > 1))  # with gradients, momentum and, among several, their buckets
+    needed, there = weights + activations, _device_memory(world.device)
+    parts = f"weights, gradients and momentum {weights / 1e9:.2f}, activations of {clips} clips {activations / 1e9:.2f}"
+    print(f"memory    {needed / 1e9:.2f} GB predicted: {parts}; {there / 1e9:.2f} GB are there", flush=True)
+    if needed > there:
+        raise ValueError(
+            f"optim.batch_size={config.optim.batch_size}: a pass of {clips} clips needs {needed / 1e9:.1f} GB or more, "
+            f"and this device has {there / 1e9:.1f}. Give a larger optim.accumulate={config.optim.accumulate}, more "
+            "devices, or model.activation_checkpointing."
+        )
+
+
+def print_trial(config: TrainConfig, inputs: Inputs, world: world_of.World, trial: Trial) -> None:
+    """Prints what a dry run measured, and what follows for the whole run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    data, optim = config.data, config.optim
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
     cuda = world.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -183,8 +203,6 @@ def print_dry_run(config: TrainConfig, inputs: Inputs, world: world_of.World, dt
     hours = optim.max_steps * seconds / 3600
     table = Table("what", "value", show_header=False)
     for name, value in (
-        ("memory, predicted", f"{(weights + activations) / 1e9:.2f} GB a process: weights, gradients and momentum "
-         f"{weights / 1e9:.2f}, activations of {clips} clips {activations / 1e9:.2f}"),
         ("memory, measured", f"{peak / 1e9:.2f} GB at most in these steps, with all that the process has loaded"),
         ("CPU cores", f"{cores} for {data.num_workers} workers of each of {processes} processes here"),
         ("shared memory", f"{shared_memory_needed(config) / 1e6:.0f} MB for the workers' batches, "
@@ -196,5 +214,11 @@ def print_dry_run(config: TrainConfig, inputs: Inputs, world: world_of.World, dt
         ("the whole run", f"about {hours:.1f} hours for {optim.max_steps} steps, without validation"),
     ):  # fmt: skip
         table.add_row(name, value)
-    console.print(table)
+    Console(width=max(Console().width, 100)).print(table)
     print(f"Dry run: {config.output_dir} was left as it is.")
+
+
+def _device_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

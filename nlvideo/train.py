@@ -284,6 +284,7 @@ def try_steps(run: Run) -> float:
     if run.world.is_main:
         print(to_yaml(run.config))
         print_lines(run)
+    world_of.on_main(preflight.print_plan, run.config, run.inputs, run.world, run.dtype)
     # Loaded here and not by workers, whose first batches come together: what one batch costs is seen.
     steps = train_batches(
         dataclasses.replace(run.config.data, num_workers=0),
@@ -303,7 +304,7 @@ def try_steps(run: Run) -> float:
         computing.append(started - loaded)
     if run.world.is_main:
         trial = preflight.Trial(np.mean(loading[1:]).item(), np.mean(computing[1:]).item(), DRY_STEPS - 1)
-        preflight.print_dry_run(run.config, run.inputs, run.world, run.dtype, trial)
+        preflight.print_trial(run.config, run.inputs, run.world, trial)
     world_of.wait_for_all()
     world_of.leave_world()
     return float("nan")

@@ -23,7 +23,7 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(video_folder, t
     assert re.search(r"block at res4.4 +│ 1 x 2 x 2 x 64 +│ 0\.\d{3} +│ 0\.000", out)
     assert re.search(r"train +│ 7 +│ 3 +│ 1, first .*gone.mp4 +│ [0-9a-f]{16}", out)
     assert "lr        0.0025 = 0.02 x 2/16" in out and "norm      over the 2 clips of a pass" in out
-    for what in ("memory, predicted", "memory, measured", "shared memory", "CPU cores", "the whole run"):
+    for what in ("GB predicted: weights,", "memory, measured", "shared memory", "CPU cores", "the whole run"):
         assert what in out
     assert re.search(r"steps in an epoch +│ 3.5", out) and "run was left as it is" in out
 
@@ -33,6 +33,12 @@ def test_a_dry_run_refuses_what_a_run_would(video_folder, tmp_path):
         train(config_of(video_folder, tmp_path / "run", "dry_run=true", "data.train=nothing.csv"))
     train(config_of(video_folder, tmp_path / "run", "optim.max_steps=1"))
     with pytest.raises(FileExistsError, match="holds a run already"):
+        train(config_of(video_folder, tmp_path / "run", "dry_run=true"))
+
+
+def test_a_dry_run_refuses_a_batch_that_the_device_has_no_memory_for(video_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "_device_memory", lambda _: 1_000_000)
+    with pytest.raises(ValueError, match="a pass of 2 clips needs 0.0 GB or more, and this device has 0.0. Give a"):
         train(config_of(video_folder, tmp_path / "run", "dry_run=true"))
 
 
