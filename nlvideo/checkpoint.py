@@ -1,5 +1,6 @@
 """Checkpoints: dicts of plain containers and tensors, written whole or not at all, and checked when they are read."""
 
+import errno
 import hashlib
 import os
 import re
@@ -220,9 +221,11 @@ def read_tensor_file(path: str | Path) -> Any:
         raise FileNotFoundError(f"The checkpoint {path} does not exist.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise  # says nothing about the file
     except Exception as error:  # a damaged file fails in as many ways as pickle and zip have
+        # The disk's and the memory's errors say nothing about the file; EINVAL does: a zip cut short makes torch seek
+        # to before its start.
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+            raise
         found = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) (\S+)", str(error))
         reason = f"it holds {found[1]}, not only tensors and containers" if found else "damaged, or another format"
         raise ValueError(f"{path} is not a checkpoint that can be read: {reason}.") from error
