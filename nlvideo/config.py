@@ -30,6 +30,7 @@ from nlvideo.distributed import USER_ERRORS, message_of
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "float64")
 SCHEDULES = ("steps", "cosine")
 RESUMES = ("never", "auto")
+POOLINGS = ("mean", "sum", "max")
 
 
 @dataclass
@@ -68,6 +69,7 @@ class BlockConfig:
 class SyntheticConfig:
     """A set that is written when it is first used (nlvideo/data/synthetic.py)."""
 
+    kind: str = "motions"  # motions: one class a video; actions: several or none at their times, as Charades has them
     num_train: int = 640
     num_val: int = 160
     num_frames: int = 48
@@ -81,15 +83,18 @@ class ViewsConfig:
     num_crops: int = 3
     clip_sampling: str = "uniform"  # see view_indices in nlvideo/data/sampling.py
     short_side: int = 256
-    crop_size: int = 256
+    crop_size: int | None = 256  # null: the whole frame, fully convolutional (Sec. 4.1), with num_crops=1
+    pooling: str = "mean"  # of a video's scores over its views: mean, sum or max
 
 
 @dataclass
 class DataConfig:
     root: str = MISSING
+    format: str = "list"  # of train and val, see FORMATS in nlvideo/data/published.py
     train: str = "train.csv"  # a list of `path label` lines, or a folder with one sub-folder per class
     val: str = "val.csv"
-    classes: str | None = None  # file with one class name a line, relative to root
+    videos: str = ""  # folder that the lists' paths start from, relative to root
+    classes: str | None = None  # file with one class name a line, or the format's own, relative to root
     num_classes: int | None = None  # for lists without a class file; null: the highest label + 1
     num_frames: int = 32
     frame_stride: int = 2
@@ -99,6 +104,7 @@ class DataConfig:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # torchvision's, for its weights
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     decoder: str = "pyav"  # pyav, decord or torchcodec
+    frame_rate: float = 30.0  # frames a second of videos that are folders of pictures
     num_workers: int = 4  # per process
     start_method: str | None = None  # of the workers: fork, spawn or forkserver; null is the platform's
     time_limit_seconds: float | None = 120.0  # for one sample; a video that takes longer stops the run
@@ -106,6 +112,13 @@ class DataConfig:
     max_bad_share: float = 0.02  # training stops when more of its samples than this cannot be decoded
     synthetic: SyntheticConfig | None = None
     test: ViewsConfig = field(default_factory=ViewsConfig)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may show several classes or none: sigmoid and binary cross-entropy instead of softmax."""
+        from nlvideo.data.published import MULTI_LABEL_FORMATS
+
+        return self.format in MULTI_LABEL_FORMATS
 
 
 @dataclass
@@ -149,7 +162,9 @@ class TrainConfig:
 
     def __post_init__(self):
         from nlvideo.data.decode import DECODERS
+        from nlvideo.data.published import FORMATS
         from nlvideo.data.sampling import CLIP_SAMPLINGS, NUM_CROPS
+        from nlvideo.data.synthetic import SETS
         from nlvideo.models.resnet import STAGES
 
         # Modes, layouts and places are checked by the network that has them, build_model.
@@ -159,6 +174,11 @@ class TrainConfig:
         _check_choice("data.test.clip_sampling", self.data.test.clip_sampling, CLIP_SAMPLINGS)
         _check_choice("data.test.num_crops", self.data.test.num_crops, NUM_CROPS)
         _check_choice("data.decoder", self.data.decoder, DECODERS)
+        _check_choice("data.format", self.data.format, FORMATS)
+        if self.data.synthetic is not None:
+            _check_choice("data.synthetic.kind", self.data.synthetic.kind, SETS)
+        if not 0 < self.data.frame_rate < math.inf:
+            raise ValueError(f"data.frame_rate={self.data.frame_rate}: must be above 0.")
         if self.data.start_method is not None:
             _check_choice("data.start_method", self.data.start_method, multiprocessing.get_all_start_methods())
         limit = self.data.time_limit_seconds
@@ -168,7 +188,7 @@ class TrainConfig:
             raise ValueError("data.skip_slow=true needs a data.time_limit_seconds.")
         for key in (
             "num_devices log_every_steps validate_every_steps checkpoint_every_steps model.width "
-            "data.num_frames data.frame_stride data.crop_size data.test.num_clips data.test.crop_size "
+            "data.num_frames data.frame_stride data.crop_size data.test.num_clips data.test.short_side "
             "optim.batch_size optim.accumulate optim.lr_batch_size optim.max_steps keep"
         ).split():
             value = _value(self, key)
@@ -195,11 +215,7 @@ class TrainConfig:
                 f"data.scale_range={self.data.scale_range}: must be two short sides in pixels, the smaller first, "
                 f"neither below data.crop_size={self.data.crop_size}."
             )
-        if self.data.test.crop_size > self.data.test.short_side:
-            raise ValueError(
-                f"data.test.crop_size={self.data.test.crop_size}: must not exceed "
-                f"data.test.short_side={self.data.test.short_side}."
-            )
+        _check_views(self.data)
         if self.data.crop_size > self.data.test.short_side:
             raise ValueError(
                 f"data.crop_size={self.data.crop_size}: must not exceed data.test.short_side="
@@ -234,18 +250,24 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
-    checkpoint: str = MISSING
-    output_dir: str | None = None  # null: a folder beside the checkpoint, named by step and views
+    checkpoint: Any = MISSING  # a file, or several as [a.pt,b.pt] or with wildcards
+    output_dir: str | None = None  # null: a folder beside each checkpoint, named by step and views
     num_devices: int = 1
     precision: str = "auto"
-    views_per_step: int = 2  # views of one video that go through the network together
+    views_per_step: int | None = None  # of one video, through the network together; null: 2 on a CPU, 15 on a GPU
+    videos_per_step: int = 1  # whose scores are fetched from the device and kept together
+    num_threads: int | None = (
+        None  # of each process; null: the machine's cores. Scores are the same for the same number
+    )
+    report: bool = True  # report.html, with pictures
     data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self):
         _check_choice("precision", self.precision, PRECISIONS)
-        for key in ("num_devices", "views_per_step"):
-            if _value(self, key) < 1:
-                raise ValueError(f"{key}={_value(self, key)}: must be at least 1.")
+        for key in ("num_devices", "views_per_step", "videos_per_step", "num_threads"):
+            value = _value(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value}: must be at least 1.")
 
 
 def store_schemas() -> None:
@@ -370,6 +392,26 @@ def _refuse_unknown_keys(config: Any, path: str) -> None:
             raise ValueError(f"{path}{key}={value!r} is no known key. Choose from: {', '.join(sorted(names))}.")
         if dataclasses.is_dataclass(value):
             _refuse_unknown_keys(value, f"{path}{key}.")
+
+
+def _check_views(data: DataConfig) -> None:
+    test = data.test
+    if test.crop_size is None and test.num_crops != 1:
+        raise ValueError(
+            f"data.test.num_crops={test.num_crops}: data.test.crop_size=null takes the whole frame, once; give "
+            "data.test.num_crops=1."
+        )
+    if test.crop_size is not None and not 1 <= test.crop_size <= test.short_side:
+        raise ValueError(
+            f"data.test.crop_size={test.crop_size}: must be at least 1 and not exceed data.test.short_side="
+            f"{test.short_side}."
+        )
+    _check_choice("data.test.pooling", test.pooling, POOLINGS)
+    if data.multi_label and test.pooling == "sum":
+        raise ValueError(
+            "data.test.pooling=sum: the classes of multi-label data have probabilities of their own, whose sum over "
+            "views is none; choose from mean, max."
+        )
 
 
 def _check_choice(key: str, value: Any, allowed: tuple) -> None:

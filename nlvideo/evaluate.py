@@ -1,22 +1,20 @@
-"""nlvideo-evaluate: the score of a checkpoint, every video with all its views in one pass.
+"""nlvideo-evaluate: the scores of checkpoints, every video with all its views in one pass."""
 
-V videos, K classes.
-"""
-
-import csv
 import dataclasses
+import glob
 import hashlib
 import json
+import os
 import platform
+import shutil
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
-from tqdm import tqdm
+from omegaconf import DictConfig, OmegaConf
 
 from nlvideo import distributed as world_of
 from nlvideo.checkpoint import evaluation_weights, load_checkpoint
@@ -29,19 +27,18 @@ from nlvideo.config import (
     to_container,
     to_yaml,
 )
-from nlvideo.data import VideoTable, prepare_data, read_val_table, video_views
+from nlvideo.data import VideoTable, class_names, prepare_data, read_val_table, video_views
 from nlvideo.data.decode import load_decoder
-from nlvideo.data.transforms import normalize
-from nlvideo.metrics import mean_class_accuracy, target_ranks, topk_accuracy
+from nlvideo.metrics import headline
 from nlvideo.models import VideoResNet, build_model, check_clip
-from nlvideo.precision import autocast, input_dtype, resolve_precision
+from nlvideo.precision import resolve_precision
+from nlvideo.report import REPORT_FILE, write_report
+from nlvideo.results import RESULT_FILE, Scores, merge_scores, print_table, read_results, summarize, write_results
+from nlvideo.scoring import Kept, Scorer, refuse_other, score_videos
+from nlvideo.signals import StopSignal
 
-
-class Scores(NamedTuple):
-    """What one pass found: for each video of the table its scores, and why a video has none."""
-
-    scores: np.ndarray  # (V, K) float32, softmax averaged over positions and views; NaN where undecodable
-    failures: dict[int, str]  # index in the table -> reason
+KEPT_FOLDER = "unfinished"
+VIEWS_PER_STEP = {"cpu": 2, "cuda": 15}  # the last bits of scores depend on it, so it is fixed, and recorded
 
 
 def main() -> None:
@@ -49,19 +46,67 @@ def main() -> None:
 
 
 def run(composed: DictConfig) -> float:
-    """Evaluates a checkpoint with its own data settings, which keys on the command line replace; returns top-1."""
-    config = merge_with_checkpoint(composed)
-    if world_of.is_first():
-        print(to_yaml(config))
-    return world_of.launch(evaluate, config, config.num_devices)["top1"]
+    """Evaluates checkpoints with their own data settings, which keys on the command line replace.
+
+    Returns the last one's top-1 or mAP. One that fails does not stop the others.
+    """
+    checkpoints = expand(composed)
+    values, failed = [], []
+    for checkpoint, output_dir in checkpoints:
+        try:
+            config = merge_with_checkpoint(composed, checkpoint, output_dir)
+            if world_of.is_first():
+                print(to_yaml(config))
+            # torchrun's processes stay together from one checkpoint to the next
+            function = evaluate if world_of.under_torchrun() else evaluate_and_leave
+            result = world_of.launch(function, config, config.num_devices)
+        except world_of.USER_ERRORS as error:
+            if len(checkpoints) == 1 or world_of.under_torchrun():
+                raise
+            failed.append(checkpoint)
+            print(f"{checkpoint}: {world_of.message_of(error)}", file=sys.stderr)
+        else:
+            values.append((checkpoint, result[headline(result)]))
+    world_of.leave_world()
+    if len(checkpoints) > 1 and world_of.is_first():
+        for checkpoint, value in values:
+            print(f"{'-' if value is None else f'{100 * value:.2f} %':>9}  {checkpoint}")
+        for checkpoint in failed:
+            print(f"{'failed':>9}  {checkpoint}")
+    if failed:
+        raise world_of.RunFailed(f"{len(failed)} of {len(checkpoints)} checkpoints could not be evaluated.")
+    return values[-1][1]
 
 
-def merge_with_checkpoint(composed: DictConfig) -> EvaluateConfig:
-    """Returns the checkpoint's data settings under what the command line gave, and prints what was replaced."""
-    given = command_line_keys(composed)
-    if "checkpoint" not in given:
+def expand(composed: DictConfig) -> list[tuple[str, str | None]]:
+    """Returns the checkpoint files asked for, and the folder of each one's results, None for its own."""
+    if OmegaConf.is_missing(composed, "checkpoint") or not composed.checkpoint:
         raise ValueError("checkpoint has no value; give it as checkpoint=PATH on the command line.")
-    trained = from_container(TrainConfig, load_checkpoint(composed.checkpoint)["config"])
+    asked = [composed.checkpoint] if isinstance(composed.checkpoint, str) else list(composed.checkpoint)
+    files = []
+    for name in map(str, asked):
+        matching = sorted(glob.glob(name)) if glob.has_magic(name) and not os.path.exists(name) else [name]
+        if not matching:
+            raise FileNotFoundError(f"checkpoint={name} names no file.")
+        files += [file for file in matching if file not in files]
+    if composed.output_dir is None or len(files) == 1:
+        return [(file, composed.output_dir) for file in files]
+    # outputs/RUN/checkpoint.pt or outputs/RUN/checkpoints/step_00000100.pt
+    folders = ["-".join([*Path(file).absolute().parent.parts[-2:], Path(file).stem]) for file in files]
+    if len(set(folders)) < len(files):
+        raise ValueError("output_dir: the checkpoints have no names to tell their results apart; leave output_dir out.")
+    return [(file, os.path.join(composed.output_dir, name)) for file, name in zip(files, folders, strict=True)]
+
+
+def merge_with_checkpoint(composed: DictConfig, checkpoint: str, output_dir: str | None = None) -> EvaluateConfig:
+    """Returns the checkpoint's data settings under what the command line gave, and prints what was replaced."""
+    given = command_line_keys(composed) | {"checkpoint": checkpoint, "output_dir": output_dir}
+    trained = from_container(TrainConfig, load_checkpoint(checkpoint)["config"])
+    return merge_data(EvaluateConfig, trained, given)
+
+
+def merge_data(cls: type, trained: TrainConfig, given: dict[str, Any]) -> Any:
+    """Returns a config of class `cls` with the data settings of a trained network, under the keys given."""
     container = {"data": to_container(trained.data), "precision": trained.precision}
     # The checkpoint knows its class names; a file with them is read where the command line names one, to be compared.
     container["data"] |= {"classes": None, "num_classes": None}
@@ -75,24 +120,123 @@ def merge_with_checkpoint(composed: DictConfig) -> EvaluateConfig:
         if key.startswith(("data.", "precision")) and node.get(name) != value:
             print(f"{key}: {node.get(name)} in the checkpoint, {value} on the command line")
         node[name] = value
-    config = from_container(EvaluateConfig, container)
+    config = from_container(cls, container)
     dataclasses.replace(trained, data=config.data)  # the checks of TrainConfig, on the merged data settings
     return config
 
 
+def evaluate_and_leave(config: EvaluateConfig) -> dict:
+    result = evaluate(config)
+    world_of.leave_world()
+    return result
+
+
 def evaluate(config: EvaluateConfig) -> dict:
-    """Scores the validation videos and, on rank 0, writes the results; returns the content of result.json."""
-    world = world_of.init_world()
-    started = time.monotonic()
+    """Scores the validation videos and, on rank 0, writes the results; returns the content of result.json.
+
+    What was scored is kept in a folder of its own, so that the same call goes on after any interruption.
+    """
+    world, started = world_of.init_world(), time.monotonic()
+    world_of.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
+    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
     checkpoint = load_checkpoint(config.checkpoint)
     trained = from_container(TrainConfig, checkpoint["config"])
     load_decoder(config.data.decoder)
-    if world.is_main:
-        prepare_data(config.data)
-    world_of.wait_for_all()
-    table = read_val_table(config.data, checkpoint["classes"])
+    world_of.on_main(prepare_data, config.data)
+    table = world_of.together(read_table_for, config, trained, checkpoint["classes"])
+    if world.is_main and (class_names(config.data) or list(table.classes)) != list(table.classes):
+        print(
+            f"data.classes={config.data.classes} has the network's classes in another order; they are matched by name"
+        )
+    dtype = resolve_precision(config.precision, world.device)
     folder = output_folder(config, checkpoint["step"])
-    identity = {
+    views_per_step = config.views_per_step or VIEWS_PER_STEP[world.device.type]
+    identity = describe(config, checkpoint, table, dtype, world.device, views_per_step)
+    finished = world_of.on_main(finished_result, folder, identity)
+    if finished is None:
+        scorer = Scorer(
+            load_network(checkpoint, trained, config),
+            world.device,
+            dtype,
+            mean=config.data.mean,
+            std=config.data.std,
+            multi_label=table.multi_label,
+            views_per_step=views_per_step,
+        )
+        kept = Kept(folder / KEPT_FOLDER, identity)
+        world_of.on_main(kept.open)
+        before = world_of.on_main(lambda: sorted(kept.read()))
+        if before and world.is_main:
+            print(f"going on: {len(before)} of {len(table)} videos are scored already")
+        videos = sorted(set(range(len(table))) - set(before))[world.rank :: world.size]
+        stopping = StopSignal()
+        mine = score_videos(
+            scorer,
+            video_views(config.data, table, videos),
+            table,
+            world,
+            total=len(videos),
+            videos_per_step=config.videos_per_step,
+            pooling=config.data.test.pooling,
+            keep_clips=table.multi_label and config.data.test.clip_sampling == "points",
+            kept=kept,
+            stopped=lambda: stopping.received,
+        )
+        stopping.release()
+        stop_if_asked(stopping, folder)
+        parts = world_of.gather(mine)
+        seconds = {"seconds": round(time.monotonic() - started, 1), "num_scored_before": len(before)}
+        finished = world_of.on_main(
+            lambda: finish(folder, identity, parts + [keep(kept.read(), before)], table, config, seconds, world)
+        )
+    elif world.is_main:
+        print(f"{folder} holds this evaluation already, finished.")
+    if world.is_main:
+        if config.report and not (folder / REPORT_FILE).exists():
+            write_report(read_results(folder), table, decoder=config.data.decoder, frame_rate=config.data.frame_rate)
+        print_table(finished, folder)
+        if config.report:
+            print(f"report       {folder}/{REPORT_FILE}")
+    world_of.wait_for_all()
+    return finished
+
+
+def read_table_for(config: EvaluateConfig, trained: TrainConfig, classes: list[str]) -> VideoTable:
+    """Returns the videos to evaluate.
+
+    Raises:
+        ValueError: a list of a kind that the network was not trained for.
+    """
+    if config.data.multi_label != trained.data.multi_label:
+        kinds = {True: "several classes a video, or none", False: "one class a video"}
+        raise ValueError(
+            f"data.format={config.data.format}: the list has {kinds[config.data.multi_label]}, but the network was "
+            f"trained for {kinds[trained.data.multi_label]} (data.format={trained.data.format})."
+        )
+    return read_val_table(config.data, classes)
+
+
+def load_network(checkpoint: dict[str, Any], trained: TrainConfig, config: EvaluateConfig) -> VideoResNet:
+    """Returns the checkpoint's network for the clips and crops of the config."""
+    # The head averages over the training crop's extent, whatever is evaluated.
+    clip = dataclasses.replace(trained.data, num_frames=config.data.num_frames)
+    network = build_model(trained.model, trained.block, clip, len(checkpoint["classes"]))
+    size = config.data.test.crop_size or config.data.test.short_side
+    check_clip(network, clip.num_frames, size, size)
+    network.load_state_dict(evaluation_weights(checkpoint))
+    return network
+
+
+def describe(
+    config: EvaluateConfig,
+    checkpoint: dict[str, Any],
+    table: VideoTable,
+    dtype: torch.dtype,
+    device: torch.device,
+    views_per_step: int,
+) -> dict[str, Any]:
+    """Returns all that the scores depend on."""
+    return {
         "checkpoint": str(config.checkpoint),
         "checkpoint_sha256": _sha256(config.checkpoint),
         "step": checkpoint["step"],
@@ -101,180 +245,79 @@ def evaluate(config: EvaluateConfig) -> dict:
         "num_frames": config.data.num_frames,
         "frame_stride": config.data.frame_stride,
         "views": dataclasses.asdict(config.data.test),
+        "activation": "sigmoid" if table.multi_label else "softmax",
         "decoder": config.data.decoder,
         "mean": config.data.mean,
         "std": config.data.std,
         "batch_norm": "precise" if checkpoint.get("precise_bn") else "running",
-    }
-    _refuse_other_results(folder, identity)
-
-    # The head averages over the training crop's extent, whatever is evaluated.
-    clip = dataclasses.replace(trained.data, num_frames=config.data.num_frames)
-    network = build_model(trained.model, trained.block, clip, len(checkpoint["classes"]))
-    check_clip(network, clip.num_frames, config.data.test.crop_size, config.data.test.crop_size)
-    network.load_state_dict(evaluation_weights(checkpoint))
-    dtype = resolve_precision(config.precision, world.device)
-    network = network.to(world.device, input_dtype(dtype), memory_format=torch.channels_last_3d).eval()
-    mine = score_videos(network, config, world, dtype, table)
-    found = merge_scores(world_of.gather(mine), table)
-
-    result = summarize(found, table)
-    result |= identity
-    result |= {
         "precision": str(dtype).removeprefix("torch."),
-        "views_per_step": config.views_per_step,
-        "num_devices": world.size,
+        "device_type": device.type,
+        "views_per_step": views_per_step,
         "num_threads": torch.get_num_threads(),
+    }
+
+
+def finished_result(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the result that the folder holds already, if any.
+
+    Raises:
+        FileExistsError: it is of another evaluation.
+    """
+    if not (folder / RESULT_FILE).exists():
+        return None
+    held = read_results(folder).result
+    refuse_other(held, identity, f"{folder} holds the result of")
+    return held
+
+
+def stop_if_asked(stopping: StopSignal, folder: Path) -> None:
+    """Ends all processes if one was asked to stop."""
+    received = max(world_of.gather(stopping.received))
+    if not received:
+        return
+    if world_of.is_first():
+        print(f"Stopped; what is scored is kept in {folder / KEPT_FOLDER}, and the same command goes on from there.")
+    world_of.leave_world()
+    sys.exit(128 + received)
+
+
+def keep(found: dict, videos: list[int]) -> dict:
+    """Returns the results for these videos alone."""
+    return {video: found[video] for video in videos}
+
+
+def finish(
+    folder: Path,
+    identity: dict[str, Any],
+    parts: list[dict],
+    table: VideoTable,
+    config: EvaluateConfig,
+    seconds: dict[str, float],
+    world: world_of.World,
+) -> dict[str, Any]:
+    """Writes the results, removes what was kept meanwhile, and returns the content of result.json."""
+    found: Scores = merge_scores(parts, table)
+    result = summarize(found, table, config.data.test.num_clips) | identity
+    result |= {
+        "videos_per_step": config.videos_per_step,
+        "num_devices": world.size,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.processor(),
         "versions": {"torch": str(torch.__version__), "numpy": np.__version__, "python": platform.python_version()},
-        "seconds": round(time.monotonic() - started, 1),
+        **seconds,
     }
-    if world.is_main:
-        write_results(folder, result, found, table)
-        print_table(result, folder)
-    world_of.leave_world()
-    return result
-
-
-@torch.inference_mode()
-def score_videos(
-    network: VideoResNet,
-    config: EvaluateConfig,
-    world: world_of.World,
-    dtype: torch.dtype,
-    table: VideoTable,
-) -> dict[int, np.ndarray | str]:
-    """Returns for each of this process's videos its scores (K,) float32, or the reason why it has none.
-
-    Softmax at each position of the fully convolutional network, the mean over positions, then over views
-    (Sec. 4.1 and the authors' test_net_video.py).
-    """
-    mean, std = torch.tensor(config.data.mean), torch.tensor(config.data.std)
-    found = {}
-    bar = tqdm(
-        video_views(config.data, table, rank=world.rank, size=world.size),
-        total=len(range(world.rank, len(table), world.size)),
-        desc=f"evaluating {table.source}",
-        unit="video",
-        disable=not world.is_main,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
-    )
-    for video in bar:
-        if video.failures:
-            found[video.video] = video.failures[0].reason
-            continue
-        total = torch.zeros(network.num_classes, dtype=torch.float64)
-        for clips in video.chunks(config.views_per_step):
-            inputs = normalize(clips.to(world.device, non_blocking=True), mean, std, input_dtype(dtype))
-            with autocast(world.device, dtype):
-                logits = network.position_logits(inputs)  # (views, positions, K)
-            scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(2).mean(1)
-            total += scores.double().sum(0).cpu()
-        found[video.video] = (total / video.num_views).float().numpy()
-    return found
-
-
-def merge_scores(parts: list[dict[int, np.ndarray | str]], table: VideoTable) -> Scores:
-    """Returns the scores of all processes in the table's order; every video must have come exactly once."""
-    scores = np.full((len(table), len(table.classes)), np.nan, np.float32)
-    failures = {}
-    counted = sum(len(part) for part in parts)
-    for part in parts:
-        for video, value in part.items():
-            if isinstance(value, str):
-                failures[video] = value
-            else:
-                scores[video] = value
-    scored = int(np.isfinite(scores).all(axis=1).sum())
-    if counted != len(table) or scored + len(failures) != len(table):
-        raise RuntimeError(
-            f"{len(table)} videos, but {scored} finite scores and {len(failures)} failures from {counted} evaluated: "
-            "a score is not finite, or a video was left out or repeated."
-        )
-    return Scores(scores, dict(sorted(failures.items())))
-
-
-def summarize(found: Scores, table: VideoTable) -> dict:
-    """Returns the metrics as fractions. A video that cannot be decoded counts as wrong, as a missing one does in
-    the authors' test; the score over the decoded ones alone stands beside it."""
-    ranks = target_ranks(found.scores, table.targets)
-    decoded = np.setdiff1d(np.arange(len(table)), list(found.failures))
-    k = min(5, len(table.classes))
-    return {
-        "top1": topk_accuracy(ranks, 1),
-        "top5": topk_accuracy(ranks, k),
-        "mean_class_accuracy": mean_class_accuracy(ranks, table.targets),
-        "num_videos": len(table),
-        "num_undecodable": len(found.failures),
-        "top1_decoded": topk_accuracy(ranks[decoded], 1) if len(decoded) else None,
-        "undecodable": [{"video": table.name(i), "reason": reason} for i, reason in found.failures.items()],
-    }
+    write_results(folder, result, found, table)
+    shutil.rmtree(folder / KEPT_FOLDER)
+    (folder / REPORT_FILE).unlink(missing_ok=True)
+    return json.loads(json.dumps(result))  # as it will be read
 
 
 def output_folder(config: EvaluateConfig, step: int) -> Path:
+    """Returns where the results go: beside the checkpoint, unless the config says otherwise."""
     if config.output_dir is not None:
         return Path(config.output_dir)
     test = config.data.test
     name = f"evaluation_step{step}_{test.num_clips}x{test.num_crops}_{test.clip_sampling}"
     return Path(config.checkpoint).parent / name
-
-
-def write_results(folder: Path, result: dict, found: Scores, table: VideoTable) -> None:
-    """Writes scores.npz, predictions.csv and, last, result.json, all in the order of the list."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [table.name(i) for i in range(len(table))]
-    np.savez(folder / "scores.npz", ids=np.array(names), classes=np.array(table.classes), scores=found.scores)
-    k = min(5, len(table.classes))
-    with open(folder / "predictions.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        header = [f"{what}{i}" for i in range(1, k + 1) for what in ("class", "score")]
-        writer.writerow(["video", "target", *header])
-        for i, name in enumerate(names):
-            row = [name, table.classes[table.targets[i]]]
-            if i not in found.failures:
-                for best in np.argsort(-found.scores[i], kind="stable")[:k]:
-                    row += [table.classes[best], f"{found.scores[i, best]:.6f}"]
-            writer.writerow(row)
-    partial = folder / ".result.json.part"
-    partial.write_text(json.dumps(result, indent=1))
-    partial.replace(folder / "result.json")
-
-
-def print_table(result: dict, folder: Path) -> None:
-    """Prints the scores and, in lines of their own that no terminal cuts, what could not be decoded and the files."""
-    from rich.console import Console
-    from rich.table import Table
-
-    views = result["views"]
-    table = Table("views", "videos", "undecodable", "top-1", "top-5", "mean of classes")
-    table.add_row(
-        f"{views['num_clips']} x {views['num_crops']}",
-        str(result["num_videos"]),
-        str(result["num_undecodable"]),
-        *(f"{100 * result[key]:.2f} %" for key in ("top1", "top5", "mean_class_accuracy")),
-    )
-    Console().print(table)
-    for row in result["undecodable"][:10]:
-        print(f"undecodable, counted as wrong: {row['video']}: {row['reason']}")
-    if result["num_undecodable"] > 10:
-        print(f"... and {result['num_undecodable'] - 10} more, all in result.json")
-    print(f"checkpoint   {result['checkpoint']}, step {result['step']}")
-    print(f"results      {folder}/result.json, predictions.csv, scores.npz")
-
-
-def _refuse_other_results(folder: Path, identity: dict) -> None:
-    """Raises FileExistsError if the folder holds the result of another evaluation."""
-    file = folder / "result.json"
-    if not file.exists():
-        return
-    held = json.loads(file.read_text())
-    differing = [key for key, value in identity.items() if held.get(key) != value and key != "checkpoint"]
-    if differing:
-        key = differing[0]
-        raise FileExistsError(
-            f"{folder} holds the result of another evaluation ({key}: {held.get(key)}, now {identity[key]}); "
-            "give another output_dir."
-        )
 
 
 def _sha256(path: str | Path) -> str:

@@ -16,13 +16,15 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from nlvideo.checkpoint import BEST_FILE, NEWEST_FILE
+from nlvideo.metrics import headline
 
 METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "bad_videos.csv"
 LEDGER_COLUMNS = ("step", "epoch", "video", "reason", "replaced_by")
 CURVES_FILE = "curves.png"
 TENSORBOARD_FOLDER = "tensorboard"
-SHOWN = ("loss", "lr", "clips_per_second", "data_wait_share", "top1", "top5", "num_videos")  # on the console
+SHOWN = ("loss", "lr", "clips_per_second", "data_wait_share", "top1", "top5", "map", "num_videos")  # on the console
+METRICS = {"top1": "top-1", "top5": "top-5", "map": "mAP"}  # of a validation
 
 
 class RunLogger:
@@ -53,13 +55,14 @@ class RunLogger:
         # A terminal gets a bar; a log file gets one line for each line of metrics.
         self._bar = tqdm(total=max_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
 
-    def last_top1(self) -> float:
-        """Returns the last validation's top-1 that the file holds, nan if there is none."""
-        return (self._validations() or [{"top1": math.nan}])[-1]["top1"]
+    def last_score(self) -> float:
+        """Returns the last validation's top-1 or mAP that the file holds, nan if there is none."""
+        rows = self._validations()
+        return rows[-1][headline(rows[-1])] if rows else math.nan
 
-    def best_top1(self) -> float:
-        """Returns the best validation's top-1 that the file holds, -1 if there is none."""
-        return max((row["top1"] for row in self._validations()), default=-1.0)
+    def best_score(self) -> float:
+        """Returns the best validation's top-1 or mAP that the file holds, -1 if there is none."""
+        return max((row[headline(row)] for row in self._validations()), default=-1.0)
 
     def has_validation(self, step: int) -> bool:
         return any(row["step"] == step for row in self._validations())
@@ -147,9 +150,10 @@ def print_results(folder: Path, step: int, max_steps: int, finished: bool) -> No
 
     rows = read_metrics(folder)
     losses = [f"{row['loss']:.4f}" for row in rows if row["split"] == "train"]
-    tops = [row["top1"] for row in rows if row["split"] == "val"]
-    table = Table("steps", "training loss", "validation top-1, one centre clip", "best")
-    shown = [f"{100 * top1:.2f} %" for top1 in (tops[-1], max(tops))] if tops else ["-", "-"]
+    val = [row for row in rows if row["split"] == "val"]
+    tops, name = [row[headline(row)] for row in val], METRICS[headline(val[-1] if val else {})]
+    table = Table("steps", "training loss", f"validation {name}, one centre clip", "best")
+    shown = [f"{100 * value:.2f} %" for value in (tops[-1], max(tops))] if tops else ["-", "-"]
     table.add_row(f"{step} of {max_steps}", losses[-1] if losses else "-", *shown)
     Console().print(table)
     print(f"checkpoint   {folder / NEWEST_FILE}" + (f", the best {folder / BEST_FILE}" if tops else ""))
@@ -170,9 +174,11 @@ def draw_curves(folder: Path, picture: Path) -> None:
     (loss, accuracy), (rate, speed) = figure.subplots(2, 2)
     loss.plot([r["step"] for r in train], [r["loss"] for r in train])
     loss.set(title="training loss", ylim=(0, None))
-    for name, label in (("top1", "top-1"), ("top5", "top-5")):
-        accuracy.plot([r["step"] for r in val], [100 * r[name] for r in val], marker=".", label=label)
-    accuracy.set(title="validation accuracy, one centre clip (%)", ylim=(0, 102))
+    for name, label in METRICS.items():
+        rows = [r for r in val if name in r]
+        if rows:
+            accuracy.plot([r["step"] for r in rows], [100 * r[name] for r in rows], marker=".", label=label)
+    accuracy.set(title="validation, one centre clip (%)", ylim=(0, 102))
     if val:
         accuracy.legend(loc="lower right")
     rate.plot([r["step"] for r in train], [r["lr"] for r in train])

@@ -1,6 +1,18 @@
-"""Scores and targets in, numbers out. V videos, K classes."""
+"""Scores and targets in, numbers out. V videos, K classes, R resamples."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+
+RESAMPLES = 2000
+LEVEL = 0.95  # of the intervals
+CHUNK = 4_000_000  # weights made at a time, which bounds the memory
+
+
+def headline(values: Mapping[str, Any]) -> str:
+    """Returns the name of the metric by which results are compared: map for multi-label data, else top1."""
+    return "map" if "map" in values else "top1"
 
 
 def target_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -13,8 +25,9 @@ def target_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         scores: (V, K).
         targets: (V,) integers.
     """
-    order = np.argsort(-scores, axis=1, kind="stable")
-    ranks = np.argmax(order == targets[:, None], axis=1)
+    of_target = np.take_along_axis(scores, targets[:, None], 1)
+    equal_before = (scores == of_target) & (np.arange(scores.shape[1]) < targets[:, None])
+    ranks = (scores > of_target).sum(1) + equal_before.sum(1)
     return np.where(np.isnan(scores).any(axis=1), scores.shape[1], ranks)
 
 
@@ -23,6 +36,89 @@ def topk_accuracy(ranks: np.ndarray, k: int) -> float:
     return float(np.mean(ranks < k))
 
 
+def class_accuracies(ranks: np.ndarray, targets: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns (K,) each class's share of right videos, nan for a class without videos."""
+    return _class_accuracies(ranks == 0, targets, num_classes, np.ones((1, len(ranks))))[0]
+
+
 def mean_class_accuracy(ranks: np.ndarray, targets: np.ndarray) -> float:
     """Returns the mean over the classes that occur of each one's share of right videos."""
-    return float(np.mean([np.mean(ranks[targets == k] == 0) for k in np.unique(targets)]))
+    return float(np.nanmean(class_accuracies(ranks, targets, int(targets.max()) + 1)))
+
+
+def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns (K,) the average precision of each class by the official rules, nan for a class without positives.
+
+    The precisions at each positive's place in the falling order of scores, averaged; equal scores stay in the order of
+    the list, as Charades_v1_classify.m's stable sort leaves them. A video without scores (NaN) comes last.
+
+    Args:
+        scores: (V, K).
+        targets: (V, K) bool.
+    """
+    return _average_precisions(scores, targets, np.ones((1, len(scores))))[0]
+
+
+def without_actions_last(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns the scores with -inf for videos without any action, which the official classification leaves out so."""
+    return np.where(targets.any(1, keepdims=True), scores, -np.inf)
+
+
+def accuracy_interval(right: np.ndarray) -> list[float]:
+    """Returns the bootstrap interval of the share of right videos; right is (V,) bool."""
+    return interval(lambda weights: weights @ right / weights.sum(1), len(right))
+
+
+def class_accuracy_interval(right: np.ndarray, targets: np.ndarray) -> list[float]:
+    """Returns the bootstrap interval of the mean over classes of each one's share of right videos."""
+    num_classes = int(targets.max()) + 1
+    return interval(lambda w: np.nanmean(_class_accuracies(right, targets, num_classes, w), 1), len(right))
+
+
+def map_interval(scores: np.ndarray, targets: np.ndarray) -> list[float]:
+    """Returns the bootstrap interval of the mean of average_precisions over the classes with positives."""
+    return interval(lambda weights: np.nanmean(_average_precisions(scores, targets, weights), 1), len(scores))
+
+
+def interval(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> list[float]:
+    """Returns the ends of the percentile bootstrap interval: videos drawn with replacement, RESAMPLES times.
+
+    Args:
+        metric: (R, V) how often each video was drawn -> (R,) values. The draws are the same in every call.
+    """
+    rng, values = np.random.default_rng(0), []
+    size = max(1, min(RESAMPLES, CHUNK // num_videos))
+    for first in range(0, RESAMPLES, size):
+        count = min(size, RESAMPLES - first)
+        values.append(metric(rng.multinomial(num_videos, np.full(num_videos, 1 / num_videos), count).astype(float)))
+    tail = 50 * (1 - LEVEL)
+    return np.percentile(np.concatenate(values), [tail, 100 - tail]).tolist()
+
+
+def _class_accuracies(right: np.ndarray, targets: np.ndarray, num_classes: int, weights: np.ndarray) -> np.ndarray:
+    """Returns (R, K) for videos counted `weights` (R, V) times; nan where a class was not drawn."""
+    membership = np.zeros((len(targets), num_classes))
+    membership[np.arange(len(targets)), targets] = 1
+    with np.errstate(invalid="ignore"):
+        return (weights * right) @ membership / (weights @ membership)
+
+
+def _average_precisions(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns (R, K) for videos counted `weights` (R, V) times, copies of one standing together."""
+    found = np.full((len(weights), targets.shape[1]), np.nan)
+    for k in np.flatnonzero(targets.any(0)):
+        order = np.argsort(-np.nan_to_num(scores[:, k], nan=-np.inf, neginf=-np.inf), kind="stable")
+        positive = targets[order, k]
+        drawn = weights[:, order]
+        before = np.cumsum(drawn, 1)
+        hits = np.cumsum(drawn * positive, 1)
+        # w copies of a positive: the precisions at each of their places, which rise by one hit and one place each
+        count = drawn[:, positive]
+        first_hit, first_place = hits[:, positive] - count, before[:, positive] - count
+        total = sum(
+            np.where(count >= i, (first_hit + i) / np.maximum(first_place + i, 1), 0)
+            for i in range(1, int(count.max(initial=0)) + 1)
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[:, k] = np.sum(total, axis=-1) / count.sum(1)
+    return found

@@ -47,6 +47,10 @@ class Run:
     def train_table(self) -> VideoTable:
         return self.inputs.train_table
 
+    @property
+    def headline(self) -> str:
+        return "map" if self.train_table.multi_label else "top1"
+
     def share(self) -> Share:
         optim = self.config.optim
         return Share(optim.batch_size, self.world.rank, self.world.size, optim.accumulate)

@@ -14,8 +14,12 @@ class StopSignal:
 
     def __init__(self):
         self.received = 0
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._remember)
+        self._before = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
+
+    def release(self) -> None:
+        """Lets the signals do again what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _remember(self, number: int, _frame) -> None:
         self.received = number

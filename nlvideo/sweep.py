@@ -67,12 +67,12 @@ class Sweep(Callback):
         from rich.console import Console
         from rich.table import Table
 
-        table, failed = Table("point", "state", "validation top-1, one centre clip"), []
+        table, failed = Table("point", "state", "validation, one centre clip"), []
         for point in cls.points:
             status = read_status(point.folder)
-            top1 = status.get("top1")
+            score = status.get("score")
             table.add_row(
-                point.folder.name, status.get("state", "not started"), "-" if top1 is None else f"{100 * top1:.2f} %"
+                point.folder.name, status.get("state", "not started"), "-" if score is None else f"{100 * score:.2f} %"
             )
             if status.get("state") == FAILED:
                 failed.append(f"{point.folder.name}: {status['error']}\n  log: {point.folder / LOG_FILE}")
@@ -82,12 +82,12 @@ class Sweep(Callback):
 
 
 def run_point(config: TrainConfig) -> float:
-    """Trains one point of a sweep unless it is finished; returns its last validation top-1, nan if it failed."""
+    """Trains one point of a sweep unless it is finished; returns its last validation score, nan if it failed."""
     config = _placed(config, HydraConfig.get())
     folder = Path(config.output_dir)
     if is_finished(folder, config):
         print(f"{folder.name}: finished already")
-        return read_status(folder)["top1"]
+        return read_status(folder)["score"]
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{folder.name}: log in {folder / LOG_FILE}", flush=True)
     log = folder / LOG_FILE
@@ -100,8 +100,8 @@ def run_point(config: TrainConfig) -> float:
     if received:
         _obey(received[-1])
     if code == 0:
-        top1 = read_status(folder)["top1"]
-        return math.nan if top1 is None else top1
+        score = read_status(folder)["score"]
+        return math.nan if score is None else score
     write_status(folder, FAILED, error=_last_words(log, written, code))
     return math.nan
 

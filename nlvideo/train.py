@@ -27,6 +27,7 @@ from nlvideo.data import center_batches, train_batches
 from nlvideo.data.dataset import Batch
 from nlvideo.logger import LEDGER_FILE, RunLogger, print_results
 from nlvideo.meter import Meter, StepResult
+from nlvideo.metrics import average_precisions, headline, target_ranks, topk_accuracy, without_actions_last
 from nlvideo.models import block_gains
 from nlvideo.optim import lr_at
 from nlvideo.precise_bn import precise_statistics, using
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def run(composed: DictConfig) -> float:
-    """Trains one run, or one point of a sweep, and returns its last validation top-1."""
+    """Trains one run, or one point of a sweep, and returns its last validation score."""
     config = to_dataclass(composed)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_point(config)
@@ -64,7 +65,7 @@ def launch(config: TrainConfig) -> float:
 
 
 def train(config: TrainConfig) -> float:
-    """Trains in this process, together with the others if there are any; returns the last validation top-1."""
+    """Trains in this process, together with the others if there are any; returns the last validation score."""
     run = set_up(config)
     if config.dry_run:
         return try_steps(run)
@@ -80,28 +81,28 @@ def train(config: TrainConfig) -> float:
             print(to_yaml(config))
             print_lines(run)
             logger = stack.enter_context(RunLogger(folder, run.first_step, config.optim.max_steps))
-        step, top1 = train_steps(run, stopping, logger)
+        step, score = train_steps(run, stopping, logger)
     if run.world.is_main:
         left = config.optim.max_steps - step
         state = FINISHED if left < 0 or left == 0 and logger.has_validation(step) else STOPPED
-        last = None if np.isnan(top1) else top1
-        write_status(folder, state, step=step, top1=last, num_classes=run.network.num_classes)
+        last = None if np.isnan(score) else score
+        write_status(folder, state, step=step, score=last, metric=run.headline, num_classes=run.network.num_classes)
         print_results(folder, step, config.optim.max_steps, state == FINISHED)
     world_of.wait_for_all()  # the launcher ends all with the first
     world_of.leave_world()
     if stopping.received:
         sys.exit(128 + stopping.received)
-    return top1
+    return score
 
 
 def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tuple[int, float]:
-    """Trains to the last step, or until asked to stop; returns the steps done and the last validation top-1."""
+    """Trains to the last step, or until asked to stop; returns the steps done and the last validation score."""
     config, step = run.config, run.first_step
     meter = Meter(run.world.size, step * config.optim.batch_size, run.meter_state)
-    top1, validated = world_of.gather((logger.last_top1(), logger.has_validation(step)) if logger else None)[0]
+    score, validated = world_of.gather((logger.last_score(), logger.has_validation(step)) if logger else None)[0]
     if is_due(step, config.validate_every_steps, config) and not validated:
-        top1 = validate_and_log(run, step, meter, logger, stopping)  # the run was stopped before or in this validation
-        if top1 is None:
+        score = validate_and_log(run, step, meter, logger, stopping)  # the run was stopped before or in this validation
+        if score is None:
             return step, float("nan")
 
     steps = train_batches(
@@ -149,12 +150,12 @@ def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tup
                     save_step(Path(config.output_dir), state_of(run, step, meter), config.keep)
             if validating and not stop:
                 found = validate_and_log(run, step, meter, logger, stopping)
-                top1, stop = (top1, True) if found is None else (found, False)
+                score, stop = (score, True) if found is None else (found, False)
             meter.exclude(time.monotonic() - paused)
             if stop:
                 end_workers()
                 break
-    return step, top1
+    return step, score
 
 
 def end_workers() -> None:
@@ -182,7 +183,11 @@ def train_step(run: Run, passes: list[Batch]) -> StepResult:
             with run.autocast():
                 logits = run.model(run.normalize(batch.clips))  # (N, K)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            loss = F.cross_entropy(logits, batch.targets.to(run.world.device, non_blocking=True)) / len(passes)
+            targets = batch.targets.to(run.world.device, non_blocking=True)
+            if run.train_table.multi_label:  # targets (N, K) bool
+                loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype)) / len(passes)
+            else:
+                loss = F.cross_entropy(logits, targets) / len(passes)
             run.timer.lap("forward")
             run.scaler.scale(loss).backward()
         total += loss.detach()
@@ -202,7 +207,7 @@ def train_step(run: Run, passes: list[Batch]) -> StepResult:
 
 
 def validate_and_log(run: Run, step: int, meter: Meter, logger: RunLogger | None, stopping: StopSignal) -> float | None:
-    """Validates the weights after a step, keeps them if they are the best so far, and returns top-1.
+    """Validates the weights after a step, keeps them if they are the best so far, and returns top-1, or mAP.
 
     Asked to stop meanwhile, it gives up and returns None. The line of metrics comes last: a run that was stopped before
     it validates again.
@@ -218,40 +223,43 @@ def validate_and_log(run: Run, step: int, meter: Meter, logger: RunLogger | None
     if logger:
         if precise:
             save_step(folder, state_of(run, step, meter, precise), run.config.keep)
-        if values["top1"] > logger.best_top1():
+        if values[headline(values)] > logger.best_score():
             name_best(folder, step)
         logger.log("val", step, values | {"seconds": time.monotonic() - started})
-    return values["top1"]
+    return values[headline(values)]
 
 
 @torch.inference_mode()
 def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] | None:
-    """Returns top-1 and top-5 on the centre clips; every video counts once, an undecodable one as wrong.
+    """Returns top-1 and top-5, or mAP, on the centre clips; every video counts once, an undecodable one as wrong.
 
     None if a process was asked to stop.
     """
     run.network.eval()
-    top1 = top5 = total = bad = 0.0
-    data, world = run.config.data, run.world
+    table, world = run.inputs.val_table, run.world
+    found, bad = {}, []  # logits of each video; those that cannot be decoded
     clips_a_pass = preflight.clips_a_pass(run.config)
-    for batch in center_batches(data, run.inputs.val_table, clips_a_pass, rank=world.rank, size=world.size):
+    for batch in center_batches(run.config.data, table, clips_a_pass, rank=world.rank, size=world.size):
         if stopping and stopping.received:
             break
-        bad += len(batch.failures)
-        total += len(batch.failures) + len(batch.targets)
-        if len(batch.targets) == 0:
-            continue
-        with run.autocast():
-            logits = run.network(run.normalize(batch.clips))
-        best = logits.topk(min(5, logits.shape[1])).indices.cpu()
-        right = best == batch.targets[:, None]
-        top1 += right[:, 0].sum().item()
-        top5 += right.any(1).sum().item()
-    stopped = bool(stopping and stopping.received)
-    top1, top5, total, bad, stopped = world_of.sum_over_ranks([top1, top5, total, bad, stopped])
-    if stopped:
+        bad += [failure.video for failure in batch.failures]
+        if len(batch.videos):
+            with run.autocast():
+                logits = run.network(run.normalize(batch.clips))
+            found.update(zip(batch.videos.tolist(), logits.float().cpu().numpy(), strict=True))
+    if any(world_of.gather(bool(stopping and stopping.received))):
         return None
-    return {"top1": top1 / total, "top5": top5 / total, "num_videos": int(total), "num_undecodable": int(bad)}
+    scores, num_bad = np.full((len(table), run.network.num_classes), np.nan, np.float32), 0
+    for part, missing in world_of.gather((found, bad)):
+        num_bad += len(missing)
+        for video, values in part.items():
+            scores[video] = values
+    counts = {"num_videos": len(table), "num_undecodable": num_bad}
+    if table.multi_label:
+        precisions = average_precisions(without_actions_last(scores, table.targets), table.targets)
+        return {"map": float(np.nanmean(precisions)), **counts}
+    ranks = target_ranks(scores, table.targets)
+    return {"top1": topk_accuracy(ranks, 1), "top5": topk_accuracy(ranks, min(5, scores.shape[1])), **counts}
 
 
 def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, torch.Tensor]:

@@ -16,8 +16,10 @@ from nlvideo.config import EvaluateConfig
 from nlvideo.data import read_val_table
 from nlvideo.data.decode import open_video
 from nlvideo.data.transforms import normalize
-from nlvideo.evaluate import evaluate, merge_scores
+from nlvideo.evaluate import evaluate
 from nlvideo.models import build_model
+from nlvideo.results import merge_scores
+from nlvideo.scoring import VideoScore
 
 SCRIPT = Path(sys.executable).parent / "nlvideo-evaluate"
 
@@ -51,6 +53,7 @@ def test_results_are_complete_and_in_the_order_of_the_list(checkpoint, video_fol
         "clip_sampling": "uniform",
         "short_side": 32,
         "crop_size": 32,
+        "pooling": "mean",
     }
     scores = np.load(tmp_path / "out/scores.npz")
     assert scores["ids"].tolist() == names and scores["classes"].tolist() == ["0", "1", "2"]
@@ -131,9 +134,10 @@ def test_the_result_of_another_evaluation_is_not_overwritten(checkpoint, video_f
 
 def test_lost_and_repeated_videos_are_an_error(video_folder):
     table = read_val_table(composed(*TINY, f"data.root={video_folder}").data, ["0", "1", "2"])
-    scores = {i: np.full(3, 1 / 3, np.float32) for i in range(5)}
+    score = VideoScore(np.full(3, 1 / 3, np.float32), np.zeros(5, np.int64), np.empty((0, 3), np.float32))
+    scores = dict.fromkeys(range(5), score)
     assert np.isfinite(merge_scores([scores], table).scores).all()
-    for parts in ([{0: scores[0]}], [scores, {0: scores[0]}], [scores | {2: np.full(3, np.nan, np.float32)}]):
+    for parts in ([{0: score}], [scores, {0: score}], [scores | {7: score}]):
         with pytest.raises(RuntimeError, match="5 videos, but"):
             merge_scores(parts, table)
 
@@ -141,12 +145,26 @@ def test_lost_and_repeated_videos_are_an_error(video_folder):
 def test_classes_that_do_not_fit_are_refused(checkpoint, video_folder, tmp_path):
     with pytest.raises(ValueError, match="data.num_classes=7, but the network has 3 classes"):
         evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "a", data={"num_classes": 7}))
-    (tmp_path / "names.txt").write_text("2\n1\n0\n")
-    with pytest.raises(ValueError, match="names 3 classes in another order or with other names"):
+    (tmp_path / "names.txt").write_text("2\n1\n3\n")
+    message = r"1 \(3\) are not of the network, 1 \(0\) are not in the file"
+    with pytest.raises(ValueError, match=message):
         evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "b", data={"classes": f"{tmp_path}/names.txt"}))
     (tmp_path / "val.csv").write_text("val/a video 0.mp4 3\n")
     with pytest.raises(ValueError, match="label 3 of val/a video 0.mp4 is out of range; there are 3 classes"):
         evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "c", data={"val": f"{tmp_path}/val.csv"}))
+
+
+def test_classes_in_another_order_are_matched_by_name(checkpoint, video_folder, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("2\n0\n1\n")
+    moved = {"0": "1", "1": "2", "2": "0"}
+    rows = [line.rsplit(" ", 1) for line in (video_folder / "val.csv").read_text().splitlines()]
+    (tmp_path / "val.csv").write_text("".join(f"{name} {moved[label]}\n" for name, label in rows))
+    data = {"val": f"{tmp_path}/val.csv", "classes": f"{tmp_path}/names.txt"}
+    evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "a"))
+    evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "b", data=data))
+    assert "matched by name" in capsys.readouterr().out
+    for name in ("predictions.csv", "classes.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def run_command(*arguments, cwd) -> subprocess.CompletedProcess:

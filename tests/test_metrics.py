@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from nlvideo.metrics import mean_class_accuracy, target_ranks, topk_accuracy
+from nlvideo.metrics import (
+    _average_precisions,
+    accuracy_interval,
+    average_precisions,
+    class_accuracy_interval,
+    map_interval,
+    mean_class_accuracy,
+    target_ranks,
+    topk_accuracy,
+    without_actions_last,
+)
 
 SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.4, 0.4, 0.2]])
 TARGETS = np.array([1, 2, 1, 1])
@@ -35,3 +45,77 @@ def test_topk_agrees_with_torch():
     scores, targets = generator.random((200, 30)), generator.integers(0, 30, 200)
     best = torch.from_numpy(scores).topk(5).indices.numpy()
     assert topk_accuracy(target_ranks(scores, targets), 5) == np.mean((best == targets[:, None]).any(1))
+
+
+def by_hand(scores, targets):
+    """The official script's loop, with the list's order where scores are equal."""
+    values = []
+    for k in range(scores.shape[1]):
+        order = sorted(range(len(scores)), key=lambda v: (-scores[v, k], v))
+        hits, total = 0, 0.0
+        for place, video in enumerate(order, 1):
+            if targets[video, k]:
+                hits += 1
+                total += hits / place
+        values.append(total / hits if hits else np.nan)
+    return np.array(values)
+
+
+def random_multi_label(seed=0, videos=60, classes=9, levels=None):
+    generator = np.random.default_rng(seed)
+    scores = (
+        generator.random((videos, classes)) if levels is None else generator.integers(levels, size=(videos, classes))
+    )
+    targets = generator.random((videos, classes)) < 0.15
+    targets[generator.random(videos) < 0.1] = False  # videos without actions
+    targets[:, 3] = False  # a class without positives
+    return scores.astype(float), targets
+
+
+@pytest.mark.parametrize("levels", [None, 4], ids=["no ties", "ties"])
+def test_average_precision_follows_the_official_rules(levels):
+    scores, targets = random_multi_label(levels=levels)
+    found = average_precisions(scores, targets)
+    np.testing.assert_allclose(found, by_hand(scores, targets), atol=1e-12)
+    assert np.isnan(found[3]) and np.isfinite(np.delete(found, 3)).all()
+
+
+def test_average_precision_is_that_of_scikit_learn_where_no_scores_are_equal():
+    average_precision_score = pytest.importorskip("sklearn.metrics").average_precision_score
+    scores, targets = random_multi_label(videos=500)
+    for k in (0, 1, 2, 4):
+        expected = average_precision_score(targets[:, k], scores[:, k])
+        assert average_precisions(scores, targets)[k] == pytest.approx(expected, abs=1e-12)
+
+
+def test_videos_without_actions_or_scores_come_last():
+    scores, targets = np.array([[0.9], [0.5], [0.4], [np.nan]]), np.array([[False], [True], [False], [True]])
+    assert average_precisions(scores, targets)[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
+    official = without_actions_last(scores, targets)
+    # order: 0.5 (right), then the two without actions and the one without scores in the order of the list
+    assert average_precisions(official, targets)[0] == pytest.approx((1 / 1 + 2 / 4) / 2)
+
+
+def test_weights_are_repeated_videos():
+    scores, targets = random_multi_label(levels=4)
+    weights = np.random.default_rng(1).multinomial(60, np.full(60, 1 / 60), 5).astype(float)
+    found = _average_precisions(scores, targets, weights)
+    for row, weight in zip(found, weights, strict=True):
+        drawn = np.repeat(np.arange(60), weight.astype(int))
+        np.testing.assert_allclose(row, by_hand(scores[drawn], targets[drawn]), atol=1e-12)
+
+
+def test_intervals_are_those_of_drawing_videos_again():
+    generator = np.random.default_rng(0)
+    right = generator.random(400) < 0.7
+    low, high = accuracy_interval(right)
+    deviation = np.sqrt(right.mean() * (1 - right.mean()) / 400)
+    assert low == pytest.approx(right.mean() - 1.96 * deviation, abs=0.006)
+    assert high == pytest.approx(right.mean() + 1.96 * deviation, abs=0.006)
+    assert accuracy_interval(right) == [low, high]  # the same draws every time
+    targets = generator.integers(4, size=400)
+    low, high = class_accuracy_interval(right, targets)
+    assert low < np.mean([right[targets == k].mean() for k in range(4)]) < high
+    scores, many = random_multi_label()
+    low, high = map_interval(scores, many)
+    assert low < np.nanmean(average_precisions(scores, many)) < high

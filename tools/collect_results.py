@@ -29,7 +29,8 @@ from rich.table import Table
 from yaml import YAMLError
 
 from nlvideo.config import BlockConfig, DataConfig, ModelConfig, TrainConfig, from_container, to_container
-from nlvideo.logger import METRICS_FILE, read_metrics
+from nlvideo.logger import METRICS, METRICS_FILE, read_metrics
+from nlvideo.metrics import headline
 from nlvideo.models import build_model
 from nlvideo.models.cost import count_cost
 from nlvideo.resume import CONFIG_FILE, FREE_KEYS
@@ -107,11 +108,9 @@ def read_run(path: Path, folder: Path) -> Run:
     with naming(path / METRICS_FILE):
         rows = read_metrics(path) if (path / METRICS_FILE).exists() else []
         train, val = ([row for row in rows if row["split"] == split] for split in ("train", "val"))
-        metrics = {
-            "best top-1": max((100 * row["top1"] for row in val), default=None),
-            "last top-1": 100 * val[-1]["top1"] if val else None,
-            "last top-5": 100 * val[-1]["top5"] if val else None,
-        }
+        main = headline(val[-1] if val else {})
+        metrics = {f"best {METRICS[main]}": max((100 * row[main] for row in val), default=None)}
+        metrics |= {f"last {name}": 100 * val[-1][key] for key, name in METRICS.items() if val and key in val[-1]}
         speeds = [row["clips_per_second"] for row in train]
         cost = cost | {
             "hours": sum(row["seconds"] for row in rows) / 3600,
@@ -134,11 +133,11 @@ def read_evaluations(path: Path) -> dict[str, float]:
         with naming(file):
             result = json.loads(file.read_text())
             views = f"{result['views']['num_clips']}x{result['views']['num_crops']}"
-            scores = {"top-1": 100 * result["top1"], "top-5": 100 * result["top5"]}
+            scores = {name: 100 * result[key] for key, name in METRICS.items() if result.get(key) is not None}
             found.append((result["step"], views, str(file.parent.relative_to(path)), scores))
     metrics = {}
     for _, views, folder, scores in sorted(found, key=lambda evaluation: -evaluation[0]):
-        name = f"{views} {folder}" if f"{views} top-1" in metrics else views
+        name = f"{views} {folder}" if any(f"{views} {metric}" in metrics for metric in scores) else views
         metrics |= {f"{name} {metric}": value for metric, value in scores.items()}
     return metrics
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from nlvideo.data.annotations import VideoTable, read_classes, read_table
+from nlvideo.data.annotations import VideoTable
 from nlvideo.data.dataset import Batch, CenterClips, MultiViews, Opener, TrainClips, VideoViews, collate
-from nlvideo.data.loading import Loading, Share, batches_of_steps, watched
-from nlvideo.data.synthetic import write_motion_set
+from nlvideo.data.loading import Loading, Share, batches_of_steps, each_video, watched
+from nlvideo.data.published import read_published_classes, read_videos
+from nlvideo.data.synthetic import write_set
 
 if TYPE_CHECKING:
     from nlvideo.config import DataConfig
@@ -22,7 +23,8 @@ def prepare_data(data: DataConfig) -> None:
     """Writes a synthetic set if the config asks for one and it is not there yet."""
     if data.synthetic is not None:
         s = data.synthetic
-        write_motion_set(
+        write_set(
+            s.kind,
             data.root,
             num_train=s.num_train,
             num_val=s.num_val,
@@ -40,7 +42,7 @@ def class_names(data: DataConfig) -> list[str] | None:
     """
     if data.classes is None:
         return None
-    names = read_classes(Path(data.root, data.classes))
+    names = read_published_classes(data.format, Path(data.root, data.classes))
     if data.num_classes not in (None, len(names)):
         raise ValueError(f"data.num_classes={data.num_classes}, but data.classes={data.classes} names {len(names)}.")
     return names
@@ -48,10 +50,10 @@ def class_names(data: DataConfig) -> list[str] | None:
 
 def read_train_table(data: DataConfig) -> VideoTable:
     """Returns the training videos; their classes are what the network learns."""
-    table = read_table(data.root, data.train, class_names(data), data.num_classes)
+    table = _read(data, data.train, class_names(data), training=True)
     if data.num_classes not in (None, len(table.classes)):
         raise ValueError(f"data.num_classes={data.num_classes}, but {table.source} has {len(table.classes)} classes.")
-    if data.classes is None and data.num_classes is None:
+    if data.format == "list" and data.classes is None and data.num_classes is None:
         empty = np.flatnonzero(np.bincount(table.targets, minlength=len(table.classes)) == 0)
         if len(empty):
             raise ValueError(
@@ -63,18 +65,37 @@ def read_train_table(data: DataConfig) -> VideoTable:
 
 
 def read_val_table(data: DataConfig, classes: Sequence[str]) -> VideoTable:
-    """Returns the validation videos, their targets being indices into `classes`."""
-    named = class_names(data)
-    if named is not None and named != list(classes):
-        raise ValueError(
-            f"data.classes={data.classes} names {len(named)} classes in another order or with other names than the "
-            f"{len(classes)} of the network, which are {', '.join(classes[:5])}, ..."
-        )
+    """Returns the validation videos, their targets being indices into `classes`, the network's.
+
+    A class file with the same names in another order is followed by name.
+
+    Raises:
+        ValueError: a class file with other names, or another number of classes.
+    """
+    classes, named = tuple(classes), class_names(data)
     if named is None and data.num_classes not in (None, len(classes)):
         raise ValueError(f"data.num_classes={data.num_classes}, but the network has {len(classes)} classes.")
-    table = read_table(data.root, data.val, classes)
+    if named is not None and sorted(named) != sorted(classes):
+        strange = [name for name in named if name not in classes]
+        lacking = [name for name in classes if name not in named]
+        raise ValueError(
+            f"data.classes={data.classes} names {len(named)} classes, the network has {len(classes)}: "
+            f"{_listing(strange)} are not of the network, {_listing(lacking)} are not in the file."
+        )
+    table = _read(data, data.val, classes if named is None else named, training=False)
+    if table.classes != classes:
+        table = table.with_classes(classes)
     table.check_files()
     return table
+
+
+def _read(data: DataConfig, source: str, classes: Sequence[str] | None, *, training: bool) -> VideoTable:
+    kind, classes = data.format, None if classes is None else list(classes)
+    return read_videos(kind, data.root, source, data.videos, classes, data.num_classes, training=training)
+
+
+def _listing(names: list[str]) -> str:
+    return f"{len(names)}" + (f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "")
 
 
 def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int) -> TrainClips:
@@ -124,8 +145,8 @@ def center_batches(data: DataConfig, table: VideoTable, batch_size: int, *, rank
     return watched(dataset, _loading(data), batch_size=batch_size, sampler=videos, collate_fn=collate)
 
 
-def video_views(data: DataConfig, table: VideoTable, *, rank: int, size: int) -> Iterator[VideoViews]:
-    """Returns the VideoViews of every size-th video; none is repeated to fill up."""
+def video_views(data: DataConfig, table: VideoTable, videos: Sequence[int]) -> Iterator[VideoViews]:
+    """Returns the VideoViews of the videos with these indices, in their order."""
     test = data.test
     dataset = MultiViews(
         table,
@@ -137,12 +158,13 @@ def video_views(data: DataConfig, table: VideoTable, *, rank: int, size: int) ->
         short_side=test.short_side,
         crop_size=test.crop_size,
         opener=_opener(data),
+        skip_slow=data.skip_slow,
     )
-    return watched(dataset, _loading(data), batch_size=None, sampler=range(rank, len(table), size))
+    return each_video(dataset, videos, _loading(data))
 
 
 def _opener(data: DataConfig) -> Opener:
-    return Opener(data.decoder, data.time_limit_seconds)
+    return Opener(data.decoder, data.time_limit_seconds, data.frame_rate)
 
 
 def _loading(data: DataConfig) -> Loading:

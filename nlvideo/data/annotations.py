@@ -5,12 +5,13 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from nlvideo.data.frame_folder import SUFFIXES as PICTURE_SUFFIXES
+from nlvideo.data.segments import Segments
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
 _ROW = re.compile(r"\s*(.*\S)[\s,]\s*(-?\d+)\s*")  # path, then a space, comma or tab, then the label
@@ -25,7 +26,8 @@ class VideoTable:
         root: folder that relative paths start from.
         source: the list or folder the table was read from.
         classes: class names; a target is an index into them.
-        targets: (videos,) int64.
+        targets: (videos,) int64; (videos, classes) bool where a video may hold several actions or none.
+        segments: of such videos, when their actions take place.
     """
 
     root: str
@@ -34,6 +36,11 @@ class VideoTable:
     targets: np.ndarray
     _text: np.ndarray  # all paths one after the other, UTF-8, uint8
     _ends: np.ndarray  # (videos,) int64, where each path ends in _text
+    segments: Segments | None = None
+
+    @property
+    def multi_label(self) -> bool:
+        return self.segments is not None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -54,7 +61,31 @@ class VideoTable:
         sha = hashlib.sha256("\n".join(self.classes).encode())
         for part in (self._text, self._ends, self.targets):
             sha.update(part.tobytes())
+        if self.segments is not None:
+            for part in (self.segments.ends, self.segments.classes, self.segments.times, self.segments.lengths):
+                sha.update(part.tobytes())
         return sha.hexdigest()
+
+    def with_classes(self, classes: tuple[str, ...]) -> "VideoTable":
+        """Returns the table for the same class names in another order."""
+        assert sorted(classes) == sorted(self.classes)
+        moved = np.array([classes.index(name) for name in self.classes])  # of each old index, the new one
+        if self.segments is None:
+            return replace(self, classes=classes, targets=moved[self.targets])
+        segments = replace(self.segments, classes=moved[self.segments.classes])
+        return replace(self, classes=classes, targets=segments.video_targets(), segments=segments)
+
+    def clip_target(self, video: int, start: float, end: float) -> int | np.ndarray:
+        """Returns what a clip from start to end, in seconds, shows: the class, or (classes,) bool."""
+        if self.segments is None:
+            return int(self.targets[video])
+        return self.segments.overlapping(video, start, end)
+
+    def target_names(self, video: int) -> str:
+        """Returns the names of the video's classes, separated by semicolons where there may be several."""
+        if self.segments is None:
+            return self.classes[self.targets[video]]
+        return ";".join(self.classes[k] for k in np.flatnonzero(self.targets[video]))
 
     def missing(self) -> list[str]:
         """Returns the paths of the videos that do not exist."""
@@ -65,11 +96,13 @@ class VideoTable:
         if not any(os.path.exists(self.path(i)) for i in range(len(self))):
             raise FileNotFoundError(
                 f"{self.source} names no existing file: none of its {len(self)} videos is there, the first would be "
-                f"{self.path(0)}. Check data.root={self.root}."
+                f"{self.path(0)}. Check data.root and data.videos, which lead to {self.root}."
             )
 
 
-def read_table(root: str, source: str, classes: Sequence[str] | None, num_classes: int | None = None) -> VideoTable:
+def read_table(
+    root: str, source: str, classes: Sequence[str] | None, num_classes: int | None = None, videos: str = ""
+) -> VideoTable:
     """Returns the videos of a list file or of a folder tree `class/video.mp4`.
 
     A list has one `path label` a line, separated by a space, a comma or a tab, as PySlowFast and mmaction2 have it;
@@ -77,11 +110,13 @@ def read_table(root: str, source: str, classes: Sequence[str] | None, num_classe
     frames; with these mmaction2's lists have `path number_of_frames label`, which is known by the first line.
 
     Args:
-        root: folder of the data set; `source` and the list's paths are relative to it unless absolute.
+        root: folder of the data set; `source`, `videos` and, with it, the list's paths are relative to it unless
+            absolute.
         source: the list file, or the folder whose sub-folders are the classes.
         classes: class names in the order of the labels. None: the tree's folders in sorted order, or for a list
             the labels themselves as names.
         num_classes: how many classes a list without class names has; None: its highest label + 1.
+        videos: folder that a list's paths start from.
 
     Raises:
         FileNotFoundError: no such list or folder.
@@ -92,7 +127,7 @@ def read_table(root: str, source: str, classes: Sequence[str] | None, num_classe
         return _read_tree(place, classes)
     if not place.is_file():
         raise FileNotFoundError(f"The list {place} does not exist (data.root={root}).")
-    columns = _Columns()
+    columns, root = Columns(), str(Path(root, videos))
     try:
         with open(place, encoding="utf-8-sig") as file:
             _read_rows(file, place, root, columns)
@@ -113,7 +148,7 @@ def read_table(root: str, source: str, classes: Sequence[str] | None, num_classe
     return table
 
 
-class _Columns:
+class Columns:
     """A table that grows row by row, without an object for each."""
 
     def __init__(self):
@@ -126,12 +161,15 @@ class _Columns:
         self.targets.append(target)
         self.lines.append(line)
 
-    def table(self, root: str | Path, source: Path, classes: Sequence[str]) -> VideoTable:
-        arrays = (np.array(self.targets), np.frombuffer(bytes(self.text), np.uint8), np.array(self.ends))
-        return VideoTable(str(root), str(source), tuple(classes), *arrays)
+    def table(
+        self, root: str | Path, source: Path, classes: Sequence[str], segments: Segments | None = None
+    ) -> VideoTable:
+        targets = np.array(self.targets) if segments is None else segments.video_targets()
+        arrays = (targets, np.frombuffer(bytes(self.text), np.uint8), np.array(self.ends))
+        return VideoTable(str(root), str(source), tuple(classes), *arrays, segments)
 
 
-def _read_rows(file: Iterable[str], place: Path, root: str, columns: _Columns) -> None:
+def _read_rows(file: Iterable[str], place: Path, root: str, columns: Columns) -> None:
     counted = None  # whether a number of frames stands between path and label, as the first row shows
     for number, line in enumerate(file, 1):
         match = _ROW.fullmatch(line)
@@ -161,7 +199,7 @@ def _read_tree(place: Path, classes: Sequence[str] | None) -> VideoTable:
     strange = [name for name in folders if name not in label]
     if strange:
         raise ValueError(f"{place}: the folders {', '.join(strange[:5])} are none of the {len(classes)} classes.")
-    columns = _Columns()
+    columns = Columns()
     for folder in folders:
         for video in sorted(videos_below(place / folder)):
             columns.add(str(video.relative_to(place)), label[folder])

@@ -35,14 +35,14 @@ class Clip(NamedTuple):
     """One sample; `failures` tells what was tried before it."""
 
     frames: Tensor  # (T, H, W, C) uint8; T = 0 if there is none
-    target: int
+    target: int | np.ndarray  # (classes,) bool where a clip may show several actions or none
     video: int  # index in the table
     failures: list[Failure]
 
 
 class Batch(NamedTuple):
     clips: Tensor  # (N, C, T, H, W) uint8, channels last in memory
-    targets: Tensor  # (N,) int64
+    targets: Tensor  # (N,) int64; (N, classes) bool
     videos: Tensor  # (N,) int64, indices in the table
     failures: list[Failure]
 
@@ -54,15 +54,16 @@ class Opener:
         decoder: a key of nlvideo.data.decode.DECODERS.
         time_limit: seconds that a video may take, seen between packets; None is no limit. A worker that hangs, where
             nothing is seen, ends itself a little later, and `watch` tells at which video.
+        frame_rate: frames a second of folders of pictures.
     """
 
-    def __init__(self, decoder: str = "pyav", time_limit: float | None = None):
-        self.decoder, self.time_limit = decoder, time_limit
+    def __init__(self, decoder: str = "pyav", time_limit: float | None = None, frame_rate: float = 30.0):
+        self.decoder, self.time_limit, self.frame_rate = decoder, time_limit, frame_rate
         self.watch = Watch(None if time_limit is None else 1.5 * time_limit + 5)
 
     @contextmanager
     def __call__(self, path: str) -> Iterator[Video]:
-        with self.watch.at(path), open_video(path, self.decoder, self.time_limit) as video:
+        with self.watch.at(path), open_video(path, self.decoder, self.time_limit, self.frame_rate) as video:
             yield video
 
 
@@ -111,7 +112,7 @@ class TrainClips(Dataset):
                 if self.skipped[video]:
                     failures.append(Failure(video, epoch, "skipped, because it took too long before", None, True))
                     continue
-                clip = self._read(video, rng)
+                frames, target = self._read(video, rng)
             except (DecodeError, SlowVideo) as error:
                 slow = isinstance(error, SlowVideo)
                 if slow and not self.skip_slow:
@@ -119,7 +120,7 @@ class TrainClips(Dataset):
                 failures.append(Failure(video, epoch, error.reason, None, slow))
             else:
                 failures = [failure._replace(replaced_by=video) for failure in failures]
-                return Clip(clip, int(self.table.targets[video]), video, failures)
+                return Clip(frames, target, video, failures)
         last = f"{self.table.path(failures[-1].video)}: {failures[-1].reason}"
         raise RuntimeError(f"{MAX_ATTEMPTS} videos in a row could not be decoded, the last: {last}")
 
@@ -138,12 +139,15 @@ class TrainClips(Dataset):
         left = int(rng.integers(0, width - self.crop_size, endpoint=True))
         return Drawn(start, (height, width), (top, left), self.flip and rng.random() < 0.5)
 
-    def _read(self, index: int, rng: np.random.Generator) -> Tensor:
+    def _read(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int | np.ndarray]:
         with self.opener(self.table.path(index)) as video:
             drawn = self._draw(video, rng)
             wanted = sampling.clip_indices(drawn.start, video.num_frames, self.num_frames, self.frame_stride)
             clip = _read_clip(video, wanted, drawn.size, (*drawn.offset, self.crop_size, self.crop_size))
-        return clip.flip(2) if drawn.mirrored else clip
+            # a clip shows its window, as far as there is video
+            end = min(drawn.start + self.num_frames * self.frame_stride, video.num_frames)
+            target = self.table.clip_target(index, drawn.start / video.fps, end / video.fps)
+        return clip.flip(2) if drawn.mirrored else clip, target
 
 
 class Drawn(NamedTuple):
@@ -164,7 +168,7 @@ class CenterClips(Dataset):
     """One clip of each video, from the middle of it in time and space: the quick validation during training.
 
     An undecodable video gives a clip without frames (T = 0) and its failure. So does one that takes too long, if
-    `skip_slow`, else that raises SlowVideo.
+    `skip_slow`, else that raises SlowVideo. The target is the whole video's, also where it holds several actions.
     """
 
     def __init__(
@@ -186,7 +190,7 @@ class CenterClips(Dataset):
         return len(self.table)
 
     def __getitem__(self, index: int) -> Clip:
-        target = int(self.table.targets[index])
+        target = self.table.targets[index]
         try:
             with self.opener(self.table.path(index)) as video:
                 (wanted,) = sampling.view_indices("uniform", 1, video.num_frames, self.num_frames, self.frame_stride)
@@ -207,8 +211,7 @@ class VideoViews(NamedTuple):
     frames: Tensor  # (F, H, W, C) uint8, every frame that any view needs
     frame_index: Tensor  # (num_clips, T) int64, into frames
     crops: list[tuple[int, int]]  # (top, left) of each crop
-    crop_size: int
-    target: int
+    crop_size: tuple[int, int]  # height, width
     video: int
     failures: list[Failure]
 
@@ -219,18 +222,28 @@ class VideoViews(NamedTuple):
     def chunks(self, views_per_step: int) -> Iterator[Tensor]:
         """Yields clips (views, C, T, H, W) uint8, views_per_step at a time, ordered by clip, then by crop."""
         views = [(c, top, left) for c in range(len(self.frame_index)) for top, left in self.crops]
+        height, width = self.crop_size
         for first in range(0, len(views), views_per_step):
             chunk = [
-                self.frames[self.frame_index[c], top : top + self.crop_size, left : left + self.crop_size]
+                self.frames[self.frame_index[c], top : top + height, left : left + width]
                 for c, top, left in views[first : first + views_per_step]
             ]
             yield torch.stack(chunk).permute(0, 4, 1, 2, 3)
 
 
+def without_views(video: int, reason: str) -> VideoViews:
+    """Returns what stands for a video that gave no frames."""
+    return VideoViews(torch.empty(0), torch.empty(0), [], (0, 0), video, [Failure(video, 0, reason, None)])
+
+
 class MultiViews(Dataset):
     """Every test view of each video: num_clips clips in time, each with num_crops crops (Sec. 4.1).
 
-    The video is opened and decoded once, its frames in rising order.
+    The video is opened and decoded once, its frames in rising order. One that takes too long is a failure if
+    `skip_slow`, else it raises SlowVideo.
+
+    Args:
+        crop_size: of the square crops; None: the whole frame.
     """
 
     def __init__(
@@ -243,10 +256,11 @@ class MultiViews(Dataset):
         num_crops: int,
         clip_sampling: str,
         short_side: int,
-        crop_size: int,
+        crop_size: int | None,
         opener: Opener | None = None,
+        skip_slow: bool = False,
     ):
-        self.table, self.opener = table, opener or Opener()
+        self.table, self.opener, self.skip_slow = table, opener or Opener(), skip_slow
         self.num_frames, self.frame_stride = num_frames, frame_stride
         self.num_clips, self.num_crops, self.clip_sampling = num_clips, num_crops, clip_sampling
         self.short_side, self.crop_size = short_side, crop_size
@@ -255,21 +269,25 @@ class MultiViews(Dataset):
         return len(self.table)
 
     def __getitem__(self, index: int) -> VideoViews:
-        target = int(self.table.targets[index])
         try:
             with self.opener(self.table.path(index)) as video:
-                wanted = sampling.view_indices(
-                    self.clip_sampling, self.num_clips, video.num_frames, self.num_frames, self.frame_stride, video.fps
-                )
-                unique, position = np.unique(wanted, return_inverse=True)
-                size = sampling.resized_size(video.height, video.width, self.short_side)
-                frames = video.read(unique, size)
-        except DecodeError as error:
-            failures = [Failure(index, 0, error.reason, None)]
-            return VideoViews(torch.empty(0), torch.empty(0), [], self.crop_size, target, index, failures)
-        crops = sampling.crop_offsets(self.num_crops, *size, self.crop_size)
-        frame_index = torch.from_numpy(position.reshape(wanted.shape))
-        return VideoViews(frames, frame_index, crops, self.crop_size, target, index, [])
+                return self.views(video, index)
+        except (DecodeError, SlowVideo) as error:
+            if isinstance(error, SlowVideo) and not self.skip_slow:
+                raise
+            return without_views(index, error.reason)
+
+    def views(self, video: Video, index: int = 0) -> VideoViews:
+        """Returns the views of an open video."""
+        wanted = sampling.view_indices(
+            self.clip_sampling, self.num_clips, video.num_frames, self.num_frames, self.frame_stride, video.fps
+        )
+        unique, position = np.unique(wanted, return_inverse=True)
+        size = sampling.resized_size(video.height, video.width, self.short_side)
+        frames = video.read(unique, size)
+        crop = size if self.crop_size is None else (self.crop_size, self.crop_size)
+        crops = [(0, 0)] if self.crop_size is None else sampling.crop_offsets(self.num_crops, *size, self.crop_size)
+        return VideoViews(frames, torch.from_numpy(position.reshape(wanted.shape)), crops, crop, index, [])
 
 
 def _read_clip(video: Video, wanted: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
@@ -286,7 +304,7 @@ def collate(samples: list[Clip]) -> Batch:
     clips = torch.stack([s.frames for s in whole]).permute(0, 4, 1, 2, 3) if whole else torch.empty(0)
     return Batch(
         clips,
-        torch.tensor([s.target for s in whole]),
+        torch.from_numpy(np.array([s.target for s in whole])),
         torch.tensor([s.video for s in whole]),
         [failure for s in samples for failure in s.failures],
     )

@@ -15,7 +15,9 @@ DECODERS = {
 }
 
 
-def open_video(path: str | os.PathLike, decoder: str = "pyav", time_limit: float | None = None) -> Video:
+def open_video(
+    path: str | os.PathLike, decoder: str = "pyav", time_limit: float | None = None, frame_rate: float = 30.0
+) -> Video:
     """Returns an open video: a file, read by one of DECODERS, or a folder of its frames as pictures.
 
     All decoders give the same frames for the same indices, or refuse the file. Their colours differ by rounding.
@@ -23,13 +25,14 @@ def open_video(path: str | os.PathLike, decoder: str = "pyav", time_limit: float
     Args:
         decoder: a key of DECODERS.
         time_limit: seconds until SlowVideo is raised, seen between packets where the decoder shows them.
+        frame_rate: frames a second of a folder of pictures, which does not tell.
 
     Raises:
         DecodeError: no such file, no video, or one that the decoder does not read rightly.
         ValueError: the decoder is not installed.
     """
     if os.path.isdir(path):
-        return FrameFolder(path)
+        return FrameFolder(path, frame_rate)
     if decoder == "pyav":
         return PyavVideo(path, time_limit)
     return load_decoder(decoder)(path, time_limit)

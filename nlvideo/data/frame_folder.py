@@ -23,8 +23,8 @@ class FrameFolder(Video):
         DecodeError: no pictures, two with one number, or a number missing between the first and the last.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike, fps: float = 30.0):
+        self.path, self.fps = os.fspath(path), fps
         numbered = {}
         for file in os.scandir(self.path):
             stem, suffix = os.path.splitext(file.name)

@@ -1,15 +1,16 @@
 """Worker processes that decode ahead of the network, in the order of the steps, and what is said when one is lost."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from nlvideo.data.dataset import Batch, TrainClips, collate
+from nlvideo.data.dataset import Batch, MultiViews, TrainClips, VideoViews, collate, without_views
 from nlvideo.data.video import SlowVideo
 from nlvideo.data.watch import LostWorker
 from nlvideo.distributed import RunFailed
@@ -114,6 +115,28 @@ def watched(dataset: Dataset, loading: Loading, **options: Any) -> Iterator[Any]
         yield from loading.loader(dataset, **options)
     except RuntimeError as error:
         raise _explained(error, dataset.opener.watch.lost(str(error))) from None
+
+
+def each_video(dataset: MultiViews, videos: Sequence[int], loading: Loading) -> Iterator[VideoViews]:
+    """Yields the views of these videos in their order; a lost worker is named with its video.
+
+    With skip_slow a video at which a worker hangs is a failure, and new workers go on with the others.
+    """
+    waiting, hanging = list(videos), set()
+    while waiting:
+        if dataset.table.path(waiting[0]) in hanging:
+            yield without_views(waiting.pop(0), "decoding hangs")
+            continue
+        part = list(takewhile(lambda video: dataset.table.path(video) not in hanging, waiting))
+        try:
+            for views in loading.loader(dataset, batch_size=None, sampler=part):
+                waiting.pop(0)
+                yield views
+        except RuntimeError as error:
+            lost = dataset.opener.watch.lost(str(error))
+            if lost is None or not lost.stack or not dataset.skip_slow:
+                raise _explained(error, lost) from None
+            hanging.add(lost.path)
 
 
 def _explained(error: RuntimeError, lost: LostWorker | None) -> RuntimeError:

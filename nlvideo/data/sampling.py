@@ -7,7 +7,7 @@ the first of every frame_stride frames of it. Frames past the end of a short vid
 
 import numpy as np
 
-CLIP_SAMPLINGS = ("uniform", "vnl", "slowfast", "mmaction", "mmaction_dense")
+CLIP_SAMPLINGS = ("uniform", "vnl", "slowfast", "mmaction", "mmaction_dense", "points")
 NUM_CROPS = (1, 3)
 
 
@@ -42,6 +42,8 @@ def view_indices(
       (num_frames - 1) * frame_stride + 1 (loading.py).
     - "mmaction_dense": mmaction2's DenseSampleFrames. Starts spread over a window of 64 frames, whatever the clip
       takes, rounded down (loading.py).
+    - "points": clips around the moments 0, 1, ... num_clips - 1 of num_clips parts of the video, kept inside it; 25 of
+      them are what Charades's localisation is scored at (Charades_v1_localize.m).
     The others loop over a video that is shorter than its window.
     """
     window = num_frames * frame_stride
@@ -52,6 +54,9 @@ def view_indices(
         return np.clip(spread, 0, num_video_frames - 1).astype(np.int64)
     if sampling == "vnl":
         starts = np.arange(num_clips) * num_video_frames // num_clips
+    elif sampling == "points":
+        centred = np.arange(num_clips) * num_video_frames // num_clips - window // 2
+        starts = np.clip(centred, 0, max(num_video_frames - window, 0))
     elif sampling == "uniform":
         last = max(num_video_frames - window, 0)
         starts = [last // 2] if num_clips == 1 else np.arange(num_clips) * last / (num_clips - 1) + 0.5
@@ -63,6 +68,18 @@ def view_indices(
     else:
         raise ValueError(f"clip sampling {sampling!r} is unknown. Choose from: {', '.join(CLIP_SAMPLINGS)}.")
     return np.stack([clip_indices(int(start), num_video_frames, num_frames, frame_stride) for start in starts])
+
+
+def spread_order(count: int) -> list[int]:
+    """Returns 0 .. count - 1 with the middle first and then always the one farthest from all before it.
+
+    So the first k of the test clips are spread over the video, whatever k is.
+    """
+    order = [count // 2]
+    while len(order) < count:
+        distances = [min(abs(i - taken) for taken in order) for i in range(count)]
+        order.append(int(np.argmax(distances)))
+    return order
 
 
 def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:

@@ -1,17 +1,22 @@
-"""Writes small labelled H.264 clips whose classes differ in motion only.
+"""Writes small labelled H.264 clips whose classes differ in motion only, one class a video or several actions or none.
 
 Three shapes move over a still, textured background. Where they are, how large and how they are turned is drawn
 from the same distributions in every class and at every time: positions wrap around at the borders, sizes grow
 from the smallest to the largest and start again, and each starts at a random phase. So one frame tells nothing
 about the class, and each class has its time reversal as another class.
+
+In the set of actions each shape stands still, but for at most one action of its own.
 """
 
+import csv
 import json
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -32,14 +37,24 @@ SIZES = (9.0, 24.0)  # smallest and largest radius in pixels of a 96-pixel-high 
 FRAME_RATE = 25
 
 
-def write_motion_set(
-    root: str | Path, *, num_train: int, num_val: int, num_frames: int, height: int, seed: int
+class Action(NamedTuple):
+    """What a shape does from frame `start` to frame `end`."""
+
+    label: int
+    start: int
+    end: int
+
+
+def write_set(
+    kind: str, root: str | Path, *, num_train: int, num_val: int, num_frames: int, height: int, seed: int
 ) -> None:
     """Writes train.csv, val.csv, classes.txt and their mp4 files under `root`, once.
 
     Files that are there already are kept, so an interrupted call goes on where it stopped.
 
     Args:
+        kind: one of SETS: "motions" has one class a video and `path label` lists; "actions" several actions or none,
+            at their times, with lists as Charades has them.
         root: folder; made if missing.
         num_train, num_val: videos of each split; classes take turns.
         num_frames: frames in each video, at 25 a second.
@@ -51,6 +66,7 @@ def write_motion_set(
     """
     root = Path(root)
     settings = {"num_train": num_train, "num_val": num_val, "num_frames": num_frames, "height": height, "seed": seed}
+    settings |= {} if kind == "motions" else {"kind": kind}
     card = root / "synthetic.json"
     if card.exists():
         held = json.loads(card.read_text())
@@ -65,15 +81,11 @@ def write_motion_set(
         raise ValueError(f"data.root={root} is not empty and holds no synthetic set; give another folder.")
     root.mkdir(parents=True, exist_ok=True)
     _write_card(card, settings, complete=False)
-    (root / "classes.txt").write_text("\n".join(MOTIONS) + "\n")
     tasks = []
     for split, count in (("train", num_train), ("val", num_val)):
-        rows = [(f"{split}/{i:05d}.mp4", i % len(MOTIONS)) for i in range(count)]
-        (root / split).mkdir(exist_ok=True)
-        (root / f"{split}.csv").write_text("".join(f"{name} {label}\n" for name, label in rows))
-        for i, (name, label) in enumerate(rows):
+        for name, actions, drawn in SETS[kind](root, split, count, num_frames, seed):
             if not (root / name).exists():
-                tasks.append((root / name, label, [seed, split == "val", i]))
+                tasks.append((root / name, actions, drawn))
     write = partial(_write_video, num_frames=num_frames, height=height)
     interval = 0.2 if sys.stderr.isatty() else 10
     with ProcessPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
@@ -88,27 +100,65 @@ def write_motion_set(
     _write_card(card, settings, complete=True)
 
 
-def render(label: int, rng: np.random.Generator, num_frames: int, height: int) -> np.ndarray:
-    """Returns a clip (num_frames, height, width, 3) uint8 of the class MOTIONS[label]."""
+def _motions(root: Path, split: str, count: int, num_frames: int, seed: int) -> Iterator["Task"]:
+    """Writes a list of videos with one class each and yields what has to be drawn."""
+    (root / "classes.txt").write_text("\n".join(MOTIONS) + "\n")
+    rows = [(f"{split}/{i:05d}.mp4", i % len(MOTIONS)) for i in range(count)]
+    (root / split).mkdir(exist_ok=True)
+    (root / f"{split}.csv").write_text("".join(f"{name} {label}\n" for name, label in rows))
+    for i, (name, label) in enumerate(rows):
+        yield name, [Action(label, 0, num_frames)] * NUM_SHAPES, [seed, split == "val", i]
+
+
+def _actions(root: Path, split: str, count: int, num_frames: int, seed: int) -> Iterator["Task"]:
+    """Writes a list of videos with several actions or none and yields what has to be drawn."""
+    (root / "classes.txt").write_text("".join(f"c{i:03} {name}\n" for i, name in enumerate(MOTIONS)))
+    (root / "videos").mkdir(exist_ok=True)
+    rows = []
+    for i in range(count):
+        rng = np.random.default_rng([seed, split == "val", i, 1])
+        labels = rng.permutation(len(MOTIONS))[: 0 if i % 10 == 9 else rng.integers(1, NUM_SHAPES, endpoint=True)]
+        starts = rng.integers(num_frames // 2, size=len(labels))
+        ends = starts + rng.integers(num_frames // 4, num_frames // 2, endpoint=True, size=len(labels))
+        actions = [Action(*map(int, action)) for action in zip(labels, starts, ends, strict=True)]
+        rows.append((f"{split}{i:05d}", actions))
+    with open(root / f"{split}.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "actions", "length"])
+        for name, actions in rows:
+            texts = [f"c{a.label:03} {a.start / FRAME_RATE:.2f} {a.end / FRAME_RATE:.2f}" for a in actions]
+            writer.writerow([name, ";".join(texts), f"{num_frames / FRAME_RATE:.2f}"])
+    for i, (name, actions) in enumerate(rows):
+        yield f"videos/{name}.mp4", actions + [None] * (NUM_SHAPES - len(actions)), [seed, split == "val", i]
+
+
+SETS = {"motions": _motions, "actions": _actions}
+Task = tuple[str, list[Action | None], list[int]]  # file, what each shape does, seed
+
+
+def render(actions: Sequence[Action | None], rng: np.random.Generator, num_frames: int, height: int) -> np.ndarray:
+    """Returns a clip (num_frames, height, width, 3) uint8 with one shape for each action; for None it stands still."""
     width = height * 4 // 3 // 2 * 2
     unit = height / 96
     background = _texture(rng, height, width)
     smallest, largest = SIZES[0] * unit, SIZES[1] * unit
     time = np.arange(num_frames)
     frames = np.repeat(background[None], num_frames, 0)
-    for _ in range(NUM_SHAPES):
+    for action in actions:
         corners, shade = rng.integers(3, 5), rng.permutation([rng.integers(0, 256), rng.integers(180, 256), 255])
         y, x = rng.uniform(0, height), rng.uniform(0, width)
         angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform()
         speed, spin, growth = rng.uniform(1.5, 2.5) * unit, rng.uniform(0.08, 0.14), rng.uniform(0.03, 0.05)
-        motion = MOTIONS[label]
+        motion = "" if action is None else MOTIONS[action.label]
+        moved = time if action is None else np.clip(time - action.start, 0, action.end - action.start)
         dy = speed * {"moves_down": 1, "moves_up": -1}.get(motion, 0)
         dx = speed * {"moves_right": 1, "moves_left": -1}.get(motion, 0)
         turn = spin * {"turns_clockwise": 1, "turns_counterclockwise": -1}.get(motion, 0)
         grow = growth * {"grows": 1, "shrinks": -1}.get(motion, 0)
-        radius = smallest + (largest - smallest) * ((phase + grow * time) % 1)
+        radius = smallest + (largest - smallest) * ((phase + grow * moved) % 1)
         for t in time:
-            _draw(frames[t], y + dy * t, x + dx * t, radius[t], angle + turn * t, corners, shade)
+            y_t, x_t, angle_t = y + dy * moved[t], x + dx * moved[t], angle + turn * moved[t]
+            _draw(frames[t], y_t, x_t, radius[t], angle_t, corners, shade)
     return frames
 
 
@@ -138,9 +188,9 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return (top * (1 - fy) + bottom * fy).astype(np.uint8)
 
 
-def _write_video(task: tuple[Path, int, list[int]], num_frames: int, height: int) -> None:
-    path, label, seed = task
-    frames = render(label, np.random.default_rng(seed), num_frames, height)
+def _write_video(task: tuple[Path, list[Action | None], list[int]], num_frames: int, height: int) -> None:
+    path, actions, seed = task
+    frames = render(actions, np.random.default_rng(seed), num_frames, height)
     partial_path = path.with_name(f".{os.getpid()}.{path.name}")
     with av.open(str(partial_path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FRAME_RATE)

@@ -8,8 +8,8 @@ from conftest import config_of_data as config_of
 
 from nlvideo.data import center_batches, train_batches, video_views
 from nlvideo.data.annotations import read_table
-from nlvideo.data.dataset import Opener, TrainClips
-from nlvideo.data.loading import Loading, Share, StepSampler, batches_of_steps, watched
+from nlvideo.data.dataset import MultiViews, Opener, TrainClips
+from nlvideo.data.loading import Loading, Share, StepSampler, batches_of_steps, each_video, watched
 from nlvideo.distributed import RunFailed
 
 
@@ -62,15 +62,46 @@ def test_each_epoch_takes_every_video_once_in_another_order():
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-@pytest.mark.parametrize("build", [video_views, lambda *a, **k: center_batches(*a, 2, **k)])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_evaluation_takes_every_video_once_for_any_number_of_processes(video_folder, build, size):
+def test_validation_takes_every_video_once_for_any_number_of_processes(video_folder, size):
     table = read_table(str(video_folder), "val.csv", None)
     seen = []
     for rank in range(size):
-        for item in build(config_of(video_folder), table, rank=rank, size=size):
-            seen += item.videos.tolist() if hasattr(item, "videos") else [item.video]
+        for batch in center_batches(config_of(video_folder), table, 2, rank=rank, size=size):
+            seen += batch.videos.tolist()
     assert sorted(seen) == list(range(len(table)))
+
+
+def test_views_are_those_of_the_videos_asked_for(video_folder):
+    table = read_table(str(video_folder), "val.csv", None)
+    for workers in (0, 2):
+        views = video_views(config_of(video_folder, num_workers=workers), table, [3, 0, 4])
+        assert [video.video for video in views] == [3, 0, 4]
+
+
+class HangingViews(MultiViews):
+    """Views of which one video's hang, as if deep inside a C call."""
+
+    def views(self, video, index=0):
+        if index == 2:
+            time.sleep(60)
+        return super().views(video, index)
+
+
+@pytest.mark.parametrize("skip_slow", [False, True])
+def test_a_video_that_hangs_stops_the_evaluation_or_counts_as_wrong(video_folder, skip_slow):
+    table, test = read_table(str(video_folder), "val.csv", None), config_of(video_folder).test
+    options = {key: value for key, value in vars(test).items() if key != "pooling"}
+    opener = Opener(time_limit=30)
+    opener.watch.seconds = 1
+    views = HangingViews(table, num_frames=4, frame_stride=3, opener=opener, skip_slow=skip_slow, **options)
+    if skip_slow:
+        found = list(each_video(views, range(5), Loading(2)))
+        assert [video.video for video in found] == [0, 1, 2, 3, 4]
+        assert [[f.reason for f in video.failures] for video in found] == [[], [], ["decoding hangs"], [], []]
+    else:
+        with pytest.raises(RunFailed, match=r"Loading worker \d hangs in .*a video 2.mp4"):
+            list(each_video(views, range(5), Loading(2)))
 
 
 class SlowClips(TrainClips):
@@ -84,7 +115,7 @@ class SlowClips(TrainClips):
                 if self.hangs:
                     time.sleep(60)
                 video._deadline.end = 0  # what was allowed is over
-            return video.read([0], (48, 64), (0, 0, 40, 40))
+            return video.read([0], (48, 64), (0, 0, 40, 40)), 0
 
 
 def slow_clips(folder, hangs=False, **options):
@@ -162,7 +193,7 @@ class DyingClips(SlowClips):
         with self.opener(self.table.path(index)):
             if index == 2:
                 os.kill(os.getpid(), 11)
-        return torch.zeros(1, 40, 40, 3, dtype=torch.uint8)
+        return torch.zeros(1, 40, 40, 3, dtype=torch.uint8), 0
 
 
 def test_a_worker_that_dies_is_named_with_its_video(video_folder):

@@ -5,13 +5,13 @@ import pytest
 
 from nlvideo.data.annotations import read_classes, read_table
 from nlvideo.data.decode import open_video
-from nlvideo.data.synthetic import MOTIONS, render, write_motion_set
+from nlvideo.data.synthetic import MOTIONS, Action, render, write_set
 
 SETTINGS = {"num_train": 16, "num_val": 8, "num_frames": 12, "height": 48, "seed": 3}
 
 
 def render_of(label, seed=0, num_frames=24):
-    return render(label, np.random.default_rng(seed), num_frames, 48)
+    return render([Action(label, 0, num_frames)] * 3, np.random.default_rng(seed), num_frames, 48)
 
 
 def test_a_clip_follows_from_its_seed():
@@ -39,18 +39,18 @@ def test_one_frame_tells_nothing_about_the_class(t):
 
 
 def test_the_set_is_written_once_and_the_same_again(tmp_path):
-    write_motion_set(tmp_path / "a", **SETTINGS)
+    write_set("motions", tmp_path / "a", **SETTINGS)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*.mp4")}
     assert len(times) == 24
-    write_motion_set(tmp_path / "a", **SETTINGS)
+    write_set("motions", tmp_path / "a", **SETTINGS)
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*.mp4")}
-    write_motion_set(tmp_path / "b", **SETTINGS)
+    write_set("motions", tmp_path / "b", **SETTINGS)
     for path in times:
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
 def test_the_set_is_a_list_like_any_other(tmp_path):
-    write_motion_set(tmp_path, **SETTINGS)
+    write_set("motions", tmp_path, **SETTINGS)
     table = read_table(str(tmp_path), "train.csv", read_classes(tmp_path / "classes.txt"))
     assert table.classes == MOTIONS and len(table) == 16
     assert np.bincount(table.targets).tolist() == [2] * 8
@@ -59,21 +59,21 @@ def test_the_set_is_a_list_like_any_other(tmp_path):
 
 
 def test_an_interrupted_writing_goes_on(tmp_path):
-    write_motion_set(tmp_path, **SETTINGS)
+    write_set("motions", tmp_path, **SETTINGS)
     card = json.loads((tmp_path / "synthetic.json").read_text())
     (tmp_path / "synthetic.json").write_text(json.dumps(card | {"complete": False}))
     gone = (tmp_path / "train/00003.mp4").read_bytes()
     (tmp_path / "train/00003.mp4").unlink()
-    write_motion_set(tmp_path, **SETTINGS)
+    write_set("motions", tmp_path, **SETTINGS)
     assert (tmp_path / "train/00003.mp4").read_bytes() == gone
     assert json.loads((tmp_path / "synthetic.json").read_text())["complete"]
 
 
 def test_other_settings_and_other_folders_are_refused(tmp_path):
-    write_motion_set(tmp_path / "set", **SETTINGS)
+    write_set("motions", tmp_path / "set", **SETTINGS)
     with pytest.raises(ValueError, match="holds a synthetic set with other settings"):
-        write_motion_set(tmp_path / "set", **(SETTINGS | {"seed": 4}))
+        write_set("motions", tmp_path / "set", **(SETTINGS | {"seed": 4}))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="is not empty and holds no synthetic set"):
-        write_motion_set(tmp_path / "mine", **SETTINGS)
+        write_set("motions", tmp_path / "mine", **SETTINGS)

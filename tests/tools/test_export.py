@@ -1,0 +1,206 @@
+"""What is exported says what the network says, for every layout and every block."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from runs import config_of
+from torch import nn
+
+from nlvideo.importers import load_model
+from nlvideo.models import CONTEXT_BLOCKS
+from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
+from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.models.resnet import DEPTHS, VideoResNet, context_names
+from nlvideo.train import train
+
+TOOL = Path(__file__).parents[2] / "tools" / "export.py"
+ENDINGS = ("onnx", "pt2")
+CLIP = (3, 8, 32, 32)
+BLOCKS = (1, 2, 2, 2)  # the fewest with every kind of residual block that a layout has; each takes time to export
+
+spec = importlib.util.spec_from_file_location("export_tool", TOOL)
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+context = partial(GlobalContextBlock, ratio=4)
+NETWORKS = {  # (layout, stem, do the blocks stand inside): blocks
+    ("c2d", "all_frames", False): {
+        "res2.0": partial(NonLocalBlock, mode="gaussian"),
+        "res3.0": partial(NonLocalBlock, scale=True),
+        "res3.1": partial(NonLocalBlock, mode="dot_product", pool="after"),
+        "res4.0": partial(NonLocalBlock, norm=False),
+        "res4.1": partial(NonLocalBlock, mode="gaussian", extent="time"),
+    },
+    ("i3d", "released_8x8", False): {
+        "res2.0": partial(NonLocalBlock, extent="space", subsample=False),
+        "res3.0": partial(NonLocalBlock, extent="time", norm=False),
+        "res3.1": partial(NonLocalBlock, mode="gaussian", pool="after", group_frames=2),
+        "res4.0": partial(NonLocalBlock, mode="concatenation", extent="space", pool="after", bias=False),
+        "res4.1": partial(NonLocalBlock, group_frames=2),
+    },
+    ("i3d_333", "pyslowfast", False): {
+        "res2.0": SimplifiedNonLocalBlock,
+        "res3.0": context,
+        "res3.1": partial(context, pooling="average"),
+        "res4.0": partial(context, fusion="mul"),
+        "res4.1": partial(context, pooling="average", fusion="mul", norm=False),
+    },
+    ("slow", "all_frames", True): {
+        "res2.0": SimplifiedNonLocalBlock,
+        # Here x is not behind a ReLU, after which all a_i + b_j may have one sign, and f be zero.
+        "res3.0": partial(NonLocalBlock, mode="concatenation", norm=False),
+        "res3.1": partial(NonLocalBlock, mode="dot_product", extent="time"),
+        "res4.0": context,
+        "res4.1": partial(context, pooling="average"),
+        "res5.0": partial(context, fusion="mul"),
+        "res5.1": partial(context, pooling="average", fusion="mul"),
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def shallow_networks(monkeypatch):
+    monkeypatch.setitem(DEPTHS, 23, BLOCKS)
+
+
+def network_of(layout: str, stem: str, inside: bool, blocks=None) -> VideoResNet:
+    """Returns a thin network with some statistics in its batch norms, and with blocks that say something."""
+    network = VideoResNet(layout, 23, stem, 5, width=4, blocks=blocks, inside=inside)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm3d):
+            # Branches as large as what they are added to would make the network multiply its rounding errors.
+            gain = 0.2 if name.endswith("bn3") else 1.0
+            nn.init.uniform_(module.weight, 0.5 * gain, 1.5 * gain)
+            nn.init.normal_(module.bias, std=0.2 * gain)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, CONTEXT_BLOCKS):
+            norm = getattr(module, "bn", None)
+            nn.init.normal_(module.last_weight, std=0.02 if isinstance(module, NonLocalBlock) and norm is None else 0.3)
+            if norm is not None:  # what some of the modes say is far from 1
+                norm.train().momentum = 1.0
+    with torch.no_grad():
+        network(torch.randn(2, *CLIP))
+    return network.eval()
+
+
+def run_file(path: Path, clips: torch.Tensor) -> torch.Tensor:
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()(clips)
+    import onnxruntime
+
+    return torch.from_numpy(onnxruntime.InferenceSession(path).run(None, {"clips": clips.numpy()})[0])
+
+
+def skip_without_packages(ending: str) -> None:
+    for name in tool.ONNX_PACKAGES if ending == "onnx" else ():
+        pytest.importorskip(name, reason=f"ONNX needs {name}: pip install nlvideo[export]")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind[0])
+@torch.no_grad()
+def test_every_layout_and_block(kind, ending, tmp_path):
+    skip_without_packages(ending)
+    network = network_of(*kind, NETWORKS[kind])
+    path = tmp_path / f"network.{ending}"
+    difference = tool.export_network(network, CLIP, path)
+    assert difference <= 5e-5
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["network.json", path.name]
+    assert not any(block.plain for block in network.modules() if isinstance(block, NonLocalBlock))
+    clips = torch.randn(2, *CLIP)
+    expected = network(clips)
+    for name in context_names(network):  # each block counts for more than what is allowed above
+        network.get_submodule(name).last_weight.mul_(1.1)
+        before, expected = expected, network(clips)
+        assert (before - expected).abs().max() > 1e-4 * expected.abs().max(), name
+
+
+@pytest.fixture(scope="module")
+def checkpoint(video_folder, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    options = ("optim.max_steps=2", "precise_bn_steps=2", "block.norm=false", "data.mean=[0.3,0.4,0.5]")
+    train(config_of(video_folder, folder / "run", *options))
+    return folder / "run" / "checkpoint.pt"
+
+
+@pytest.mark.parametrize(("ending", "options"), [("onnx", ["--normalize"]), ("pt2", [])])
+@torch.no_grad()
+def test_the_command_writes_the_network_and_its_description(checkpoint, ending, options, tmp_path):
+    skip_without_packages(ending)
+    path = tmp_path / f"a network.{ending}"
+    command = [sys.executable, TOOL, checkpoint, path, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "" and "of the largest logit" in done.stdout and len(done.stdout.splitlines()) == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a network.json", path.name]
+
+    text = path.with_suffix(".json").read_text()
+    description = json.loads(text)
+    assert description["classes"] == ["0", "1", "2"] and description["step"] == 2
+    assert description["input"]["shape"] == ["batch", 3, 4, 32, 32]
+    assert description["input"]["dtype"] == ("uint8" if options else "float32")
+    std = [0.229, 0.224, 0.225]
+    assert description["normalization"] == {"mean": [0.3, 0.4, 0.5], "std": std, "inside": bool(options)}
+    assert (description["num_frames"], description["frame_stride"], description["block"]) == (4, 2, "non_local")
+    assert description["output"] == {"name": "logits", "shape": ["batch", 3], "scores": "softmax"}
+    if ending == "onnx":
+        import onnx
+
+        held = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
+        assert {key: held[key] for key in description} == description
+    else:
+        held = {"description.json": ""}
+        torch.export.load(path, extra_files=held)
+        assert held["description.json"] == text
+        with zipfile.ZipFile(path) as archive:  # pickled weights would be loaded with whatever code they bring
+            configs = [archive.read(name).decode() for name in archive.namelist() if name.endswith("_config.json")]
+        assert configs and not any('"use_pickle": true' in config for config in configs)
+
+    pixels = torch.randint(256, (5, 3, 4, 32, 32), dtype=torch.uint8)
+    clips = (pixels / 255 - torch.tensor([0.3, 0.4, 0.5]).view(3, 1, 1, 1)) / torch.tensor(std).view(3, 1, 1, 1)
+    expected = load_model(checkpoint)(clips)
+    found = run_file(path, pixels if options else clips)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_what_differs_from_the_network_is_not_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "TOLERANCE", -1.0)
+    with pytest.raises(ValueError, match="network.pt2 would differ from the network by .* of the largest logit"):
+        tool.export_network(network_of("c2d", "all_frames", False), CLIP, tmp_path / "network.pt2")
+    assert not list(tmp_path.iterdir())
+    ones = torch.ones(2, 3)
+    assert tool._relative_difference(ones * 3, ones * 2) == 0.5
+    assert tool._relative_difference(ones * float("nan"), ones) == tool._relative_difference(ones[:1], ones) > 1
+
+
+def test_mistakes_are_one_line(checkpoint, tmp_path, monkeypatch, capsys):
+    (tmp_path / "taken.pt2").touch()
+    (tmp_path / "described.json").touch()
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    monkeypatch.setattr(tool, "find_spec", lambda name: None if name == "onnxruntime" else "found")
+    for source, out, message in (
+        (checkpoint, "network.pth", "network.pth must end in .onnx or .pt2"),
+        (checkpoint, "taken.pt2", "taken.pt2 exists already; nothing is overwritten."),
+        (checkpoint, "described.pt2", "described.json exists already; nothing is overwritten."),
+        (checkpoint, "nowhere/network.pt2", "nowhere does not exist."),
+        (checkpoint, "network.onnx", "ONNX needs the packages onnxruntime: pip install nlvideo[export]"),
+        (tmp_path / "none.pt", "network.pt2", "none.pt does not exist."),
+        (tmp_path / "text.pt", "network.pt2", "text.pt is not a checkpoint that can be read"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["export.py", str(source), str(tmp_path / out)])
+        with pytest.raises(SystemExit) as raised:
+            tool.main()
+        assert str(raised.value.code).startswith("error: ") and message in raised.value.code
+        assert "\n" not in raised.value.code
+    assert capsys.readouterr().out == ""
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["described.json", "taken.pt2", "text.pt"]
