@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 from PIL import Image
 
 from nlvideo import metrics
@@ -22,7 +23,7 @@ from nlvideo.status import write_whole
 
 REPORT_FILE = "report.html"
 SHOWN_VIDEOS = 6  # best, and worst
-STRIP_FRAMES, STRIP_HEIGHT = 8, 96
+STRIP_FRAMES, STRIP_HEIGHT, STRIP_GAP = 8, 96, 3
 NAMED_CLASSES = 60  # more are drawn without names
 CONFUSED = 15
 PROTOCOL = (
@@ -208,7 +209,8 @@ def _strip(path: str, decoder: str, frame_rate: float) -> str:
         size = resized_size(video.height, video.width, STRIP_HEIGHT)
         wanted = np.unique(np.linspace(0, video.num_frames - 1, STRIP_FRAMES).round().astype(int))
         frames = video.read(wanted, size)  # (F, H, W, 3)
-    pixels = frames.permute(1, 0, 2, 3).reshape(size[0], -1, 3).numpy()
+    apart = F.pad(frames, (0, 0, 0, STRIP_GAP), value=255)  # white between them
+    pixels = apart.permute(1, 0, 2, 3).reshape(size[0], -1, 3).numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "jpeg", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

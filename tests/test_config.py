@@ -103,7 +103,7 @@ def test_a_config_survives_the_way_through_a_checkpoint(tmp_path):
         ("model.dropout=1.5", "model.dropout=1.5: must be at least 0 and below 1"),
         ("data.scale_range=[200,256]", r"data.scale_range=\[200, 256\]: .* neither below data.crop_size=224"),
         ("data.scale_range=[256]", r"data.scale_range=\[256\]"),
-        ("data.test.crop_size=300", "data.test.crop_size=300: must not exceed"),
+        ("data.test.crop_size=300", "data.test.crop_size=300: must be at least 1 and not exceed"),
         ("data.crop_size=257", "data.crop_size=257"),
         ("data.mean=[0.5]", r"data.mean=\[0.5\]: must be three numbers"),
         ("num_devices=3", "optim.batch_size=64 cannot be shared evenly by num_devices=3"),

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +15,19 @@ import torch
 from conftest import composed, frame_numbers
 from test_train import TINY, config_of, train
 
-from nlvideo.config import EvaluateConfig
+from nlvideo.config import EvaluateConfig, ViewsConfig
 from nlvideo.data import read_val_table
+from nlvideo.data.dataset import Opener
 from nlvideo.data.decode import open_video
+from nlvideo.data.pyav_video import PyavVideo
+from nlvideo.data.sampling import spread_order
 from nlvideo.data.transforms import normalize
+from nlvideo.data.video import SlowVideo
+from nlvideo.distributed import RunFailed
 from nlvideo.evaluate import evaluate
 from nlvideo.models import build_model
 from nlvideo.results import merge_scores
-from nlvideo.scoring import VideoScore
+from nlvideo.scoring import Scorer, VideoScore, pool
 
 SCRIPT = Path(sys.executable).parent / "nlvideo-evaluate"
 
@@ -180,20 +188,149 @@ def test_the_command_needs_the_checkpoint_alone_and_its_keys_win(checkpoint, vid
     assert list(tmp_path.iterdir()) == []  # nothing is written where the command is called
 
 
-def test_two_processes_give_the_same_files(checkpoint, video_folder, tmp_path):
-    for devices in (1, 2):
-        config = evaluate_config(checkpoint, video_folder, tmp_path / str(devices))
-        torch.set_num_threads(1)  # as each of two processes on two cores has
-        if devices == 1:
-            evaluate(config)
-    options = [f"checkpoint={checkpoint}", "num_devices=2", f"output_dir={tmp_path}/2", "precision=float32"]
-    command = ["env", "OMP_NUM_THREADS=1", str(SCRIPT), *options, "views_per_step=2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+FILES = ("scores.npz", "predictions.csv", "classes.csv")
+
+
+def assert_same_files(a: Path, b: Path) -> None:
+    for name in FILES:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    one, two = (json.loads((folder / "result.json").read_text()) for folder in (a, b))
+    for key in ("top1", "top1_interval", "by_clips", "by_crops", "list_sha256", "checkpoint_sha256", "num_threads"):
+        assert one[key] == two[key]
+
+
+def test_processes_and_videos_per_step_give_the_same_files(checkpoint, video_folder, tmp_path):
+    evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "1"))
+    evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "4", videos_per_step=4))
+    assert_same_files(tmp_path / "1", tmp_path / "4")
+    options = [f"checkpoint={checkpoint}", "num_devices=3", f"output_dir={tmp_path}/3", "precision=float32"]
+    done = run_command(*options, "views_per_step=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "2/result.json").read_text())["num_devices"] == 2
-    one, two = (np.load(tmp_path / name / "scores.npz")["scores"] for name in ("1", "2"))
-    assert np.array_equal(one, two)
-    assert (tmp_path / "1/predictions.csv").read_bytes() == (tmp_path / "2/predictions.csv").read_bytes()
+    assert json.loads((tmp_path / "3/result.json").read_text())["num_devices"] == 3
+    assert_same_files(tmp_path / "1", tmp_path / "3")
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(checkpoint, video_folder, tmp_path, monkeypatch, capsys):
+    evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "whole"))
+    opened, real = [], Opener.__call__
+
+    def noted(self, path):
+        opened.append(Path(path).name)
+        if len(opened) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, path)
+
+    monkeypatch.setattr(Opener, "__call__", noted)
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out"))
+    assert stopped.value.code == 128 + signal.SIGINT
+    assert "the same command goes on from there" in capsys.readouterr().out
+    assert len(opened) == 3 and not (tmp_path / "out/result.json").exists()
+    config = evaluate_config(checkpoint, video_folder, tmp_path / "out")
+    config.data.test.num_clips = 3
+    with pytest.raises(FileExistsError, match="holds the beginning of another evaluation .views: "):
+        evaluate(config)
+    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", videos_per_step=2, num_devices=1))
+    assert "going on: 3 of 5 videos are scored already" in capsys.readouterr().out
+    assert opened == [f"a video {i}.mp4" for i in range(5)]  # each once
+    assert result["num_scored_before"] == 3 and not (tmp_path / "out/unfinished").exists()
+    assert_same_files(tmp_path / "whole", tmp_path / "out")
+    evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out"))
+    assert len(opened) == 5 and "holds this evaluation already" in capsys.readouterr().out
+
+
+def test_a_slow_video_stops_it_or_counts_as_wrong_and_nothing_is_lost(checkpoint, video_folder, tmp_path, monkeypatch):
+    real = PyavVideo.read
+
+    def slow(self, indices, size, box=None):
+        if "video 2" in str(self.path):
+            raise SlowVideo(self.path, 1.0)
+        return real(self, indices, size, box)
+
+    monkeypatch.setattr(PyavVideo, "read", slow)
+    with pytest.raises(RunFailed, match="a video 2.mp4: decoding takes longer"):
+        evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out"))
+    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", data={"skip_slow": True}))
+    assert result["num_scored_before"] == 2 and result["num_undecodable"] == 1
+    assert "takes longer" in result["undecodable"][0]["reason"]
+
+
+def test_scores_that_are_not_finite_name_the_video(checkpoint, video_folder, tmp_path, monkeypatch):
+    real = Scorer.view_scores
+
+    def broken(self, views):
+        return real(self, views) * (torch.nan if views.video == 3 else 1)
+
+    monkeypatch.setattr(Scorer, "view_scores", broken)
+    with pytest.raises(RunFailed, match="The scores of .*a video 3.mp4 are not finite"):
+        evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out"))
+
+
+def test_fewer_views_are_scored_in_the_same_pass(checkpoint, video_folder, tmp_path):
+    data = {"test": ViewsConfig(num_clips=3, num_crops=3, short_side=32, crop_size=32)}
+    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "all", data=data))
+    assert [row["clips"] for row in result["by_clips"]] == [1, 2, 3] and len(result["by_crops"]) == 3
+    assert result["by_clips"][-1]["top1"] == result["by_crops"][-1]["top1"] == result["top1"]
+    data = {"test": ViewsConfig(num_clips=3, num_crops=1, short_side=32, crop_size=32)}
+    centre = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "centre", data=data))
+    assert centre["top1"] == result["by_crops"][0]["top1"]
+
+
+def test_pooling_over_views():
+    views = np.random.default_rng(0).random((5, 3, 4)).astype(np.float32)
+    order = spread_order(5)
+    assert order == [2, 0, 4, 1, 3]
+    for name, function in (("mean", np.mean), ("sum", np.sum), ("max", np.max)):
+        by_clips, by_crops, clips = pool(views, name)
+        for k in range(1, 6):
+            np.testing.assert_allclose(by_clips[k - 1], function(views[order[:k]], (0, 1)), rtol=1e-6)
+        for k in range(1, 4):
+            np.testing.assert_allclose(by_crops[k - 1], function(views[:, [1, 0, 2][:k]], (0, 1)), rtol=1e-6)
+        assert np.array_equal(by_clips[-1], by_crops[-1])
+        np.testing.assert_allclose(clips, function(views, 1), rtol=1e-6)
+
+
+def test_the_whole_frame_is_one_fully_convolutional_view(checkpoint, video_folder, tmp_path):
+    data = {"test": ViewsConfig(num_clips=1, num_crops=1, short_side=32, crop_size=None)}
+    evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", data=data))
+    scores = np.load(tmp_path / "out/scores.npz")["scores"]
+    assert scores.shape == (5, 3) and np.isfinite(scores).all()
+    content = torch.load(checkpoint, weights_only=True)
+    trained = composed(*TINY, f"data.root={video_folder}", "block.norm=false")
+    network = build_model(trained.model, trained.block, trained.data, 3)
+    network.load_state_dict(content["model"])
+    with open_video(video_folder / "val/a video 0.mp4") as video:
+        clip = video.read([16, 18, 20, 22], (32, 43)).permute(3, 0, 1, 2)[None]
+    settings = trained.data
+    clip = normalize(clip, torch.tensor(settings.mean), torch.tensor(settings.std), torch.float32)
+    with torch.inference_mode():
+        expected = network.eval().position_logits(clip).softmax(2).mean(1)[0].numpy()
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-5)
+
+
+def test_the_report_is_one_file_without_links(checkpoint, video_folder, tmp_path):
+    (tmp_path / "val.csv").write_text((video_folder / "val.csv").read_text() + f"{tmp_path}/<gone>.mp4 0\n")
+    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", data={"val": f"{tmp_path}/val.csv"}))
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and page.count("data:image/jpeg;base64,") == 10
+    assert "http" not in page and "&lt;gone&gt;.mp4" in page and "<gone>" not in page
+    assert f"{100 * result['top1']:.2f} %" in page and result["num_missing"] == 1
+
+
+def test_several_checkpoints_in_one_call(checkpoint, tmp_path):
+    for name in ("a", "b", "broken"):
+        (tmp_path / name).mkdir()
+        shutil.copy(checkpoint, tmp_path / name / "checkpoint.pt")
+    (tmp_path / "broken/checkpoint.pt").write_text("nothing")
+    one_view = ["data.test.num_clips=1", "data.test.num_crops=1", "report=false"]
+    done = run_command(f"checkpoint={tmp_path}/*/checkpoint.pt", *one_view, cwd=tmp_path)
+    assert done.returncode == 1 and "1 of 3 checkpoints could not be evaluated" in done.stderr
+    assert f"failed  {tmp_path}/broken/checkpoint.pt" in done.stdout and "Traceback" not in done.stderr
+    results = [tmp_path / name / "evaluation_step6_1x1_uniform/result.json" for name in ("a", "b")]
+    one, two = (json.loads(file.read_text()) for file in results)
+    assert one["top1"] == two["top1"] and one["checkpoint"] != two["checkpoint"]
+    again = run_command(f"checkpoint=[{tmp_path}/a/checkpoint.pt,{checkpoint}]", *one_view, cwd=tmp_path)
+    assert again.returncode == 0 and "holds this evaluation already, finished" in again.stdout
 
 
 @pytest.mark.parametrize(
