@@ -36,11 +36,17 @@ class Source(NamedTuple):
     pool: str = "before"  # block.pool
     scaled: tuple[str, ...] = ()  # layouts whose embedded-gaussian blocks scale their logits
     skipped: str = r"(?!)"  # keys that hold no weights
+    sampling: str = "uniform"  # data.test.clip_sampling
+    colours: tuple[float, float] | None = None  # mean and deviation of each colour; None: torchvision's
 
     def preset(self, trained: TrainConfig) -> list[str]:
         """Returns the overrides for a network like the one composed."""
         layout, block = trained.model.layout, trained.block
         found = [f"model.stem={self.stems[layout]}"] if layout in self.stems else []
+        found.append(f"data.test.clip_sampling={self.sampling}")
+        if self.colours is not None:
+            mean, deviation = self.colours
+            found += [f"data.mean={[mean] * 3}", f"data.std={[deviation] * 3}"]
         if block.kind == "non_local":
             found.append(f"block.pool={self.pool}")
             if block.mode == "embedded_gaussian" and layout in self.scaled:
@@ -117,6 +123,8 @@ SOURCES = {
         {"c2d": "pyslowfast", "i3d": "pyslowfast", "slow": "all_frames"},
         scaled=("c2d", "i3d", "slow"),
         skipped=r".*\.pathway\d_fuse\..*",
+        sampling="slowfast",
+        colours=(0.45, 0.225),
     ),
     # I3D 32x2, Slow, C2D (its variant without temporal pooling wants model.stem=all_frames); the block subsamples
     # after its convolutions and scales its logits in the configs of Slow alone.
@@ -126,6 +134,7 @@ SOURCES = {
         pool="after",
         scaled=("slow",),
         skipped=r"data_preprocessor\..*",
+        sampling="mmaction",
     ),
     # The paper's released models (resnet_video_org.py); 8x8 and 32x4 models want model.stem=released_8x8.
     "caffe2": Source(
@@ -133,6 +142,8 @@ SOURCES = {
         {"c2d": "released_32x2", "i3d": "released_32x2"},
         scaled=("c2d", "i3d"),
         skipped=r".*_momentum|lr|model_iter|epoch|.*_bn_(sm|siv)",
+        sampling="vnl",
+        colours=(0.45, 0.225),  # 114.75 and 57.375 of 255
     ),
     # torchvision's and timm's 2D ResNets share our names; they are inflated. timm's files are .pth or .safetensors.
     "torchvision": Source(lambda key: key),

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torchvision.models import resnet50, resnet101
 
 import nlvideo
-from nlvideo.importers import SOURCES, load_model, read_foreign
+from nlvideo.importers import SOURCES, compose_config, load_model, read_foreign
 
 PARITY = Path(__file__).parent / "parity"
 NL5 = ["block=nl5"]
@@ -100,7 +100,6 @@ def saved(tmp_path, content) -> Path:
 
 def trained_network(config, source="pyslowfast"):
     """A small network of the config with random weights and statistics, none of them at their initial values."""
-    from nlvideo.importers import compose_config
     from nlvideo.models import build_model
 
     made = compose_config(source, config)
@@ -334,3 +333,14 @@ def test_the_converter_writes_a_checkpoint_that_can_be_loaded(tmp_path):
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
     again = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert again.returncode == 1 and "exists already; nothing is overwritten" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "sampling", "mean"),
+    [("pyslowfast", "slowfast", 0.45), ("mmaction2", "mmaction", 0.485), ("caffe2", "vnl", 0.45)],
+)
+def test_weights_are_evaluated_with_the_sampling_and_colours_of_their_project(source, sampling, mean):
+    data = compose_config(source, ["model=i3d_r50", "block=none"]).data
+    assert data.test.clip_sampling == sampling and data.mean[0] == mean
+    assert data.std[0] == {0.45: 0.225, 0.485: 0.229}[mean]
+    assert compose_config(source, ["data.test.clip_sampling=uniform"]).data.test.clip_sampling == "uniform"
