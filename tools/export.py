@@ -106,7 +106,7 @@ def export(checkpoint: Path, out: Path, with_normalization: bool) -> None:
         "output": {
             "name": "logits",
             "shape": ["batch", len(classes)],
-            "scores": "sigmoid" if getattr(data, "format", "list") == "charades" else "softmax",
+            "scores": "sigmoid" if data.multi_label else "softmax",
         },
         "block": trained.block.kind,
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),  # as evaluation's result.json has it
