@@ -96,7 +96,8 @@ def _classes_picture(evaluation: Evaluation, counts: np.ndarray, values: np.ndar
 
     order = np.argsort(np.nan_to_num(values, nan=-1), kind="stable")
     order = order[~np.isnan(values[order])]
-    figure = Figure(figsize=(6, max(2.5, 0.22 * min(len(order), NAMED_CLASSES))), layout="constrained")
+    height = max(2.5, 0.22 * len(order)) if len(order) <= NAMED_CLASSES else 6
+    figure = Figure(figsize=(6, height), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(order)), 100 * values[order], color="#4c78a8", height=0.8 if len(order) <= NAMED_CLASSES else 1)
     if len(order) <= NAMED_CLASSES:
@@ -106,7 +107,8 @@ def _classes_picture(evaluation: Evaluation, counts: np.ndarray, values: np.ndar
     else:
         axes.set_ylabel(f"{len(order)} classes, by score; names in classes.csv")
     what = "average precision" if evaluation.multi_label else "top-1"
-    axes.set(xlim=(0, 100), ylim=(-0.6, len(order) - 0.4), xlabel=f"{what} (%), number of videos in brackets")
+    brackets = ", number of videos in brackets" if len(order) <= NAMED_CLASSES else ""
+    axes.set(xlim=(0, 100), ylim=(-0.6, len(order) - 0.4), xlabel=f"{what} (%){brackets}")
     axes.grid(alpha=0.3, axis="x")
     return _picture(figure)
 

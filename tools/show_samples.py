@@ -57,7 +57,8 @@ def draw(arguments: argparse.Namespace) -> None:
             axis.imshow(clip.frames[t].numpy())
             axis.set_axis_off()
         name, drawn = table.name(clip.video), clips.draw(epoch, index, len(clip.failures))
-        label = table.classes[clip.target]
+        shown_classes = np.flatnonzero(clip.target) if table.multi_label else [clip.target]
+        label = ", ".join(table.classes[k] for k in shown_classes) or "none"
         caption = f"epoch {epoch}, index {index}: {name}, class {label}\n{drawn}"
         if clip.failures:
             caption += f", instead of {table.name(index)}: {clip.failures[0].reason}"
