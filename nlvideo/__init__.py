@@ -3,7 +3,10 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["GlobalContextBlock", "NonLocalBlock", "SimplifiedNonLocalBlock", "insert_blocks", "load_model"]
+__all__ = [
+    *("GlobalContextBlock", "NonLocalBlock", "SimplifiedNonLocalBlock", "insert_blocks", "load_model"),
+    *("Predictor", "predict"),
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -12,6 +15,10 @@ def __getattr__(name: str) -> Any:
         from nlvideo.models.insert import insert_blocks as found
     elif name == "load_model":
         from nlvideo.importers import load_model as found
+    elif name in ("Predictor", "predict"):
+        from nlvideo import prediction
+
+        found = getattr(prediction, name)
     elif name in __all__:
         from nlvideo import models
 

@@ -270,11 +270,39 @@ class EvaluateConfig:
                 raise ValueError(f"{key}={value}: must be at least 1.")
 
 
+@dataclass
+class PredictConfig:
+    checkpoint: str = MISSING
+    top: int = 5  # classes of each video, or moment
+    json: bool = False  # a line of JSON for each video, and nothing else, on the standard output
+    sliding: bool = False  # scores from moment to moment, by windows of num_frames * frame_stride frames
+    every_seconds: float | None = None  # from one window to the next; null: half a window
+    timeline: str | None = None  # with sliding: a PNG of the scores over time
+    write: str | None = None  # an mp4: the video with its classes written on it
+    precision: str = "auto"
+    views_per_step: int | None = None  # through the network together; null: 2 on a CPU, 15 on a GPU
+    num_threads: int | None = None  # null: the machine's cores
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self):
+        _check_choice("precision", self.precision, PRECISIONS)
+        for key in ("top", "views_per_step", "num_threads"):
+            value = _value(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value}: must be at least 1.")
+        if self.every_seconds is not None and not 0 < self.every_seconds < math.inf:
+            raise ValueError(f"every_seconds={self.every_seconds}: must be above 0, or null.")
+        for key in ("every_seconds", "timeline"):
+            if _value(self, key) is not None and not self.sliding:
+                raise ValueError(f"{key} has no effect without sliding=true.")
+
+
 def store_schemas() -> None:
-    """Makes the dataclasses known to Hydra, as the base that train.yaml and evaluate.yaml start from."""
+    """Makes the dataclasses known to Hydra, as the base that train.yaml, evaluate.yaml and predict.yaml start from."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="predict_schema", node=PredictConfig)
 
 
 def to_dataclass(config: DictConfig) -> Any:

@@ -191,6 +191,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         )
     elif world.is_main:
         print(f"{folder} holds this evaluation already, finished.")
+        shutil.rmtree(folder / KEPT_FOLDER, ignore_errors=True)  # a kill may have left it
     if world.is_main:
         if config.report and not (folder / REPORT_FILE).exists():
             write_report(read_results(folder), table, decoder=config.data.decoder, frame_rate=config.data.frame_rate)
@@ -306,7 +307,7 @@ def finish(
         **seconds,
     }
     write_results(folder, result, found, table)
-    shutil.rmtree(folder / KEPT_FOLDER)
+    shutil.rmtree(folder / KEPT_FOLDER, ignore_errors=True)  # some file systems keep a folder whose files are open
     (folder / REPORT_FILE).unlink(missing_ok=True)
     return json.loads(json.dumps(result))  # as it will be read
 
