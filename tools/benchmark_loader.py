@@ -8,6 +8,7 @@ FOLDER holds videos; they are also prepared (tools/prepare_videos.py) and read a
   prepared_over_original      rate of training clips from the prepared videos over that from the originals
   eval_video_over_reference   all views (10 clips x 3 crops of 256) over one full decode with conversion of the
                               wanted frames
+  eval_video_peak_MB          memory that reading all views of the largest of the videos adds to a process
 Everything runs in turn in one process with one thread, in rounds with other random clips each: ratios of all rounds'
 times, and the lowest and highest of one round.
 """
@@ -16,6 +17,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -69,6 +71,10 @@ def main() -> None:
         prepared = table_of(prepared_folder, [str(Path(name).with_suffix(".mp4")) for name in videos], scratch)
         figures = measure(originals, prepared, arguments.rounds)
         figures["clips_per_second"] = 1 / figures["seconds"]["training clip"]
+        spawned = multiprocessing.get_context("spawn").Pool(1, partial(torch.set_num_threads, 1), maxtasksperchild=1)
+        with spawned as pool:
+            peaks = pool.map(partial(peak_of_views, originals), range(len(originals)), chunksize=1)
+        figures["eval_video_peak_MB"] = max(peaks)
         figures["workers"] = arguments.workers
         figures["clips_per_second_of_workers"] = rate_of_workers(originals, arguments.workers, arguments.rounds)
     show(figures, arguments)
@@ -127,6 +133,16 @@ def measure(originals, prepared, rounds: int) -> dict:
         "videos": num,
         "rounds": rounds,
     }
+
+
+def peak_of_views(table, index: int) -> float:
+    """Returns the megabytes that all views of one video add to a process that has read a single frame of it."""
+    with PyavVideo(table.path(index)) as video:
+        video.read([0], (video.height, video.width))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in MultiViews(table, **TEST)[index].chunks(2):
+        pass
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
 
 
 def decode_window(path: str, start: int) -> int:
@@ -193,6 +209,7 @@ def show(figures: dict, arguments: argparse.Namespace) -> None:
     for key, (low, high) in figures["spread"].items():
         table.add_row(key, f"{figures[key]:.2f}", f"{low:.2f} to {high:.2f}")
     Console().print(table)
+    print(f"eval_video_peak_MB {figures['eval_video_peak_MB']:.0f}")
     seconds = figures["seconds"]
     clip, opening, decoding = (seconds[name] for name in ("training clip", "opening", "decoding"))
     stages = {"opening and index": opening, "decoding": decoding - opening, "converting and resizing": clip - decoding}
