@@ -16,9 +16,9 @@ def __getattr__(name: str) -> Any:
     elif name == "load_model":
         from nlvideo.importers import load_model as found
     elif name in ("Predictor", "predict"):
-        from nlvideo import prediction
+        from nlvideo import predictor
 
-        found = getattr(prediction, name)
+        found = getattr(predictor, name)
     elif name in __all__:
         from nlvideo import models
 

@@ -56,7 +56,7 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         scores: (V, K).
         targets: (V, K) bool.
     """
-    return _average_precisions(scores, targets, np.ones((1, len(scores))))[0]
+    return weighted_average_precisions(scores, targets, np.ones((1, len(scores))))[0]
 
 
 def without_actions_last(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -65,19 +65,23 @@ def without_actions_last(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def accuracy_interval(right: np.ndarray) -> list[float]:
-    """Returns the bootstrap interval of the share of right videos; right is (V,) bool."""
+    """Returns the bootstrap interval of the share of right videos.
+
+    Args:
+        right: (V,) bool; or 1, 0 and -1, what one run has right less what another has: their paired difference.
+    """
     return interval(lambda weights: weights @ right / weights.sum(1), len(right))
 
 
 def class_accuracy_interval(right: np.ndarray, targets: np.ndarray) -> list[float]:
-    """Returns the bootstrap interval of the mean over classes of each one's share of right videos."""
+    """Returns the bootstrap interval of the mean over classes of each one's share of right videos, see above."""
     num_classes = int(targets.max()) + 1
     return interval(lambda w: np.nanmean(_class_accuracies(right, targets, num_classes, w), 1), len(right))
 
 
 def map_interval(scores: np.ndarray, targets: np.ndarray) -> list[float]:
     """Returns the bootstrap interval of the mean of average_precisions over the classes with positives."""
-    return interval(lambda weights: np.nanmean(_average_precisions(scores, targets, weights), 1), len(scores))
+    return interval(lambda weights: np.nanmean(weighted_average_precisions(scores, targets, weights), 1), len(scores))
 
 
 def interval(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> list[float]:
@@ -103,7 +107,7 @@ def _class_accuracies(right: np.ndarray, targets: np.ndarray, num_classes: int, 
         return (weights * right) @ membership / (weights @ membership)
 
 
-def _average_precisions(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_average_precisions(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns (R, K) for videos counted `weights` (R, V) times, copies of one standing together."""
     found = np.full((len(weights), targets.shape[1]), np.nan)
     for k in np.flatnonzero(targets.any(0)):

@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -236,13 +237,20 @@ def read_results(folder: str | Path) -> Evaluation:
     for name in (RESULT_FILE, SCORES_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no finished evaluation: {name} is missing; run nlvideo-evaluate.")
+    broken = f"{folder} holds no evaluation that can be read"
+    if not zipfile.is_zipfile(folder / SCORES_FILE):  # as one that was cut
+        raise ValueError(f"{broken}: {SCORES_FILE} is no whole npz file.")
     try:
         result = json.loads((folder / RESULT_FILE).read_text())
         with np.load(folder / SCORES_FILE) as held:
             arrays = [held[name] for name in ("ids", "classes", "scores", "targets")]
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{folder} holds no evaluation that can be read: {error}") from None
-    return Evaluation(folder, result, *arrays)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{broken}: {error}") from None
+    ids, classes, scores, targets = arrays
+    size = (len(ids), len(classes))
+    if not isinstance(result, dict) or scores.shape != size or targets.shape not in (size, size[:1]):
+        raise ValueError(f"{broken}: its arrays do not fit together.")
+    return Evaluation(folder, result, ids, classes, scores, targets)
 
 
 def print_table(result: dict[str, Any], folder: Path) -> None:

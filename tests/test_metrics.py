@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from nlvideo.metrics import (
-    _average_precisions,
     accuracy_interval,
     average_precisions,
     class_accuracy_interval,
@@ -10,6 +9,7 @@ from nlvideo.metrics import (
     mean_class_accuracy,
     target_ranks,
     topk_accuracy,
+    weighted_average_precisions,
     without_actions_last,
 )
 
@@ -99,7 +99,7 @@ def test_videos_without_actions_or_scores_come_last():
 def test_weights_are_repeated_videos():
     scores, targets = random_multi_label(levels=4)
     weights = np.random.default_rng(1).multinomial(60, np.full(60, 1 / 60), 5).astype(float)
-    found = _average_precisions(scores, targets, weights)
+    found = weighted_average_precisions(scores, targets, weights)
     for row, weight in zip(found, weights, strict=True):
         drawn = np.repeat(np.arange(60), weight.astype(int))
         np.testing.assert_allclose(row, by_hand(scores[drawn], targets[drawn]), atol=1e-12)

@@ -120,8 +120,8 @@ class NonLocalBlock(nn.Module):
 
     def attention_map(self, x: Tensor) -> Tensor:
         """Returns the weights (B, queries, keys) that the block gives to its keys, B counting what sees each other:
-        clips, or frames for extent "space", or places for "time". Softmax rows sum to 1; the others are f / M. Groups of
-        frames (group_frames) are the caller's to make: what x holds is seen as one."""
+        clips, or frames for extent "space", or places for "time". Softmax rows sum to 1; the others are f / M. Groups
+        of frames (group_frames) are the caller's to make."""
         return self._map(*self._operands(x)[0])
 
     def _map(self, first: Tensor, second: Tensor) -> Tensor:
