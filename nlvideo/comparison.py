@@ -236,8 +236,8 @@ def map_difference(run: Evaluation, baseline: Evaluation) -> dict[str, Differenc
     drawn = []
 
     def difference(weights: np.ndarray) -> np.ndarray:
-        a, b = (metrics.weighted_average_precisions(scores, run.targets, weights) for scores in official)
-        drawn.append(np.nanmean(b, 1) - np.nanmean(a, 1))
+        a, b = (metrics.map_of_draws(scores, run.targets, weights) for scores in official)
+        drawn.append(b - a)
         return drawn[-1]
 
     ends = metrics.interval(difference, len(run.ids))

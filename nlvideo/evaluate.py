@@ -31,10 +31,10 @@ from nlvideo.data import VideoTable, class_names, prepare_data, read_val_table, 
 from nlvideo.data.decode import load_decoder
 from nlvideo.metrics import headline
 from nlvideo.models import VideoResNet, build_model, check_clip
-from nlvideo.precision import resolve_precision
+from nlvideo.precision import resolve_precision, use_tf32
 from nlvideo.report import REPORT_FILE, write_report
 from nlvideo.results import RESULT_FILE, Scores, merge_scores, print_table, read_results, summarize, write_results
-from nlvideo.scoring import Kept, Scorer, refuse_other, score_videos
+from nlvideo.scoring import IDENTITY_FILE, Kept, Scorer, refuse_other, score_videos
 from nlvideo.signals import StopSignal
 
 KEPT_FOLDER = "unfinished"
@@ -42,6 +42,7 @@ VIEWS_PER_STEP = {"cpu": 2, "cuda": 15}  # the last bits of scores depend on it,
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     run_command(run, "evaluate")
 
 
@@ -108,15 +109,20 @@ def merge_with_checkpoint(composed: DictConfig, checkpoint: str, output_dir: str
 def merge_data(cls: type, trained: TrainConfig, given: dict[str, Any]) -> Any:
     """Returns a config of class `cls` with the data settings of a trained network, under the keys given."""
     container = {"data": to_container(trained.data), "precision": trained.precision}
-    # The checkpoint knows its class names; a file with them is read where the command line names one, to be compared.
-    container["data"] |= {"classes": None, "num_classes": None}
+    # The checkpoint knows its class names. A file with the list's is compared with them, if there is one.
+    container["data"]["num_classes"] = None
+    names = container["data"]["classes"]
+    if names is not None and not Path(given.get("data.root", trained.data.root), names).is_file():
+        container["data"]["classes"] = None
     if "data.root" in given and not any(key.startswith("data.synthetic") for key in given):
         container["data"]["synthetic"] = None  # nothing is written into a folder that the user names
     for key, value in given.items():
         *path, name = key.split(".")
         node = container
         for part in path:
-            node = node.setdefault(part, {})
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
         if key.startswith(("data.", "precision")) and node.get(name) != value:
             print(f"{key}: {node.get(name)} in the checkpoint, {value} on the command line")
         node[name] = value
@@ -138,7 +144,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     """
     world, started = world_of.init_world(), time.monotonic()
     world_of.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
-    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
+    use_tf32(False, world.device)
     checkpoint = load_checkpoint(config.checkpoint)
     trained = from_container(TrainConfig, checkpoint["config"])
     load_decoder(config.data.decoder)
@@ -150,8 +156,12 @@ def evaluate(config: EvaluateConfig) -> dict:
         )
     dtype = resolve_precision(config.precision, world.device)
     folder = output_folder(config, checkpoint["step"])
+    # An evaluation goes on as it began, also on a machine with other cores.
+    begun = world_of.on_main(recorded, folder)
+    torch.set_num_threads(config.num_threads or begun.get("num_threads") or len(os.sched_getaffinity(0)))
     views_per_step = config.views_per_step or VIEWS_PER_STEP[world.device.type]
     identity = describe(config, checkpoint, table, dtype, world.device, views_per_step)
+    world_of.check_same(identity, "evaluation")
     finished = world_of.on_main(finished_result, folder, identity)
     if finished is None:
         scorer = Scorer(
@@ -164,8 +174,7 @@ def evaluate(config: EvaluateConfig) -> dict:
             views_per_step=views_per_step,
         )
         kept = Kept(folder / KEPT_FOLDER, identity)
-        world_of.on_main(kept.open)
-        before = world_of.on_main(lambda: sorted(kept.read()))
+        before = world_of.on_main(kept.open)
         if before and world.is_main:
             print(f"going on: {len(before)} of {len(table)} videos are scored already")
         videos = sorted(set(range(len(table))) - set(before))[world.rank :: world.size]
@@ -178,7 +187,7 @@ def evaluate(config: EvaluateConfig) -> dict:
             total=len(videos),
             videos_per_step=config.videos_per_step,
             pooling=config.data.test.pooling,
-            keep_clips=table.multi_label and config.data.test.clip_sampling == "points",
+            keep_clips=localizes(config),
             kept=kept,
             stopped=lambda: stopping.received,
         )
@@ -187,10 +196,10 @@ def evaluate(config: EvaluateConfig) -> dict:
         parts = world_of.gather(mine)
         seconds = {"seconds": round(time.monotonic() - started, 1), "num_scored_before": len(before)}
         finished = world_of.on_main(
-            lambda: finish(folder, identity, parts + [keep(kept.read(), before)], table, config, seconds, world)
+            lambda: finish(folder, identity, [*parts, kept.before], table, config, seconds, world)
         )
     elif world.is_main:
-        print(f"{folder} holds this evaluation already, finished.")
+        print(f"{folder} holds this evaluation already, finished; remove the folder to score again.")
         shutil.rmtree(folder / KEPT_FOLDER, ignore_errors=True)  # a kill may have left it
     if world.is_main:
         if config.report and not (folder / REPORT_FILE).exists():
@@ -214,7 +223,19 @@ def read_table_for(config: EvaluateConfig, trained: TrainConfig, classes: list[s
             f"data.format={config.data.format}: the list has {kinds[config.data.multi_label]}, but the network was "
             f"trained for {kinds[trained.data.multi_label]} (data.format={trained.data.format})."
         )
-    return read_val_table(config.data, classes)
+    table = read_val_table(config.data, classes)
+    if localizes(config) and np.isnan(table.segments.lengths).any():
+        first = table.name(int(np.flatnonzero(np.isnan(table.segments.lengths))[0]))
+        raise ValueError(
+            f"data.test.clip_sampling=points: {table.source} does not say the length of {first} (column length), which "
+            "localisation is scored by."
+        )
+    return table
+
+
+def localizes(config: EvaluateConfig) -> bool:
+    """Returns whether the clips are scored one by one, against what goes on around them."""
+    return config.data.multi_label and config.data.test.clip_sampling == "points"
 
 
 def load_network(checkpoint: dict[str, Any], trained: TrainConfig, config: EvaluateConfig) -> VideoResNet:
@@ -236,26 +257,37 @@ def describe(
     device: torch.device,
     views_per_step: int,
 ) -> dict[str, Any]:
-    """Returns all that the scores depend on."""
+    """Returns what the scores depend on."""
     return {
         "checkpoint": str(config.checkpoint),
-        "checkpoint_sha256": _sha256(config.checkpoint),
+        "checkpoint_sha256": checkpoint["sha256"],  # of its content
         "step": checkpoint["step"],
         "list": table.source,
         "list_sha256": table.digest(),
+        "videos": table.root,
         "num_frames": config.data.num_frames,
         "frame_stride": config.data.frame_stride,
         "views": dataclasses.asdict(config.data.test),
         "activation": "sigmoid" if table.multi_label else "softmax",
         "decoder": config.data.decoder,
+        "frame_rate": config.data.frame_rate,
         "mean": config.data.mean,
         "std": config.data.std,
         "batch_norm": "precise" if checkpoint.get("precise_bn") else "running",
         "precision": str(dtype).removeprefix("torch."),
         "device_type": device.type,
         "views_per_step": views_per_step,
-        "num_threads": torch.get_num_threads(),
+        "num_threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "torch": str(torch.__version__),
     }
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Returns what the scores depend on that the folder holds, finished or not; {} if it holds none."""
+    for file in (folder / RESULT_FILE, folder / KEPT_FOLDER / IDENTITY_FILE):
+        if file.exists():
+            return json.loads(file.read_text())
+    return {}
 
 
 def finished_result(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -280,11 +312,6 @@ def stop_if_asked(stopping: StopSignal, folder: Path) -> None:
         print(f"Stopped; what is scored is kept in {folder / KEPT_FOLDER}, and the same command goes on from there.")
     world_of.leave_world()
     sys.exit(128 + received)
-
-
-def keep(found: dict, videos: list[int]) -> dict:
-    """Returns the results for these videos alone."""
-    return {video: found[video] for video in videos}
 
 
 def finish(
@@ -319,10 +346,6 @@ def output_folder(config: EvaluateConfig, step: int) -> Path:
     test = config.data.test
     name = f"evaluation_step{step}_{test.num_clips}x{test.num_crops}_{test.clip_sampling}"
     return Path(config.checkpoint).parent / name
-
-
-def _sha256(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

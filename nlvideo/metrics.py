@@ -59,6 +59,11 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return weighted_average_precisions(scores, targets, np.ones((1, len(scores))))[0]
 
 
+def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the mean of average_precisions over the classes with positives, nan if there are none."""
+    return float(_mean_of_defined(average_precisions(scores, targets)[None])[0])
+
+
 def without_actions_last(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Returns the scores with -inf for videos without any action, which the official classification leaves out so."""
     return np.where(targets.any(1, keepdims=True), scores, -np.inf)
@@ -76,16 +81,23 @@ def accuracy_interval(right: np.ndarray) -> list[float]:
 def class_accuracy_interval(right: np.ndarray, targets: np.ndarray) -> list[float]:
     """Returns the bootstrap interval of the mean over classes of each one's share of right videos, see above."""
     num_classes = int(targets.max()) + 1
-    return interval(lambda w: np.nanmean(_class_accuracies(right, targets, num_classes, w), 1), len(right))
+    return interval(lambda w: _mean_of_defined(_class_accuracies(right, targets, num_classes, w)), len(right))
 
 
 def map_interval(scores: np.ndarray, targets: np.ndarray) -> list[float]:
     """Returns the bootstrap interval of the mean of average_precisions over the classes with positives."""
-    return interval(lambda weights: np.nanmean(weighted_average_precisions(scores, targets, weights), 1), len(scores))
+    return interval(lambda w: map_of_draws(scores, targets, w), len(scores))
+
+
+def map_of_draws(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns (R,) the mean average precision for videos counted `weights` (R, V) times; nan without any positive."""
+    return _mean_of_defined(weighted_average_precisions(scores, targets, weights))
 
 
 def interval(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> list[float]:
     """Returns the ends of the percentile bootstrap interval: videos drawn with replacement, RESAMPLES times.
+
+    Draws for which the metric is not defined, nan, are left out.
 
     Args:
         metric: (R, V) how often each video was drawn -> (R,) values. The draws are the same in every call.
@@ -96,7 +108,14 @@ def interval(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> lis
         count = min(size, RESAMPLES - first)
         values.append(metric(rng.multinomial(num_videos, np.full(num_videos, 1 / num_videos), count).astype(float)))
     tail = 50 * (1 - LEVEL)
-    return np.percentile(np.concatenate(values), [tail, 100 - tail]).tolist()
+    return np.nanpercentile(np.concatenate(values), [tail, 100 - tail]).tolist()
+
+
+def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Returns (R,) means over the classes (R, K) that are not nan, nan where all are."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(1) / known.sum(1)
 
 
 def _class_accuracies(right: np.ndarray, targets: np.ndarray, num_classes: int, weights: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from nlvideo.data.sampling import clip_indices, crop_offsets, resized_size, view
 from nlvideo.data.video import DecodeError, Video
 from nlvideo.distributed import RunFailed
 from nlvideo.evaluate import VIEWS_PER_STEP, load_network, merge_data
-from nlvideo.precision import resolve_precision
+from nlvideo.precision import resolve_precision, use_tf32
 from nlvideo.scoring import Scorer, pool
 
 BLOCK_BYTES = 2**28  # of frames in memory together; every block costs the way from the keyframe before it
@@ -115,6 +115,7 @@ class Predictor:
         self.classes, self.multi_label = list(content["classes"]), trained.data.multi_label
         load_decoder(self.config.data.decoder)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        use_tf32(False, self.device)
         self._scorer = Scorer(
             load_network(content, trained, self.config),
             self.device,
@@ -167,6 +168,8 @@ class Predictor:
             DecodeError: the video cannot be decoded. There is no time limit.
             RunFailed: the scores are not finite.
         """
+        if self.config.data.test.pooling == "sum":
+            raise ValueError("data.test.pooling=sum: scores from moment to moment need mean or max.")
         data, reduce, found = self.config.data, reduction(self.config), []
         window = data.num_frames * data.frame_stride
         with self.open(path) as video:

@@ -49,6 +49,8 @@ def check_inputs(config: TrainConfig) -> Inputs:
     prepare_data(config.data)
     train_table = read_train_table(config.data)
     val_table = read_val_table(config.data, train_table.classes)
+    if val_table.multi_label and not val_table.targets.any():
+        raise ValueError(f"data.val={config.data.val}: none of its videos holds an action, so nothing can be measured.")
     torch.manual_seed(config.seed)  # the same initial weights in every process and every time
     network = build_model(config.model, config.block, config.data, len(train_table.classes))
     check_clip(network, config.data.num_frames, config.data.crop_size, config.data.crop_size)

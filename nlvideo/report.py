@@ -225,4 +225,5 @@ def _picture(figure) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 32 else f"{name[:30]}..."
+    """Returns a name for a picture, in which matplotlib would take dollars for formulas."""
+    return (name if len(name) <= 32 else f"{name[:30]}...").replace("$", r"\$")

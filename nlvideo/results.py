@@ -111,20 +111,23 @@ def _measure_multi_label(found: Scores, table: VideoTable) -> dict[str, Any]:
         return {"map": None, "map_official": None, "map_all_videos": None}  # a test list, whose actions are not given
     official = metrics.without_actions_last(found.scores, table.targets)
     precisions = metrics.average_precisions(official, table.targets)
-    plain = metrics.average_precisions(found.scores, table.targets)
     decoded = np.setdiff1d(np.arange(len(table)), list(found.failures))
     result = {
-        "map": float(np.nanmean(precisions)),
+        "map": metrics.mean_average_precision(official, table.targets),
         "map_official": _number(np.mean(precisions)),  # none where a class has no positive
-        "map_all_videos": float(np.nanmean(plain)),
+        "map_all_videos": metrics.mean_average_precision(found.scores, table.targets),
         "map_interval": metrics.map_interval(official, table.targets),
-        "map_decoded": float(np.nanmean(metrics.average_precisions(official[decoded], table.targets[decoded]))),
+        "map_decoded": _number(metrics.mean_average_precision(official[decoded], table.targets[decoded])),
         "num_classes_without_videos": int(np.isnan(precisions).sum()),
         "num_videos_without_actions": int((~table.targets.any(1)).sum()),
     }
     if found.clips.shape[1]:
-        at = metrics.average_precisions(*localization(found, table))
-        result |= {"localization_map": float(np.nanmean(at)), "localization_map_official": _number(np.mean(at))}
+        at = localization(found, table)
+        result |= {
+            "localization_points": found.clips.shape[1],  # 25 officially
+            "localization_map": _number(metrics.mean_average_precision(*at)),
+            "localization_map_official": _number(np.mean(metrics.average_precisions(*at))),
+        }
     return result
 
 
@@ -134,9 +137,6 @@ def localization(found: Scores, table: VideoTable) -> tuple[np.ndarray, np.ndarr
     Point p of P lies at p / P of the length that the list gives (Charades_v1_localize.m).
     """
     lengths, points = table.segments.lengths, found.clips.shape[1]
-    if np.isnan(lengths).any():
-        first = table.name(int(np.flatnonzero(np.isnan(lengths))[0]))
-        raise ValueError(f"{table.source} does not say the length of {first}, which localisation is scored by.")
     targets = [table.segments.at(v, p / points * lengths[v]) for v in range(len(table)) for p in range(points)]
     return found.clips.reshape(len(targets), -1), np.array(targets)
 
@@ -147,8 +147,8 @@ def _headlines(value: np.ndarray, table: VideoTable) -> dict[str, float]:
         return {"top1": metrics.topk_accuracy(value, 1), "top5": metrics.topk_accuracy(value, k)}
     if not table.targets.any():
         return {"map": None}
-    precisions = metrics.average_precisions(metrics.without_actions_last(value, table.targets), table.targets)
-    return {"map": float(np.nanmean(precisions))}
+    official = metrics.without_actions_last(value, table.targets)
+    return {"map": metrics.mean_average_precision(official, table.targets)}
 
 
 def _number(value: float) -> float | None:

@@ -1,8 +1,5 @@
 """Going on with a run: what its folder holds, whether it is the same run, and what may differ."""
 
-import errno
-import fcntl
-import os
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -53,23 +50,6 @@ def find_checkpoint(config: TrainConfig, table: VideoTable) -> Found | None:
         others.append(f"the training list: {table.source} has other videos, labels or class names than before")
     _check_same_run(folder, checkpoint["config"], config, others)
     return found
-
-
-def claim(folder: Path) -> None:
-    """Keeps other processes from training in this folder as long as this one lives; one that does not exist is free.
-
-    Raises:
-        FileExistsError: another one does already.
-    """
-    if not folder.is_dir():
-        return
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # never closed
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone, not of the workers that it forks
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise FileExistsError(f"output_dir={folder}: another process is training there at this moment.") from None
-        # otherwise a file system without locks
 
 
 def differences(stored: dict, config: TrainConfig) -> list[str]:

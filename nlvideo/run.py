@@ -12,6 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from nlvideo import distributed as world_of
+from nlvideo.claim import claim
 from nlvideo.config import TrainConfig, to_container, to_yaml
 from nlvideo.data import Share, VideoTable, prepare_data
 from nlvideo.data.transforms import normalize
@@ -21,7 +22,7 @@ from nlvideo.models.weights import check_blocks_can_learn, load_pretrained
 from nlvideo.optim import param_groups
 from nlvideo.precision import autocast, input_dtype, resolve_precision, use_tf32
 from nlvideo.preflight import Inputs, check_inputs
-from nlvideo.resume import claim, find_checkpoint, notes_on
+from nlvideo.resume import find_checkpoint, notes_on
 from nlvideo.timing import StepTimer
 
 

@@ -3,10 +3,12 @@
 K classes, P positions of the fully convolutional network.
 """
 
+import hashlib
 import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +18,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nlvideo.claim import claim
 from nlvideo.data.annotations import VideoTable
 from nlvideo.data.dataset import VideoViews
+from nlvideo.data.loading import end_workers
 from nlvideo.data.sampling import spread_order
 from nlvideo.data.transforms import normalize
 from nlvideo.distributed import RunFailed, World
@@ -27,6 +31,7 @@ from nlvideo.precision import autocast, input_dtype
 from nlvideo.status import write_whole
 
 KEPT_EVERY_SECONDS = 20
+IDENTITY_FILE = "identity.json"
 CROP_ORDER = {1: [0], 3: [1, 0, 2]}  # in which crops are added: the centre first
 
 
@@ -80,8 +85,14 @@ class Scorer:
     def clip_scores(self, clips: Tensor) -> Tensor:
         """Returns (N, K) for clips (N, C, T, H, W) uint8."""
         inputs = normalize(clips.to(self.device, non_blocking=True), self.mean, self.std, input_dtype(self.dtype))
-        with autocast(self.device, self.dtype):
-            logits = self.network.position_logits(inputs)  # (N, P, K)
+        try:
+            with autocast(self.device, self.dtype):
+                logits = self.network.position_logits(inputs)  # (N, P, K)
+        except torch.OutOfMemoryError:
+            raise RunFailed(
+                f"The device has no memory for {len(clips)} views of {'x'.join(map(str, clips.shape[2:]))} at a time; "
+                f"give a smaller views_per_step={self.views_per_step}."
+            ) from None
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return (logits.sigmoid() if self.multi_label else logits.softmax(2)).mean(1)
 
@@ -153,6 +164,7 @@ def score_videos(
             if len(waiting) == videos_per_step or stopped():
                 _fetch(waiting, found, table, pooling, keep_clips, kept, bar)
             if stopped():
+                end_workers()
                 break
         _fetch(waiting, found, table, pooling, keep_clips, kept, bar)
     finally:
@@ -184,24 +196,33 @@ class Kept:
     Args:
         folder: where.
         identity: what the scores depend on; a folder with scores of something else is refused.
+
+    Attributes:
+        before: what the folder held when it was opened. Videos that could not be decoded are not among it: they are
+            tried again.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]):
         self.folder, self.identity = folder, identity
+        self.digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.before: Found = {}
         self._waiting: Found = {}
         self._flushed = time.monotonic()
 
-    def open(self) -> None:
-        """Makes the folder, or takes up the one that is there.
+    def open(self) -> list[int]:
+        """Makes the folder, or takes up the one that is there; returns the videos that it holds scores of.
 
         Raises:
-            FileExistsError: it holds scores of another evaluation.
+            FileExistsError: it holds scores of another evaluation, or another process is at work there.
         """
-        file = self.folder / "identity.json"
+        file = self.folder / IDENTITY_FILE
         if file.exists():
             refuse_other(json.loads(file.read_text()), self.identity, f"{self.folder} holds the beginning of")
         self.folder.mkdir(parents=True, exist_ok=True)
+        claim(self.folder)
         write_whole(file, json.dumps(self.identity, indent=1))
+        self.before = {video: value for video, value in self._read().items() if not isinstance(value, str)}
+        return sorted(self.before)
 
     def __setitem__(self, video: int, value: VideoScore | str) -> None:
         self._waiting[video] = value
@@ -218,14 +239,14 @@ class Kept:
         scored = {video: value for video, value in self._waiting.items() if not isinstance(value, str)}
         failed = {video: value for video, value in self._waiting.items() if isinstance(value, str)}
         arrays = {
+            "identity": np.array(self.digest),
             "videos": np.array(list(scored), np.int64),
             "failed": np.array(list(failed), np.int64),
             "reasons": np.array(list(failed.values()), np.str_),
         }
         for i, name in enumerate(VideoScore._fields):
             arrays[name] = np.array([value[i] for value in scored.values()])
-        # every video is scored once, so no other file has the name
-        file = self.folder / f"{min(self._waiting):09}.npz"
+        file = self.folder / f"{uuid.uuid4().hex}.npz"
         partial = file.with_suffix(".part")
         with open(partial, "wb") as opened:
             np.savez(opened, **arrays)
@@ -234,25 +255,28 @@ class Kept:
         partial.replace(file)
         self._waiting, self._flushed = {}, time.monotonic()
 
-    def read(self) -> Found:
-        """Returns all that was kept."""
-        found = {}
+    def _read(self) -> Found:
+        """Returns all that was kept of this evaluation."""
+        found: Found = {}
         for file in sorted(self.folder.glob("*.npz")):
             with np.load(file) as arrays:
+                if arrays["identity"] != self.digest:  # left by a process whose machine has a disk of its own
+                    continue
                 values = [arrays[name] for name in VideoScore._fields]
                 for i, video in enumerate(arrays["videos"].tolist()):
                     found[video] = VideoScore(*(value[i] for value in values))
-                found |= dict(zip(arrays["failed"].tolist(), arrays["reasons"].tolist(), strict=True))
+                failed = dict(zip(arrays["failed"].tolist(), arrays["reasons"].tolist(), strict=True))
+                found = failed | found
         return found
 
 
 def refuse_other(held: dict[str, Any], identity: dict[str, Any], what: str) -> None:
     """Raises FileExistsError, which says the first difference, if `held` is of another evaluation.
 
-    Where the checkpoint lies does not matter: its content is compared.
+    Where checkpoint and list lie does not matter: their content is compared.
     """
     for key, value in identity.items():
-        if key != "checkpoint" and held.get(key) != value:
+        if key not in ("checkpoint", "list") and held.get(key) != value:
             raise FileExistsError(
                 f"{what} another evaluation ({key}: {held.get(key)}, now {value}); give another output_dir."
             )

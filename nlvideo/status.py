@@ -17,7 +17,7 @@ def write_status(folder: Path, state: str, **values: Any) -> None:
 def write_whole(file: Path, text: str) -> None:
     """Writes a file so that a kill leaves the old one or the new one."""
     partial = file.with_name(f".{file.name}.part")
-    with open(partial, "w") as opened:
+    with open(partial, "w", encoding="utf-8", errors="backslashreplace") as opened:
         opened.write(text)
         opened.flush()
         os.fsync(opened.fileno())

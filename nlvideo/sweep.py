@@ -70,7 +70,7 @@ class Sweep(Callback):
         table, failed = Table("point", "state", "validation, one centre clip"), []
         for point in cls.points:
             status = read_status(point.folder)
-            score = status.get("score")
+            score = score_of(status)
             table.add_row(
                 point.folder.name, status.get("state", "not started"), "-" if score is None else f"{100 * score:.2f} %"
             )
@@ -87,7 +87,7 @@ def run_point(config: TrainConfig) -> float:
     folder = Path(config.output_dir)
     if is_finished(folder, config):
         print(f"{folder.name}: finished already")
-        return read_status(folder)["score"]
+        return score_of(read_status(folder))
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{folder.name}: log in {folder / LOG_FILE}", flush=True)
     log = folder / LOG_FILE
@@ -100,7 +100,7 @@ def run_point(config: TrainConfig) -> float:
     if received:
         _obey(received[-1])
     if code == 0:
-        score = read_status(folder)["score"]
+        score = score_of(read_status(folder))
         return math.nan if score is None else score
     write_status(folder, FAILED, error=_last_words(log, written, code))
     return math.nan
@@ -202,3 +202,8 @@ def _last_words(log: Path, start: int, code: int) -> str:
     lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     errors = [line for line in lines if line.startswith("error: ") or ": error: " in line]
     return errors[0] if errors else f"{ending(code)}; {lines[-1] if lines else 'no output'}"
+
+
+def score_of(status: dict) -> float | None:
+    """Returns the last validation's score; runs of earlier versions called it by its metric."""
+    return status.get("score", status.get("top1"))

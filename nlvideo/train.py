@@ -4,8 +4,6 @@ N clips of a pass of this process, K classes.
 """
 
 import dataclasses
-import multiprocessing
-import signal
 import sys
 import time
 from contextlib import ExitStack, nullcontext
@@ -22,16 +20,18 @@ from omegaconf import DictConfig
 from nlvideo import distributed as world_of
 from nlvideo import preflight
 from nlvideo.checkpoint import go_back_to, name_best, save_step
+from nlvideo.claim import claim
 from nlvideo.config import TrainConfig, run_command, to_dataclass, to_yaml
 from nlvideo.data import center_batches, train_batches
 from nlvideo.data.dataset import Batch
+from nlvideo.data.loading import end_workers
 from nlvideo.logger import LEDGER_FILE, RunLogger, print_results
 from nlvideo.meter import Meter, StepResult
-from nlvideo.metrics import average_precisions, headline, target_ranks, topk_accuracy, without_actions_last
+from nlvideo.metrics import headline, mean_average_precision, target_ranks, topk_accuracy, without_actions_last
 from nlvideo.models import block_gains
 from nlvideo.optim import lr_at
 from nlvideo.precise_bn import precise_statistics, using
-from nlvideo.resume import CONFIG_FILE, claim, find_checkpoint
+from nlvideo.resume import CONFIG_FILE, find_checkpoint
 from nlvideo.run import Run, set_up, state_of
 from nlvideo.signals import StopSignal
 from nlvideo.status import FINISHED, STATUS_FILE, STOPPED, write_status, write_whole
@@ -158,13 +158,6 @@ def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tup
     return step, score
 
 
-def end_workers() -> None:
-    """Ends the loading workers at once: asked to end, one that is inside a long video would take its time."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader would take it for a failure
-    for worker in multiprocessing.active_children():
-        worker.kill()
-
-
 def is_due(step: int, every: int, config: TrainConfig) -> bool:
     """Returns whether what is done every so many steps, and after the last, is done after this one."""
     return step > 0 and (step % every == 0 or step == config.optim.max_steps)
@@ -256,8 +249,8 @@ def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] |
             scores[video] = values
     counts = {"num_videos": len(table), "num_undecodable": num_bad}
     if table.multi_label:
-        precisions = average_precisions(without_actions_last(scores, table.targets), table.targets)
-        return {"map": float(np.nanmean(precisions)), **counts}
+        official = without_actions_last(scores, table.targets)
+        return {"map": mean_average_precision(official, table.targets), **counts}
     ranks = target_ranks(scores, table.targets)
     return {"top1": topk_accuracy(ranks, 1), "top5": topk_accuracy(ranks, min(5, scores.shape[1])), **counts}
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import composed, frame_numbers
+from runs import torchrun
 from test_train import TINY, config_of, train
 
 from nlvideo.config import EvaluateConfig, ViewsConfig
@@ -27,7 +28,7 @@ from nlvideo.distributed import RunFailed
 from nlvideo.evaluate import evaluate
 from nlvideo.models import build_model
 from nlvideo.results import merge_scores
-from nlvideo.scoring import Scorer, VideoScore, pool
+from nlvideo.scoring import Kept, Scorer, VideoScore, pool
 
 SCRIPT = Path(sys.executable).parent / "nlvideo-evaluate"
 
@@ -106,9 +107,12 @@ def test_scores_are_softmax_per_position_then_mean_over_positions_then_views(che
     np.testing.assert_allclose(np.load(tmp_path / "out/scores.npz")["scores"][0], expected, rtol=1e-5)
 
 
-def test_the_chunk_changes_rounding_only(checkpoint, video_folder, tmp_path):
+def test_the_chunk_changes_rounding_only(checkpoint, video_folder, tmp_path, monkeypatch):
+    seen, real = [], Scorer.clip_scores
+    monkeypatch.setattr(Scorer, "clip_scores", lambda self, clips: seen.append(len(clips)) or real(self, clips))
     for chunk in (1, 2, 6):
         evaluate(evaluate_config(checkpoint, video_folder, tmp_path / str(chunk), views_per_step=chunk))
+    assert seen == [1] * 30 + [2] * 15 + [6] * 5  # 5 videos of 6 views
     one, two, six = (np.load(tmp_path / name / "scores.npz")["scores"] for name in ("1", "2", "6"))
     np.testing.assert_allclose(one, two, atol=1e-5)
     np.testing.assert_allclose(one, six, atol=1e-5)
@@ -208,6 +212,11 @@ def test_processes_and_videos_per_step_give_the_same_files(checkpoint, video_fol
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "3/result.json").read_text())["num_devices"] == 3
     assert_same_files(tmp_path / "1", tmp_path / "3")
+    options = [*options[:1], f"output_dir={tmp_path}/2", "precision=float32", "views_per_step=2"]
+    done = torchrun(2, "-m", "nlvideo.evaluate", *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "2/result.json").read_text())["num_devices"] == 2
+    assert_same_files(tmp_path / "1", tmp_path / "2")
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(checkpoint, video_folder, tmp_path, monkeypatch, capsys):
@@ -253,6 +262,43 @@ def test_a_slow_video_stops_it_or_counts_as_wrong_and_nothing_is_lost(checkpoint
     result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", data={"skip_slow": True}))
     assert result["num_scored_before"] == 2 and result["num_undecodable"] == 1
     assert "takes longer" in result["undecodable"][0]["reason"]
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_failures_are_tried_again_and_other_processes_are_kept_out(checkpoint, video_folder, tmp_path, monkeypatch):
+    shutil.copytree(video_folder, tmp_path / "set")
+    (tmp_path / "set/val/a video 0.mp4").rename(tmp_path / "away.mp4")
+    config = evaluate_config(checkpoint, tmp_path / "set", tmp_path / "out")
+    with monkeypatch.context() as patch:  # a disk that comes back while the evaluation is interrupted
+        patch.setattr("nlvideo.evaluate.finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(config)
+    (tmp_path / "away.mp4").rename(tmp_path / "set/val/a video 0.mp4")
+    code = "import sys; from pathlib import Path; from nlvideo.claim import claim; claim(Path(sys.argv[1]))"
+    other = subprocess.run([sys.executable, "-c", code, tmp_path / "out/unfinished"], capture_output=True, text=True)
+    assert "another process is at work there" in other.stderr  # this one still holds it
+    result = evaluate(config)
+    assert result["num_scored_before"] == 4 and result["num_undecodable"] == 0
+
+
+def test_kept_scores_of_something_else_are_not_taken_up(tmp_path):
+    def kept(**identity):
+        return Kept(tmp_path / "unfinished", identity)
+
+    first = kept(short_side=256)
+    assert first.open() == []
+    first[3] = VideoScore(np.ones(2, np.float32), np.zeros(3, np.int64), np.empty((0, 2), np.float32))
+    first[4] = "cannot be read"
+    first.flush()
+    again = kept(short_side=256)
+    assert again.open() == [3] and again.before[3].scores.tolist() == [1, 1]
+    with pytest.raises(FileExistsError, match="short_side: 256, now 320"):
+        kept(short_side=320).open()
+    (tmp_path / "unfinished/identity.json").unlink()  # as on a machine whose disk rank 0 does not see
+    assert kept(short_side=320).open() == []
 
 
 def test_scores_that_are_not_finite_name_the_video(checkpoint, video_folder, tmp_path, monkeypatch):

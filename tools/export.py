@@ -10,7 +10,6 @@ the same text. Before the file gets its name it is run, and what it says is comp
 
 import argparse
 import copy
-import hashlib
 import json
 import logging
 import sys
@@ -109,7 +108,7 @@ def export(checkpoint: Path, out: Path, with_normalization: bool) -> None:
             "scores": "sigmoid" if data.multi_label else "softmax",
         },
         "block": trained.block.kind,
-        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),  # as evaluation's result.json has it
+        "checkpoint_sha256": content["sha256"],  # as evaluation's result.json has it
         "step": content["step"],
         "classes": classes,
     }

@@ -26,7 +26,7 @@ class FrameFolder(Video):
     def __init__(self, path: str | os.PathLike, fps: float = 30.0):
         self.path, self.fps = os.fspath(path), fps
         numbered = {}
-        for file in os.scandir(self.path):
+        for file in self._files():
             stem, suffix = os.path.splitext(file.name)
             digits = re.findall(r"\d+", stem)
             if suffix.lower() in SUFFIXES and digits and not file.name.startswith("."):
@@ -43,13 +43,19 @@ class FrameFolder(Video):
         with self._open(0) as picture:
             self.width, self.height = picture.size
 
+    def _files(self) -> list[os.DirEntry]:
+        try:
+            return list(os.scandir(self.path))
+        except OSError as error:
+            raise DecodeError(self.path, error.strerror or str(error)) from None
+
     def close(self) -> None:
         pass  # nothing is kept open
 
     def _open(self, index: int) -> Image.Image:
         try:
             return Image.open(Path(self.path, self._names[index]))
-        except (OSError, UnidentifiedImageError) as error:
+        except (OSError, SyntaxError, UnidentifiedImageError) as error:  # SyntaxError: a PNG with a damaged chunk
             raise DecodeError(self.path, f"{self._names[index]}: {error}") from None
 
     def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
@@ -59,6 +65,6 @@ class FrameFolder(Video):
                     raise DecodeError(self.path, f"{self._names[index]} has another size than the first frame")
                 try:
                     cut = picture.convert("RGB").crop((columns.first, rows.first, columns.stop, rows.stop))
-                except OSError as error:
+                except (OSError, SyntaxError) as error:
                     raise DecodeError(self.path, f"{self._names[index]}: {error}") from None
             yield torch.from_numpy(np.array(cut))[None]

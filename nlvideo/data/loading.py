@@ -1,5 +1,6 @@
 """Worker processes that decode ahead of the network, in the order of the steps, and what is said when one is lost."""
 
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,8 @@ class Loading(NamedTuple):
             dataset,
             num_workers=self.num_workers,
             multiprocessing_context=context,
-            pin_memory=torch.cuda.is_available(),
             worker_init_fn=_outlast_signals,
-            **options,
+            **{"pin_memory": torch.cuda.is_available(), **options},
         )
 
 
@@ -117,40 +117,54 @@ def watched(dataset: Dataset, loading: Loading, **options: Any) -> Iterator[Any]
         raise _explained(error, dataset.opener.watch.lost(str(error))) from None
 
 
+def end_workers() -> None:
+    """Ends the loading workers at once: asked to end, one that is inside a long video would take its time."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader would take it for a failure
+    for worker in multiprocessing.active_children():
+        worker.kill()
+
+
 def each_video(dataset: MultiViews, videos: Sequence[int], loading: Loading) -> Iterator[VideoViews]:
     """Yields the views of these videos in their order; a lost worker is named with its video.
 
-    With skip_slow a video at which a worker hangs is a failure, and new workers go on with the others.
+    With skip_slow a video at which a worker hangs or dies is a failure, and new workers go on with the others.
     """
-    waiting, hanging = list(videos), set()
+    waiting, broken = list(videos), {}
     while waiting:
-        if dataset.table.path(waiting[0]) in hanging:
-            yield without_views(waiting.pop(0), "decoding hangs")
+        if reason := broken.get(dataset.table.path(waiting[0])):
+            yield without_views(waiting.pop(0), reason)
             continue
-        part = list(takewhile(lambda video: dataset.table.path(video) not in hanging, waiting))
+        part = list(takewhile(lambda video: dataset.table.path(video) not in broken, waiting))
         try:
-            for views in loading.loader(dataset, batch_size=None, sampler=part):
+            # All views of a video may be half a gigabyte, so each worker holds one ready, and none is copied again.
+            ahead = {"prefetch_factor": 1} if loading.num_workers else {}
+            for views in loading.loader(dataset, batch_size=None, sampler=part, pin_memory=False, **ahead):
                 waiting.pop(0)
                 yield views
         except RuntimeError as error:
             lost = dataset.opener.watch.lost(str(error))
-            if lost is None or not lost.stack or not dataset.skip_slow:
-                raise _explained(error, lost) from None
-            hanging.add(lost.path)
+            if lost is None or not lost.path or not dataset.skip_slow:
+                raise _explained(error, lost, EVALUATION_ADVICE) from None
+            broken[lost.path] = "decoding hangs" if lost.stack else "its worker died"
 
 
-def _explained(error: RuntimeError, lost: LostWorker | None) -> RuntimeError:
+def _explained(error: RuntimeError, lost: LostWorker | None, advice: str | None = None) -> RuntimeError:
     """Returns the error as RunFailed if it is about a video, otherwise as it is."""
+    advice = advice or ADVICE
     if lost is not None and lost.path:
         what = "hangs in" if lost.stack else "died in"
-        return RunFailed(f"Loading worker {lost.worker} {what} {lost.path}; {ADVICE}\n{lost.stack or error}")
+        return RunFailed(f"Loading worker {lost.worker} {what} {lost.path}; {advice}\n{lost.stack or error}")
     # What comes from a worker is a RuntimeError whose text holds the worker's number and stack.
     if isinstance(error, SlowVideo) or "SlowVideo" in str(error):
-        return RunFailed(f"{error}\n{ADVICE}")
+        return RunFailed(f"{error}\n{advice}")
     return error
 
 
 ADVICE = (
     "Take the file out of the list, give it more time with data.time_limit_seconds, or train on without it and "
     "without reproducibility with data.skip_slow=true."
+)
+EVALUATION_ADVICE = (
+    "What is scored is kept. Call it again with more time, data.time_limit_seconds, or with data.skip_slow=true, which "
+    "counts the video as wrong."
 )

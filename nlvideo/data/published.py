@@ -78,34 +78,42 @@ def read_published_classes(kind: str, path: Path) -> list[str]:
     if kind == "something":
         numbers = _read_json(path)
         try:
-            named = {int(number): name for name, number in numbers.items()}
-        except (AttributeError, ValueError):
+            pairs = [(int(number), name) for name, number in numbers.items()]
+        except (AttributeError, TypeError, ValueError):
             raise ValueError(f'{path} is not {{"name": "number", ...}}.') from None
     elif kind in ("ucf101", "hmdb51"):
         lines = [line.split(maxsplit=1) for line in read_classes(path)]
         if any(len(line) != 2 or not line[0].isdigit() for line in lines):
             raise ValueError(f"{path} does not consist of `number name` lines.")
-        named = {int(number): name for number, name in lines}
+        pairs = [(int(number), name) for number, name in lines]
     else:
         return read_classes(path)
-    if sorted(named) != list(range(min(named), min(named) + len(named))):
-        raise ValueError(f"The numbers of the {len(named)} classes in {path} are not one after the other.")
-    return [named[number] for number in sorted(named)]
+    numbers = sorted(number for number, _ in pairs)
+    if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise ValueError(f"The numbers of the {len(numbers)} classes in {path} are not one after the other.")
+    return [name for _, name in sorted(pairs)]
 
 
 def _read_charades(root: str, source: Path, classes: Sequence[str] | None, num_classes: int | None) -> VideoTable:
     """Returns Charades's videos: a csv with a column `actions` of "c092 11.90 21.20;c147 0.00 12.60" or nothing.
 
-    The videos are root/ID.mp4, or folders root/ID of frames if the first one is such a folder. A class is known by its
+    The videos are root/ID.mp4, or folders root/ID of frames if one is there. A class is known by its
     number, the first word of its name.
     """
-    rows = list(csv.DictReader(_lines(source)))
+    try:
+        rows = list(csv.DictReader(_lines(source), strict=True))
+    except csv.Error as error:  # such as a quote that is never closed
+        raise ValueError(f"{source} is no whole csv file: {error}.") from None
     if not rows:
         raise ValueError(f"{source} lists no video.")
     lacking = [name for name in CHARADES_COLUMNS if name not in rows[0]]
     if lacking:
         raise ValueError(f"{source} has no column {' and no '.join(lacking)}, as Charades's lists have.")
-    suffix = "" if Path(root, rows[0]["id"]).is_dir() else ".mp4"
+    ids = [row["id"] for row in rows]
+    if "" in ids or len(set(ids)) < len(ids):
+        twice = next(name for name in ids if not name or ids.count(name) > 1)
+        raise ValueError(f"{source}: the id {twice!r} is empty or stands there twice.")
+    suffix = "" if any(Path(root, name).is_dir() for name in ids) else ".mp4"
     found = [_actions(row["actions"] or "", f"{source}, {row['id']}") for row in rows]
     if classes is None:
         highest = max((number for actions in found for number, _, _ in actions), default=-1)
@@ -132,7 +140,7 @@ def _actions(text: str, place: str) -> list[tuple[int, float, float]]:
     actions = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
         words = part.split()
-        if len(words) != 3 or not re.fullmatch(r"c\d+", words[0]):
+        if len(words) != 3 or not re.fullmatch(r"c\d{3}", words[0]):
             raise ValueError(f"{place}: {part!r} is not an action as in `c092 11.90 21.20`.")
         start, end = (_number(word, f"{place}, {part!r}") for word in words[1:])
         if not start <= end:
@@ -185,7 +193,7 @@ def _something(source: str, _training: bool) -> Iterator[Row]:
     """Yields the entries {"id": ..., "template": ...} of something-something-v2-train.json."""
     entries = _read_json(Path(source))
     for entry in entries if isinstance(entries, list) else [entries]:
-        if not isinstance(entry, dict) or not {"id", "template"} <= entry.keys():
+        if not isinstance(entry, dict) or not (entry.get("id") and isinstance(entry.get("template"), str)):
             raise ValueError(f"{source}: {str(entry)[:60]} has no id or no template; the test list has no labels.")
         label = entry["template"].replace("[", "").replace("]", "")
         yield Row(f"{entry['id']}.webm", label, f"{source}, {entry['id']}")

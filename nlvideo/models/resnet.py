@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -256,7 +257,7 @@ class VideoResNet(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Returns logits (N, num_classes): one prediction from the average over all positions."""
-        return self.fc(self.dropout(self.features(clips).mean((2, 3, 4))))
+        return self._classify(self.features(clips).mean((2, 3, 4)))
 
     def position_logits(self, clips: Tensor) -> Tensor:
         """Returns logits (N, positions, num_classes), fully convolutional in space (Sec. 4.1).
@@ -266,8 +267,15 @@ class VideoResNet(nn.Module):
         """
         x = self.features(clips)
         window = (x.shape[2], min(self.head_window, x.shape[3]), min(self.head_window, x.shape[4]))
-        x = F.avg_pool3d(x, window, stride=1).flatten(2).transpose(1, 2)  # (N, positions, 32 * width)
-        return self.fc(self.dropout(x))
+        return self._classify(F.avg_pool3d(x, window, stride=1).flatten(2).transpose(1, 2))  # of (N, positions, C)
+
+    def _classify(self, x: Tensor) -> Tensor:
+        """Returns logits (..., num_classes) of features (..., 32 * width), of 32 bits also under autocast: among 16-bit
+        logits many are equal, and their order would be that of the classes."""
+        if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
+            return self.fc(self.dropout(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.fc(self.dropout(x.to(self.fc.weight.dtype)))
 
 
 def _again_without_statistics(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

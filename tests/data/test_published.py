@@ -36,8 +36,8 @@ def test_charades_lists_with_quotes_line_ends_and_videos_without_actions(tmp_pat
     assert table.segments.lengths.tolist() == [4, 2, 4]
 
 
-def test_charades_frame_folders_are_known_by_the_first_video(tmp_path):
-    (tmp_path / "videos/AAAAA").mkdir(parents=True)
+def test_charades_frame_folders_are_known_by_any_of_them(tmp_path):
+    (tmp_path / "videos/BBBBB").mkdir(parents=True)
     assert charades(tmp_path).names() == ["AAAAA", "BBBBB", "CCCCC"]
 
 
@@ -95,6 +95,10 @@ def test_training_clips_have_the_targets_of_their_time(tmp_path, video_folder):
         ("AAAAA,c000 3 1,4", "ends before it starts"),
         ("AAAAA,c000 0 soon,4", "'soon' is not a number of seconds"),
         ("AAAAA,c000 nan 1,4", "ends before it starts"),
+        ("AAAAA,c0000 0 1,4", "'c0000 0 1' is not an action"),
+        (",,4", "the id '' is empty or stands there twice"),
+        ("AAAAA,,4\nAAAAA,,4", "the id 'AAAAA' is empty or stands there twice"),
+        ('AAAAA,"c000 0 1,4\nBBBBB,,4', "is no whole csv file: unexpected end of data"),
         ("AAAAA,,long", "list.csv, AAAAA, length: 'long' is not a number"),
     ],
 )

@@ -1,0 +1,23 @@
+"""One process at a time in a folder of results."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+
+def claim(folder: Path) -> None:
+    """Keeps other processes out of this folder as long as this one lives; one that does not exist is free.
+
+    Raises:
+        FileExistsError: another one does already.
+    """
+    if not folder.is_dir():
+        return
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # never closed
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone, not of the workers that it forks
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise FileExistsError(f"output_dir={folder}: another process is at work there at this moment.") from None
+        # otherwise a file system without locks
