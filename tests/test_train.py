@@ -511,7 +511,7 @@ def test_a_run_without_a_whole_checkpoint_is_not_started_again(video_folder, tmp
 
 def test_two_programs_do_not_train_in_one_folder(video_folder, tmp_path):
     (tmp_path / "run").mkdir()
-    program = f"from nlvideo.resume import claim; from pathlib import Path; claim(Path('{tmp_path}/run'))"
+    program = f"from nlvideo.claim import claim; from pathlib import Path; claim(Path('{tmp_path}/run'))"
     command = [sys.executable, "-c", f"{program}; print('claimed', flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "claimed\n"
