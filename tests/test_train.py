@@ -515,7 +515,7 @@ def test_two_programs_do_not_train_in_one_folder(video_folder, tmp_path):
     command = [sys.executable, "-c", f"{program}; print('claimed', flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "claimed\n"
-        with pytest.raises(FileExistsError, match="another process is training there"):
+        with pytest.raises(FileExistsError, match="another process is at work there"):
             train(config_of(video_folder, tmp_path / "run"))
         other.communicate("\n")
     train(config_of(video_folder, tmp_path / "run", "resume=auto"))
