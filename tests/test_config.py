@@ -17,6 +17,7 @@ from nlvideo.models.non_local import EXTENTS, INITS, MODES, POOLS
 
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "experiment").glob("*.yaml"))
 BLOCKS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "block").glob("*.yaml"))
+DATA_SETS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "data").glob("*.yaml"))
 MODELS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "model").glob("*.yaml"))
 
 
@@ -37,6 +38,15 @@ def test_every_experiment_composes_and_builds(name):
     network = built(config)
     assert config.name == name and config.output_dir == f"outputs/{name}"
     assert len(network.places) == (5 if name.startswith("quickstart") else number_of_blocks(name, 50))
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_every_data_set_says_all_that_tells_it_from_others(name):
+    """So that one that is chosen for an evaluation takes nothing over from the set that was trained on."""
+    stated = OmegaConf.load(Path(__file__).parent.parent / "configs" / "data" / f"{name}.yaml")
+    assert {"format", "videos", "train", "val", "classes", "synthetic"} <= stated.keys()
+    config = composed(f"data={name}", "data.root=somewhere")
+    assert config.data.multi_label == (name in ("charades", "synthetic_actions"))
 
 
 @pytest.mark.parametrize(
