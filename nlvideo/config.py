@@ -1,31 +1,15 @@
-"""What can be configured: the dataclasses, their checks, and the way from Hydra to them.
+"""What can be configured: the dataclasses and their checks.
 
 Defaults stand here, the YAML files under configs/ say what differs. Entry points and builders are the only ones
 that see these classes; modules and data sets take plain values.
 """
 
-import dataclasses
-import difflib
-import functools
-import importlib.resources
 import math
 import multiprocessing
-import os
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from nlvideo.distributed import USER_ERRORS, message_of
+from omegaconf import MISSING
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "float64")
 SCHEDULES = ("steps", "cosine")
@@ -161,91 +145,13 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self):
-        from nlvideo.data.decode import DECODERS
-        from nlvideo.data.published import FORMATS
-        from nlvideo.data.sampling import CLIP_SAMPLINGS, NUM_CROPS
-        from nlvideo.data.synthetic import SETS
-        from nlvideo.models.resnet import STAGES
-
         # Modes, layouts and places are checked by the network that has them, build_model.
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("resume", self.resume, RESUMES)
-        _check_choice("optim.schedule", self.optim.schedule, SCHEDULES)
-        _check_choice("data.test.clip_sampling", self.data.test.clip_sampling, CLIP_SAMPLINGS)
-        _check_choice("data.test.num_crops", self.data.test.num_crops, NUM_CROPS)
-        _check_choice("data.decoder", self.data.decoder, DECODERS)
-        _check_choice("data.format", self.data.format, FORMATS)
-        if self.data.synthetic is not None:
-            _check_choice("data.synthetic.kind", self.data.synthetic.kind, SETS)
-        if not 0 < self.data.frame_rate < math.inf:
-            raise ValueError(f"data.frame_rate={self.data.frame_rate}: must be above 0.")
-        if self.data.start_method is not None:
-            _check_choice("data.start_method", self.data.start_method, multiprocessing.get_all_start_methods())
-        limit = self.data.time_limit_seconds
-        if limit is not None and not 0 < limit < math.inf:
-            raise ValueError(f"data.time_limit_seconds={limit}: must be a number of seconds above 0, or null.")
-        if self.data.skip_slow and limit is None:
-            raise ValueError("data.skip_slow=true needs a data.time_limit_seconds.")
-        for key in (
-            "num_devices log_every_steps validate_every_steps checkpoint_every_steps model.width "
-            "data.num_frames data.frame_stride data.crop_size data.test.num_clips data.test.short_side "
-            "optim.batch_size optim.accumulate optim.lr_batch_size optim.max_steps keep"
-        ).split():
-            value = _value(self, key)
-            if value < 1:
-                raise ValueError(f"{key}={value}: must be at least 1.")
-        for key in "data.std data.mean".split():
-            if not all(math.isfinite(v) and (v > 0 or key == "data.mean") for v in _value(self, key)):
-                raise ValueError(f"{key}={_value(self, key)}: must be finite numbers, std above 0.")
-        if self.data.num_classes is not None and self.data.num_classes < 1:
-            raise ValueError(f"data.num_classes={self.data.num_classes}: must be at least 1.")
-        for key in (
-            "seed precise_bn_steps profile_steps data.num_workers optim.warmup_steps optim.weight_decay optim.lr"
-        ).split():
-            value = _value(self, key)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{key}={value}: must be a number that is not negative.")
-        for key in "model.dropout data.max_bad_share optim.momentum".split():
-            value = _value(self, key)
-            if not 0 <= value < 1:
-                raise ValueError(f"{key}={value}: must be at least 0 and below 1.")
-        low, high = self.data.scale_range if len(self.data.scale_range) == 2 else (0, 0)
-        if not self.data.crop_size <= low <= high:
-            raise ValueError(
-                f"data.scale_range={self.data.scale_range}: must be two short sides in pixels, the smaller first, "
-                f"neither below data.crop_size={self.data.crop_size}."
-            )
-        _check_views(self.data)
-        if self.data.crop_size > self.data.test.short_side:
-            raise ValueError(
-                f"data.crop_size={self.data.crop_size}: must not exceed data.test.short_side="
-                f"{self.data.test.short_side}, from which the centre crops of the validation are taken."
-            )
-        for key in ("data.mean", "data.std"):
-            if len(_value(self, key)) != 3:
-                raise ValueError(f"{key}={_value(self, key)}: must be three numbers, for red, green and blue.")
-        passes = self.num_devices * self.optim.accumulate
-        if self.optim.batch_size % passes:
-            raise ValueError(
-                f"optim.batch_size={self.optim.batch_size} cannot be shared evenly by num_devices={self.num_devices} "
-                f"with optim.accumulate={self.optim.accumulate} passes each; it must be a multiple of {passes}."
-            )
-        if self.optim.max_grad_norm is not None and not 0 < self.optim.max_grad_norm < math.inf:
-            raise ValueError(f"optim.max_grad_norm={self.optim.max_grad_norm}: must be above 0, or null.")
-        for key in ("sync_bn", "precise_bn_steps"):
-            if self.model.frozen_bn and _value(self, key):
-                raise ValueError(f"{key}={_value(self, key)} has no effect with model.frozen_bn=true.")
-        for stage in self.model.activation_checkpointing:
-            _check_choice("model.activation_checkpointing", stage, STAGES)
-        if self.compile and self.model.activation_checkpointing:
-            raise ValueError(
-                f"model.activation_checkpointing={self.model.activation_checkpointing} does not go together with "
-                "compile=true, which decides itself what is computed again."
-            )
-        if self.optim.milestones != sorted(set(self.optim.milestones)):
-            raise ValueError(f"optim.milestones={self.optim.milestones}: must be rising steps.")
-        if self.optim.nesterov and self.optim.momentum == 0:
-            raise ValueError("optim.nesterov=true needs a momentum; optim.momentum=0.")
+        _check_ranges(self)
+        _check_data(self.data)
+        _check_optim(self)
+        _check_model(self)
 
 
 @dataclass
@@ -256,9 +162,7 @@ class EvaluateConfig:
     precision: str = "auto"
     views_per_step: int | None = None  # of one video, through the network together; null: 2 on a CPU, 15 on a GPU
     videos_per_step: int = 1  # whose scores are fetched from the device and kept together
-    num_threads: int | None = (
-        None  # of each process; null: the machine's cores. Scores are the same for the same number
-    )
+    num_threads: int | None = None  # of each process, which the last bits of scores depend on; null: one for each core
     report: bool = True  # report.html, with pictures
     data: DataConfig = field(default_factory=DataConfig)
 
@@ -297,133 +201,67 @@ class PredictConfig:
                 raise ValueError(f"{key} has no effect without sliding=true.")
 
 
-def store_schemas() -> None:
-    """Makes the dataclasses known to Hydra, as the base that train.yaml, evaluate.yaml and predict.yaml start from."""
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
-    store.store(name="evaluate_schema", node=EvaluateConfig)
-    store.store(name="predict_schema", node=PredictConfig)
+def _check_ranges(config: TrainConfig) -> None:
+    for key in (
+        "num_devices log_every_steps validate_every_steps checkpoint_every_steps model.width "
+        "data.num_frames data.frame_stride data.crop_size data.test.num_clips data.test.short_side "
+        "optim.batch_size optim.accumulate optim.lr_batch_size optim.max_steps keep"
+    ).split():
+        value = _value(config, key)
+        if value < 1:
+            raise ValueError(f"{key}={value}: must be at least 1.")
+    for key in (
+        "seed precise_bn_steps profile_steps data.num_workers optim.warmup_steps optim.weight_decay optim.lr"
+    ).split():
+        value = _value(config, key)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{key}={value}: must be a number that is not negative.")
+    for key in "model.dropout data.max_bad_share optim.momentum".split():
+        value = _value(config, key)
+        if not 0 <= value < 1:
+            raise ValueError(f"{key}={value}: must be at least 0 and below 1.")
 
 
-def to_dataclass(config: DictConfig) -> Any:
-    """Returns the composed config as its dataclass, checked.
+def _check_data(data: DataConfig) -> None:
+    from nlvideo.data.decode import DECODERS
+    from nlvideo.data.published import FORMATS
+    from nlvideo.data.synthetic import SETS
 
-    Raises:
-        ValueError: a missing value, an unknown key, or a value that is not allowed; says which.
-    """
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ValueError(f"{missing[0]} has no value; give it as {missing[0]}=... on the command line.")
-    made = OmegaConf.to_object(config)
-    _refuse_unknown_keys(made, "")
-    return made
-
-
-def from_container(cls: type, container: dict) -> Any:
-    """Returns the dataclass of a plain dict, as a checkpoint holds it."""
-    return to_dataclass(OmegaConf.merge(OmegaConf.structured(cls), container))
-
-
-def to_container(config: Any) -> dict:
-    """Returns the config as plain dicts, lists, strings and numbers."""
-    return dataclasses.asdict(config)
-
-
-def to_yaml(config: Any) -> str:
-    return OmegaConf.to_yaml(OmegaConf.create(to_container(config)))
-
-
-def command_line_keys(config: DictConfig) -> dict[str, Any]:
-    """Returns {key: value} for what the command line set; a chosen group file counts as the keys it states."""
-    given = {}
-    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
-        key, value = override.key_or_group, override.value()
-        chosen = OmegaConf.is_config(OmegaConf.select(config, key)) and isinstance(value, str)
-        stated = _group_file(key, value) if chosen else OmegaConf.create(value) if isinstance(value, dict) else None
-        keys = [key] if stated is None else [f"{key}.{name}" for name in _leaves(stated)]
-        for name in keys:
-            node = OmegaConf.select(config, name)
-            given[name] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    return given
-
-
-def _group_file(group: str, choice: str) -> DictConfig:
-    """Returns what the file of a chosen group states, wherever on Hydra's search path it lies."""
-    for source in HydraConfig.get().runtime.config_sources:
-        if source.schema == "pkg":
-            folder = Path(str(importlib.resources.files(source.path)))
-        else:
-            folder = Path(source.path)
-        if (folder / group / f"{choice}.yaml").is_file():
-            return OmegaConf.load(folder / group / f"{choice}.yaml")
-    raise ValueError(f"{group}={choice}: no such file on the search path.")
-
-
-def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
-    """Returns the dotted keys of all values that are not groups of others; an empty group is a value."""
-    names = []
-    for key in config:
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and len(node):
-            names += _leaves(node, f"{prefix}{key}.")
-        elif key != "defaults":
-            names.append(f"{prefix}{key}")
-    return names
-
-
-def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None:
-    """Composes the config from the command line and calls `function` with it; a mistake of the user is one message."""
-
-    @functools.wraps(function)
-    def guarded(config: DictConfig) -> Any:
-        try:
-            return function(config)
-        except USER_ERRORS as error:
-            sys.exit(message_of(error))
-
-    store_schemas()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that its errors reach the lines below
-    try:
-        hydra.main(version_base="1.3", config_path="pkg://nlvideo.configs", config_name=config_name)(guarded)()
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(error)}")
-
-
-def explain(error: Exception) -> str:
-    """Returns Hydra's or OmegaConf's message, with the allowed keys where a key is unknown."""
-    lines, cause = [], error
-    while cause is not None:
-        lines += [
-            line for line in str(cause).splitlines() if line.strip() and not line.strip().startswith("reference_")
-        ]
-        cause, known = cause.__cause__, _known_keys(cause)
-        if known:
-            lines.append(known)
-    return "\n".join(dict.fromkeys(line.strip() for line in lines if "object_type" not in line))
-
-
-def _known_keys(error: BaseException) -> str | None:
-    if getattr(error, "key", None) is None or not dataclasses.is_dataclass(getattr(error, "object_type", None)):
-        return None
-    names = [f.name for f in dataclasses.fields(error.object_type)]
-    if str(error.key) in names:
-        return None
-    close = difflib.get_close_matches(str(error.key), names, 1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"Known keys there: {', '.join(names)}.{hint}"
-
-
-def _refuse_unknown_keys(config: Any, path: str) -> None:
-    names = {f.name for f in dataclasses.fields(config)}
-    for key, value in vars(config).items():
-        if key not in names:
-            raise ValueError(f"{path}{key}={value!r} is no known key. Choose from: {', '.join(sorted(names))}.")
-        if dataclasses.is_dataclass(value):
-            _refuse_unknown_keys(value, f"{path}{key}.")
+    _check_choice("data.decoder", data.decoder, DECODERS)
+    _check_choice("data.format", data.format, FORMATS)
+    if data.synthetic is not None:
+        _check_choice("data.synthetic.kind", data.synthetic.kind, SETS)
+    if data.start_method is not None:
+        _check_choice("data.start_method", data.start_method, multiprocessing.get_all_start_methods())
+    if not 0 < data.frame_rate < math.inf:
+        raise ValueError(f"data.frame_rate={data.frame_rate}: must be above 0.")
+    limit = data.time_limit_seconds
+    if limit is not None and not 0 < limit < math.inf:
+        raise ValueError(f"data.time_limit_seconds={limit}: must be a number of seconds above 0, or null.")
+    if data.skip_slow and limit is None:
+        raise ValueError("data.skip_slow=true needs a data.time_limit_seconds.")
+    if data.num_classes is not None and data.num_classes < 1:
+        raise ValueError(f"data.num_classes={data.num_classes}: must be at least 1.")
+    for name, values in (("mean", data.mean), ("std", data.std)):
+        if len(values) != 3:
+            raise ValueError(f"data.{name}={values}: must be three numbers, for red, green and blue.")
+        if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
+            raise ValueError(f"data.{name}={values}: must be finite numbers, std above 0.")
+    low, high = data.scale_range if len(data.scale_range) == 2 else (0, 0)
+    if not data.crop_size <= low <= high:
+        raise ValueError(
+            f"data.scale_range={data.scale_range}: must be two short sides in pixels, the smaller first, "
+            f"neither below data.crop_size={data.crop_size}."
+        )
+    _check_views(data)
 
 
 def _check_views(data: DataConfig) -> None:
+    from nlvideo.data.sampling import CLIP_SAMPLINGS, NUM_CROPS
+
     test = data.test
+    _check_choice("data.test.clip_sampling", test.clip_sampling, CLIP_SAMPLINGS)
+    _check_choice("data.test.num_crops", test.num_crops, NUM_CROPS)
     if test.crop_size is None and test.num_crops != 1:
         raise ValueError(
             f"data.test.num_crops={test.num_crops}: data.test.crop_size=null takes the whole frame, once; give "
@@ -434,11 +272,49 @@ def _check_views(data: DataConfig) -> None:
             f"data.test.crop_size={test.crop_size}: must be at least 1 and not exceed data.test.short_side="
             f"{test.short_side}."
         )
+    if data.crop_size > test.short_side:
+        raise ValueError(
+            f"data.crop_size={data.crop_size}: must not exceed data.test.short_side={test.short_side}, from which the "
+            "centre crops of the validation are taken."
+        )
     _check_choice("data.test.pooling", test.pooling, POOLINGS)
     if data.multi_label and test.pooling == "sum":
         raise ValueError(
             "data.test.pooling=sum: the classes of multi-label data have probabilities of their own, whose sum over "
             "views is none; choose from mean, max."
+        )
+
+
+def _check_optim(config: TrainConfig) -> None:
+    optim = config.optim
+    _check_choice("optim.schedule", optim.schedule, SCHEDULES)
+    passes = config.num_devices * optim.accumulate
+    if optim.batch_size % passes:
+        raise ValueError(
+            f"optim.batch_size={optim.batch_size} cannot be shared evenly by num_devices={config.num_devices} "
+            f"with optim.accumulate={optim.accumulate} passes each; it must be a multiple of {passes}."
+        )
+    if optim.max_grad_norm is not None and not 0 < optim.max_grad_norm < math.inf:
+        raise ValueError(f"optim.max_grad_norm={optim.max_grad_norm}: must be above 0, or null.")
+    if optim.milestones != sorted(set(optim.milestones)):
+        raise ValueError(f"optim.milestones={optim.milestones}: must be rising steps.")
+    if optim.nesterov and optim.momentum == 0:
+        raise ValueError("optim.nesterov=true needs a momentum; optim.momentum=0.")
+
+
+def _check_model(config: TrainConfig) -> None:
+    from nlvideo.models.resnet import STAGES
+
+    model = config.model
+    for key in ("sync_bn", "precise_bn_steps"):
+        if model.frozen_bn and _value(config, key):
+            raise ValueError(f"{key}={_value(config, key)} has no effect with model.frozen_bn=true.")
+    for stage in model.activation_checkpointing:
+        _check_choice("model.activation_checkpointing", stage, STAGES)
+    if config.compile and model.activation_checkpointing:
+        raise ValueError(
+            f"model.activation_checkpointing={model.activation_checkpointing} does not go together with "
+            "compile=true, which decides itself what is computed again."
         )
 
 

@@ -18,15 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from nlvideo import distributed as world_of
 from nlvideo.checkpoint import evaluation_weights, load_checkpoint
-from nlvideo.config import (
-    EvaluateConfig,
-    TrainConfig,
-    command_line_keys,
-    from_container,
-    run_command,
-    to_container,
-    to_yaml,
-)
+from nlvideo.compose import command_line_keys, from_container, run_command, to_container, to_yaml
+from nlvideo.config import EvaluateConfig, TrainConfig
 from nlvideo.data import VideoTable, class_names, prepare_data, read_val_table, video_views
 from nlvideo.data.decode import load_decoder
 from nlvideo.metrics import headline

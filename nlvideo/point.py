@@ -3,7 +3,8 @@
 import json
 import sys
 
-from nlvideo.config import TrainConfig, from_container
+from nlvideo.compose import from_container
+from nlvideo.config import TrainConfig
 from nlvideo.distributed import USER_ERRORS, message_of
 from nlvideo.train import launch
 

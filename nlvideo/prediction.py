@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from nlvideo.config import command_line_keys, run_command
+from nlvideo.compose import command_line_keys, run_command
 from nlvideo.data.annotations import videos_below
 from nlvideo.data.video import DecodeError, SlowVideo
 from nlvideo.distributed import RunFailed

@@ -15,7 +15,8 @@ import torch
 from tqdm import tqdm
 
 from nlvideo.checkpoint import load_checkpoint
-from nlvideo.config import PredictConfig, TrainConfig, from_container
+from nlvideo.compose import from_container
+from nlvideo.config import PredictConfig, TrainConfig
 from nlvideo.data.dataset import VideoViews
 from nlvideo.data.decode import load_decoder, open_video
 from nlvideo.data.sampling import clip_indices, crop_offsets, resized_size, view_indices

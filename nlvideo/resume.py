@@ -5,7 +5,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from nlvideo.checkpoint import NEWEST_FILE, STEPS_FOLDER, Found, config_differences, newest_checkpoint
-from nlvideo.config import TrainConfig, from_container, to_container
+from nlvideo.compose import from_container, to_container
+from nlvideo.config import TrainConfig
 from nlvideo.data import VideoTable
 from nlvideo.distributed import restarted
 from nlvideo.logger import METRICS_FILE

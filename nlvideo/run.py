@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nlvideo import distributed as world_of
 from nlvideo.claim import claim
-from nlvideo.config import TrainConfig, to_container, to_yaml
+from nlvideo.compose import to_container, to_yaml
+from nlvideo.config import TrainConfig
 from nlvideo.data import Share, VideoTable, prepare_data
 from nlvideo.data.transforms import normalize
 from nlvideo.meter import Meter

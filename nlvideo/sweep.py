@@ -25,7 +25,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from nlvideo.config import TrainConfig, explain, to_container, to_dataclass
+from nlvideo.compose import explain, to_container, to_dataclass
+from nlvideo.config import TrainConfig
 from nlvideo.distributed import ending, under_torchrun
 from nlvideo.models import build_model
 from nlvideo.resume import CONFIG_FILE, differences

@@ -21,7 +21,8 @@ from nlvideo import distributed as world_of
 from nlvideo import preflight
 from nlvideo.checkpoint import go_back_to, name_best, save_step
 from nlvideo.claim import claim
-from nlvideo.config import TrainConfig, run_command, to_dataclass, to_yaml
+from nlvideo.compose import run_command, to_dataclass, to_yaml
+from nlvideo.config import TrainConfig
 from nlvideo.data import center_batches, train_batches
 from nlvideo.data.dataset import Batch
 from nlvideo.data.loading import end_workers

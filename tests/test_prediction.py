@@ -17,7 +17,8 @@ import nlvideo
 from nlvideo import prediction
 from nlvideo import predictor as predictor_module
 from nlvideo.checkpoint import save_checkpoint
-from nlvideo.config import EvaluateConfig, TrainConfig, from_container
+from nlvideo.compose import from_container
+from nlvideo.config import EvaluateConfig, TrainConfig
 from nlvideo.data.decode import open_video
 from nlvideo.data.pyav_video import PyavVideo
 from nlvideo.data.video import DecodeError

@@ -23,7 +23,8 @@ from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
-from nlvideo.config import TrainConfig, store_schemas, to_dataclass
+from nlvideo.compose import store_schemas, to_dataclass
+from nlvideo.config import TrainConfig
 from nlvideo.data.dataset import Batch
 from nlvideo.distributed import World
 from nlvideo.models import build_model, pairwise

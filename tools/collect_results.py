@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
-from nlvideo.config import BlockConfig, DataConfig, ModelConfig, TrainConfig, from_container, to_container
+from nlvideo.compose import from_container, to_container
+from nlvideo.config import BlockConfig, DataConfig, ModelConfig, TrainConfig
 from nlvideo.logger import METRICS, METRICS_FILE, read_metrics
 from nlvideo.metrics import headline
 from nlvideo.models import build_model

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from nlvideo.checkpoint import save_checkpoint
-from nlvideo.config import to_container
+from nlvideo.compose import to_container
 from nlvideo.data.annotations import read_classes
 from nlvideo.importers import SOURCES, import_weights
 

@@ -33,7 +33,8 @@ from nlvideo.attention_pictures import write_picture, write_video
 from nlvideo.attention_rows import chosen_rows
 from nlvideo.attention_statistics import Statistics, mean_statistics, statistics
 from nlvideo.checkpoint import evaluation_weights, load_checkpoint
-from nlvideo.config import DataConfig, TrainConfig, from_container
+from nlvideo.compose import from_container
+from nlvideo.config import DataConfig, TrainConfig
 from nlvideo.data import read_val_table
 from nlvideo.data.decode import load_decoder, open_video
 from nlvideo.data.sampling import clip_indices, crop_offsets, resized_size, view_indices
