@@ -25,7 +25,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from nlvideo.compose import explain, to_container, to_dataclass
+from nlvideo.compose import explain, to_container, to_dataclass, to_yaml
 from nlvideo.config import TrainConfig
 from nlvideo.distributed import ending, under_torchrun
 from nlvideo.models import build_model
@@ -46,6 +46,7 @@ class Sweep(Callback):
     """What the command of a sweep does before and after its points."""
 
     points: list[Point] = []
+    only_shown = False  # -m --cfg job
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
         """Composes and checks every point, and tells the points where the sweep's folder is and how to be named."""
@@ -57,6 +58,9 @@ class Sweep(Callback):
             sys.exit(f"error: {explain(error)}")  # Hydra would make a warning of any other exception
         except ValueError as error:
             sys.exit(f"error: {error}")
+        if Sweep.only_shown:
+            print("\n".join(f"# {point.folder}\n{to_yaml(point.config)}" for point in Sweep.points))
+            sys.exit()
         done = [is_finished(point.folder, point.config) for point in Sweep.points]
         print(f"sweep of {len(done)} points, {sum(done)} of them finished already, in {config.hydra.sweep.dir}")
 
@@ -80,6 +84,17 @@ class Sweep(Callback):
         Console().print(table)
         if failed:
             sys.exit("\n".join([f"{len(failed)} of {len(cls.points)} points failed:", *failed]))
+
+
+def wants_configs(arguments: list[str]) -> bool:
+    """Takes --cfg job, which Hydra does not know with -m, out of the arguments; returns whether it was there."""
+    if not {"-m", "--multirun"} & {*arguments} or "--cfg" not in arguments:
+        return False
+    at = arguments.index("--cfg")
+    if arguments[at + 1 : at + 2] != ["job"]:
+        sys.exit("error: a sweep's configurations are shown by -m --cfg job.")
+    del arguments[at : at + 2]
+    return True
 
 
 def run_point(config: TrainConfig) -> float:
@@ -123,8 +138,10 @@ def _plan(config: DictConfig, config_name: str | None) -> list[Point]:
     Raises:
         ValueError: a point that cannot be trained, two in one folder, or one whose folder holds another run.
     """
-    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    fixed = [o for o in overrides if not o.is_sweep_override()]
+    swept = dict(config.hydra.sweeper.get("params") or {})  # what an ablation's file sweeps over; the command line wins
+    lines = [*(f"{key}={values}" for key, values in swept.items()), *config.hydra.overrides.task]
+    overrides = OverridesParser.create().parse_overrides(lines)
+    fixed = [o for o in overrides if not o.is_sweep_override() and o.key_or_group not in swept]
     (combinations,) = BasicSweeper.split_arguments(overrides, None)
     hydra_overrides = list(config.hydra.overrides.hydra)
     base = compose(config_name, [*hydra_overrides, *(o.input_line for o in fixed)])

@@ -36,7 +36,7 @@ from nlvideo.resume import CONFIG_FILE, find_checkpoint
 from nlvideo.run import Run, set_up, state_of
 from nlvideo.signals import StopSignal
 from nlvideo.status import FINISHED, STATUS_FILE, STOPPED, write_status, write_whole
-from nlvideo.sweep import Sweep, run_point
+from nlvideo.sweep import Sweep, run_point, wants_configs
 from nlvideo.timing import profiler
 
 TRACE_FOLDER = "trace"
@@ -45,6 +45,7 @@ SMALLEST_SCALE = 2.0**-14  # of a float16 loss
 
 
 def main() -> None:
+    Sweep.only_shown = wants_configs(sys.argv)
     run_command(run, "train")
     Sweep.end()
 
@@ -54,6 +55,8 @@ def run(composed: DictConfig) -> float:
     config = to_dataclass(composed)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_point(config)
+    if HydraConfig.initialized() and HydraConfig.get().sweeper.get("params"):
+        raise ValueError("This configuration is a sweep over several runs: add -m, or leave +ablation=... out.")
     return launch(config)
 
 

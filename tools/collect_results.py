@@ -2,60 +2,41 @@
 
     python tools/collect_results.py outputs/ablation                     # every run below
     python tools/collect_results.py outputs/* --csv runs.csv --markdown runs.md
+    python tools/collect_results.py outputs/ablation --table 2a --plot 2a.png --latex 2a.tex   # as the paper has it
 
 A run is a folder with a config.yaml, a sweep's point too. Runs that differ in nothing but the seed are one row of the
 second table: mean +- sample standard deviation. Only finished runs enter it; the others are named below. A run that was
 evaluated several times with the same views has its latest step under their name, the others under their folders'.
+
+--table takes the runs of nlvideo-train -m +ablation=table_2a: each row against its baseline, by the evaluation with
+the most views that all of them have, else by their last validation; beside it what the paper reports. Differences are
+paired by seed and video; their 95 % interval and p are for other seeds and other videos.
 """
 
 import argparse
 import csv
-import json
-import statistics
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import numpy as np
 from rich.console import Console
 from rich.table import Table
-from yaml import YAMLError
+from tabulate import tabulate
 
-from nlvideo.compose import from_container, to_container
-from nlvideo.config import BlockConfig, DataConfig, ModelConfig, TrainConfig
-from nlvideo.logger import METRICS, METRICS_FILE, read_metrics
-from nlvideo.metrics import headline
-from nlvideo.models import build_model
-from nlvideo.models.cost import count_cost
-from nlvideo.resume import CONFIG_FILE, FREE_KEYS
-from nlvideo.status import FINISHED, STATUS_FILE, read_status
+from nlvideo.ablation import Trained, lines_of
+from nlvideo.ablation_table import cells, draw, spread
+from nlvideo.logger import METRICS
+from nlvideo.metrics import target_ranks
+from nlvideo.paper import TABLES
+from nlvideo.results import read_results
+from nlvideo.resume import FREE_KEYS
+from nlvideo.run_folders import Run, evaluations, read_runs
+from nlvideo.status import FINISHED
 
 # What two runs may differ in without being two things that someone compares.
 UNIMPORTANT = {*FREE_KEYS, "name"} - {"model.pretrained", "optim.max_steps"}
 COSTS = ("M params", "G multiply-adds", "hours", "clips/s")
-
-
-@dataclass
-class Run:
-    """A run as a line of the table; metrics are in percent, None where there are none."""
-
-    name: str
-    settings: dict[str, Any]  # dotted key -> value
-    state: str
-    step: int
-    max_steps: int | None  # None, as the seed, where the run failed before it began
-    error: str | None
-    metrics: dict[str, float | None]  # name -> value
-    cost: dict[str, float | None]
-    overrides: str = "-"  # in what it differs from the others, but for the seed
-    seed: int | None = None
 
 
 def main() -> None:
@@ -63,121 +44,119 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="one line a run, all digits")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="both tables")
+    parser.add_argument("--table", choices=TABLES, help="one of the papers' tables instead")
+    parser.add_argument("--latex", type=Path, metavar="FILE", help="with --table")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="with --table: accuracy against multiply-adds")
     arguments = parser.parse_args()
+    if (arguments.latex or arguments.plot) and not arguments.table:
+        parser.error("--latex and --plot go with --table.")
     try:
         runs = [run for folder in arguments.folders for run in read_runs(folder)]
-        name_differences(runs)
-        tables = {"runs": run_rows(runs), "over seeds": group_rows(runs)}
-        if arguments.csv:
-            write_csv(arguments.csv, runs)
-        if arguments.markdown:
-            parts = [*(markdown(rows) for rows in tables.values()), *not_finished(runs)]
-            arguments.markdown.write_text("\n\n".join(parts) + "\n")
+        if arguments.table:
+            notes = write_ablation(arguments, runs)
+        else:
+            notes = write_runs(arguments, runs)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    for title, rows in tables.items():
-        print_rows(title, rows)
-    for line in not_finished(runs):
+    for line in notes:
         print(line)
 
 
-def read_runs(folder: Path) -> list[Run]:
-    """Returns the runs in a folder, itself included, in the order of their names.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such folder, no run in it, or a file of one that cannot be read.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The folder {folder} does not exist.")
-    found = sorted({path.parent for name in (CONFIG_FILE, STATUS_FILE) for path in folder.rglob(name)})
-    if not found:
-        raise ValueError(f"{folder} holds no run: there is no {CONFIG_FILE} in it or below.")
-    return [read_run(path, folder) for path in found]
-
-
-def read_run(path: Path, folder: Path) -> Run:
-    name = str(path.relative_to(folder.parent))
-    with naming(path / STATUS_FILE):
-        status = read_status(path)
-        if not (path / CONFIG_FILE).exists():  # it failed before it began
-            return Run(name, {}, status["state"], 0, None, status.get("error"), {}, {})
-        state = status["state"] if status else "unfinished"
-    with naming(path / CONFIG_FILE):
-        config = from_container(TrainConfig, OmegaConf.to_container(OmegaConf.load(path / CONFIG_FILE)))
-        sizes = (config.data.num_frames, config.data.crop_size, status.get("num_classes"))
-        cost = network_cost(json.dumps(to_container(config.model)), json.dumps(to_container(config.block)), *sizes)
-    with naming(path / METRICS_FILE):
-        rows = read_metrics(path) if (path / METRICS_FILE).exists() else []
-        train, val = ([row for row in rows if row["split"] == split] for split in ("train", "val"))
-        main = headline(val[-1] if val else {})
-        metrics = {f"best {METRICS[main]}": max((100 * row[main] for row in val), default=None)}
-        metrics |= {f"last {name}": 100 * val[-1][key] for key, name in METRICS.items() if val and key in val[-1]}
-        speeds = [row["clips_per_second"] for row in train]
-        cost = cost | {
-            "hours": sum(row["seconds"] for row in rows) / 3600,
-            "clips/s": statistics.median(speeds) if speeds else None,
-        }
-        step = status.get("step", rows[-1]["step"] if rows else 0)
-    metrics |= read_evaluations(path)
-    settings = flatten(to_container(config))
-    places = f"block.places.r{config.model.depth}"
-    settings = {key: value for key, value in settings.items() if not key.startswith("block.places.") or key == places}
-    return Run(
-        name, settings, state, step, config.optim.max_steps, status.get("error"), metrics, cost, seed=config.seed
-    )
+def write_runs(arguments: argparse.Namespace, runs: list[Run]) -> list[str]:
+    """Prints and writes both tables of runs; returns notes."""
+    name_differences(runs)
+    tables = {"runs": run_rows(runs), "over seeds": group_rows(runs)}
+    notes = not_finished(runs)
+    if arguments.csv:
+        write_csv(arguments.csv, runs)
+    if arguments.markdown:
+        parts = [*(markdown(rows) for rows in tables.values()), *notes]
+        arguments.markdown.write_text("\n\n".join(parts) + "\n")
+    for title, rows in tables.items():
+        print_rows(title, rows)
+    return notes
 
 
-def read_evaluations(path: Path) -> dict[str, float]:
-    """Returns {"10x3 top-1": percent, ...} of all evaluations in a run's folder."""
-    found = []
-    for file in sorted(path.rglob("result.json")):
-        with naming(file):
-            result = json.loads(file.read_text())
-            views = f"{result['views']['num_clips']}x{result['views']['num_crops']}"
-            scores = {name: 100 * result[key] for key, name in METRICS.items() if result.get(key) is not None}
-            found.append((result["step"], views, str(file.parent.relative_to(path)), scores))
-    metrics = {}
-    for _, views, folder, scores in sorted(found, key=lambda evaluation: -evaluation[0]):
-        name = f"{views} {folder}" if any(f"{views} {metric}" in metrics for metric in scores) else views
-        metrics |= {f"{name} {metric}": value for metric, value in scores.items()}
-    return metrics
+def write_ablation(arguments: argparse.Namespace, runs: list[Run]) -> list[str]:
+    """Prints and writes one of the papers' tables; returns notes."""
+    title, rows = TABLES[arguments.table]
+    names = {row.experiment for row in rows}
+    asked = [run for run in runs if run.settings.get("name") in names]
+    members = [run for run in asked if run.state == FINISHED]
+    if not members:
+        raise ValueError(f"No finished run of table {arguments.table}, whose rows are {', '.join(sorted(names))}.")
+    refuse_other_recipes(members)
+    views, folders = common_evaluations(members)
+    trained, ids = defaultdict(list), None
+    for run in members:
+        one, scored = as_trained(run, folders.get(run.name))
+        ids = scored if ids is None else ids
+        if ids is not None and not np.array_equal(ids, scored):
+            raise ValueError(f"{members[0].name} and {run.name} were evaluated on other videos.")
+        trained[run.settings["name"]].append(one)
+    lines = lines_of(rows, trained)
+    title = f"{arguments.table}: {title}"
+    metric = next(iter(next(iter(trained.values()))[0].metrics))
+    table = cells(lines)
+    print_rows(f"{title} ({views}, percent)", table)
+    if arguments.csv:
+        with open(arguments.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, table[0])
+            writer.writeheader()
+            writer.writerows(table)
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(table) + "\n")
+    if arguments.latex:
+        arguments.latex.write_text(tabulate(table, headers="keys", tablefmt="latex_booktabs") + "\n")
+    if arguments.plot:
+        draw(lines, title, metric, arguments.plot)
+    missing = [f"not trained: {line.row.label} ({line.row.experiment})" for line in lines if not line.runs]
+    return [*missing, *not_finished(asked)]
 
 
-@contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Makes whatever is wrong with a file's content a ValueError of one line that names the file."""
-    try:
-        yield
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} cannot be read: {error.msg} in {error.doc.strip()[:60]!r}") from None
-    except (ValueError, TypeError, AttributeError, KeyError, YAMLError, OmegaConfBaseException) as error:
-        reason = f"it lacks {error}" if type(error) is KeyError else " ".join(str(error).split())
-        raise ValueError(f"{file} cannot be read: {reason}") from None
+def refuse_other_recipes(runs: list[Run]) -> None:
+    """Raises ValueError where runs of one table differ in more than their network: data, recipe or width."""
+    free = {*UNIMPORTANT, "model.layout", "model.depth", "model.stem", "model.activation_checkpointing"}
+    first = runs[0]
+    for run in runs[1:]:
+        for key in sorted({*first.settings, *run.settings}):
+            a, b = first.settings.get(key), run.settings.get(key)
+            if key.startswith(("data.", "model.", "optim.")) and key not in free and a != b:
+                raise ValueError(
+                    f"{first.name} and {run.name} are no rows of one table: {key} is {a} and {b}. "
+                    "Give the folder of one sweep."
+                )
+    seeds = Counter((run.settings["name"], run.seed) for run in runs)
+    (name, seed), count = seeds.most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{name} with the seed {seed} is there {count} times; collect one of them.")
 
 
-@cache
-def network_cost(
-    model: str, block: str, num_frames: int, crop_size: int, num_classes: int | None
-) -> dict[str, float | None]:
-    """Returns millions of parameters and billions of multiply-adds of a clip; None where the classes are not known.
-
-    Args:
-        model, block: the groups of the config, as JSON.
-    """
-    if num_classes is None:
-        return {"M params": None, "G multiply-adds": None}
-    groups = from_container(ModelConfig, json.loads(model)), from_container(BlockConfig, json.loads(block))
-    with torch.device("meta"):
-        network = build_model(*groups, DataConfig(num_frames=num_frames, crop_size=crop_size), num_classes)
-    cost = count_cost(network, num_frames, crop_size, crop_size)
-    return {"M params": cost.params / 1e6, "G multiply-adds": cost.multiply_adds / 1e9}
+def common_evaluations(runs: list[Run]) -> tuple[str, dict[str, Path]]:
+    """Returns the most views that all runs were evaluated with and {run: the latest such evaluation's folder}."""
+    found = {run.name: evaluations(run.path) for run in runs}
+    common = set.intersection(*({one.views for one in many} for many in found.values()))
+    if not common:
+        return "last validation, one centre clip", {}
+    best = max(common, key=lambda views: (views[0] * views[1], views))
+    folders = {
+        name: max((one for one in many if one.views == best), key=lambda one: one.step).folder
+        for name, many in found.items()
+    }
+    return f"{best[0]} clips x {best[1]} crops", folders
 
 
-def flatten(container: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in container.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def as_trained(run: Run, folder: Path | None) -> tuple[Trained, np.ndarray | None]:
+    """Returns the run as its row has it, and the names of the videos that it was evaluated on."""
+    costs = run.cost["M params"] * 1e6, run.cost["G multiply-adds"] * 1e9
+    if folder is None:
+        last = {name.removeprefix("last "): value for name, value in run.metrics.items() if name.startswith("last ")}
+        return Trained(run.seed, last, None, *costs), None
+    evaluation = read_results(folder)
+    shown_metrics = ("map",) if evaluation.multi_label else ("top1", "top5")
+    metrics = {METRICS[key]: 100 * evaluation.result[key] for key in shown_metrics}
+    right = None if evaluation.multi_label else target_ranks(evaluation.scores, evaluation.targets) < 1
+    return Trained(run.seed, metrics, None if right is None else right.astype(float), *costs), evaluation.ids
 
 
 def name_differences(runs: list[Run]) -> None:
@@ -247,13 +226,6 @@ def metric_names(runs: list[Run]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.metrics))
 
 
-def spread(values: list[float]) -> str:
-    """Returns "mean +- sample standard deviation", the mean alone for one value or equal ones."""
-    if len(set(values)) < 2:
-        return shown(values[0] if values else None)
-    return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f}"
-
-
 def shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -268,10 +240,7 @@ def write_csv(path: Path, runs: list[Run]) -> None:
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
-    if not rows:
-        return "No run is finished."
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True) if rows else "No run is finished."
 
 
 def print_rows(title: str, rows: list[dict[str, str]]) -> None:
