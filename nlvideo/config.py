@@ -53,12 +53,17 @@ class BlockConfig:
 class SyntheticConfig:
     """A set that is written when it is first used (nlvideo/data/synthetic.py)."""
 
-    kind: str = "motions"  # motions: one class a video; actions: several or none at their times, as Charades has them
+    kind: str = (
+        "motions"  # or actions: several or none at their times; long_range, short_range, stills: see relations.py
+    )
     num_train: int = 640
     num_val: int = 160
     num_frames: int = 48
     height: int = 96
     seed: int = 0
+    gap_frames: int = 12  # long_range: from the beginning, which has to be remembered, to the end, which asks
+    distance: float = 0.25  # long_range: from where the disc was to where it comes back, as a share of the height
+    num_distractors: int = 2  # long_range: at a time, between the beginning and the end
 
 
 @dataclass
@@ -231,6 +236,7 @@ def _check_data(data: DataConfig) -> None:
     _check_choice("data.format", data.format, FORMATS)
     if data.synthetic is not None:
         _check_choice("data.synthetic.kind", data.synthetic.kind, SETS)
+        _check_long_range(data.synthetic)
     if data.start_method is not None:
         _check_choice("data.start_method", data.start_method, multiprocessing.get_all_start_methods())
     if not 0 < data.frame_rate < math.inf:
@@ -254,6 +260,25 @@ def _check_data(data: DataConfig) -> None:
             f"neither below data.crop_size={data.crop_size}."
         )
     _check_views(data)
+
+
+def _check_long_range(synthetic: SyntheticConfig) -> None:
+    if synthetic.kind != "long_range":
+        for key in ("gap_frames", "distance", "num_distractors"):
+            if getattr(synthetic, key) != getattr(SyntheticConfig, key):
+                raise ValueError(
+                    f"data.synthetic.{key}={getattr(synthetic, key)} has no effect on kind={synthetic.kind}; "
+                    "kind=long_range takes it."
+                )
+    elif not 0 < synthetic.gap_frames < synthetic.num_frames - 1:
+        raise ValueError(
+            f"data.synthetic.gap_frames={synthetic.gap_frames}: must be at least 1 and leave two or more of "
+            f"data.synthetic.num_frames={synthetic.num_frames}."
+        )
+    elif not 0 <= synthetic.distance <= 0.5:
+        raise ValueError(f"data.synthetic.distance={synthetic.distance}: must be from 0 to 0.5 of the height.")
+    elif synthetic.num_distractors < 0:
+        raise ValueError(f"data.synthetic.num_distractors={synthetic.num_distractors}: must not be negative.")
 
 
 def _check_views(data: DataConfig) -> None:

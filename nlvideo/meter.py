@@ -20,6 +20,7 @@ class StepResult(NamedTuple):
 
     loss: float  # mean
     grad_norm: float  # before clipping, the same in every process
+    right: float | None  # share of clips whose best class is the target, None for multi-label data
     updated: bool  # false where the loss scaler left the weights alone, because a gradient was not finite
 
 
@@ -34,6 +35,7 @@ class Meter:
         self.world_size, self.num_samples = world_size, num_samples
         self.num_bad: int = state.get("num_bad", 0)
         self._losses: list[float] = list(state.get("losses", []))
+        self._right: list[float] = list(state.get("right", []))
         self._grad_norms: list[float] = list(state.get("grad_norms", []))
         self._failures: list[dict[str, Any]] = []
         self._clips, self._wait = 0, 0.0
@@ -41,7 +43,8 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint needs so that the next line of metrics is that of an uninterrupted run."""
-        return {"num_bad": self.num_bad, "losses": list(self._losses), "grad_norms": list(self._grad_norms)}
+        lists = {"losses": self._losses, "right": self._right, "grad_norms": self._grad_norms}
+        return {"num_bad": self.num_bad} | {name: list(values) for name, values in lists.items()}
 
     def add(
         self, result: StepResult, passes: Sequence[Batch], step: int, table: VideoTable, skipped: Any, stop: int
@@ -58,8 +61,8 @@ class Meter:
         slow = [failure.video for failure in failures if failure.slow]
         num_clips = sum(len(batch.targets) for batch in passes)
         finite = math.isfinite(result.loss) and (math.isfinite(result.grad_norm) or not result.updated)
-        stopping, broken, bad, clips, num_slow, loss = world_of.sum_over_ranks(
-            [bool(stop), not finite, len(failures), num_clips, len(slow), result.loss]
+        stopping, broken, bad, clips, num_slow, loss, right = world_of.sum_over_ranks(
+            [bool(stop), not finite, len(failures), num_clips, len(slow), result.loss, result.right or 0.0]
         )
         if not finite:
             videos = ", ".join(table.name(i) for batch in passes for i in batch.videos.tolist())
@@ -83,6 +86,8 @@ class Meter:
             print("step {step}: {video}: {reason}; replaced by {replaced_by}".format(**row), file=sys.stderr)
             self._failures.append(row)
         self._losses.append(loss / self.world_size)
+        if result.right is not None:
+            self._right.append(right / self.world_size)
         if result.updated:
             self._grad_norms.append(result.grad_norm)
         self._clips += int(clips)
@@ -116,6 +121,7 @@ class Meter:
         shares = world_of.sum_over_ranks([value / seconds for value in spent.values()])
         values = {
             "loss": math.fsum(self._losses) / len(self._losses),
+            **({"top1": math.fsum(self._right) / len(self._right)} if self._right else {}),
             "lr": lr,
             "grad_norm": math.fsum(self._grad_norms) / len(self._grad_norms) if self._grad_norms else None,
             "skipped_updates": len(self._losses) - len(self._grad_norms),
@@ -125,7 +131,7 @@ class Meter:
         }
         for name, share in zip(spent, shares, strict=True):
             values[f"{name}_share"] = share / self.world_size
-        self._losses, self._grad_norms, self._clips, self._wait = [], [], 0, 0.0
+        self._losses, self._right, self._grad_norms, self._clips, self._wait = [], [], [], 0, 0.0
         self._start = time.monotonic()
         return values
 

@@ -172,7 +172,7 @@ def train_step(run: Run, passes: list[Batch]) -> StepResult:
     run.model.train()
     run.optimizer.zero_grad(set_to_none=True)
     run.timer.start()
-    total = 0.0
+    total, right = 0.0, 0.0
     for i, batch in enumerate(passes, 1):
         # Gradients travel between processes with the last pass.
         alone = run.model.no_sync() if run.world.size > 1 and i < len(passes) else nullcontext()
@@ -185,6 +185,7 @@ def train_step(run: Run, passes: list[Batch]) -> StepResult:
                 loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype)) / len(passes)
             else:
                 loss = F.cross_entropy(logits, targets) / len(passes)
+                right += (logits.detach().argmax(1) == targets).double().mean() / len(passes)
             run.timer.lap("forward")
             run.scaler.scale(loss).backward()
         total += loss.detach()
@@ -199,8 +200,9 @@ def train_step(run: Run, passes: list[Batch]) -> StepResult:
             f"float16: gradients are not finite even with the loss scaled by {run.scaler.get_scale():g}; nothing is "
             "learnt. Choose precision=bfloat16 or float32."
         )
-    loss, norm = torch.stack([total.double(), norm.double()]).tolist()
-    return StepResult(loss, norm, updated=np.isfinite(norm) or not run.scaler.is_enabled())
+    loss, norm, right = torch.stack([total.double(), norm.double(), torch.as_tensor(right).to(total.device)]).tolist()
+    right = None if run.train_table.multi_label else right
+    return StepResult(loss, norm, right, updated=np.isfinite(norm) or not run.scaler.is_enabled())
 
 
 def validate_and_log(run: Run, step: int, meter: Meter, logger: RunLogger | None, stopping: StopSignal) -> float | None:

@@ -13,7 +13,7 @@ from test_metrics import by_hand
 
 from nlvideo.config import EvaluateConfig, ViewsConfig
 from nlvideo.data import prepare_data, read_val_table
-from nlvideo.data.synthetic import MOTIONS
+from nlvideo.data.motions import MOTIONS
 from nlvideo.evaluate import evaluate
 from nlvideo.train import train
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +23,11 @@ if TYPE_CHECKING:
 def prepare_data(data: DataConfig) -> None:
     """Writes a synthetic set if the config asks for one and it is not there yet."""
     if data.synthetic is not None:
-        s = data.synthetic
-        write_set(
-            s.kind,
-            data.root,
-            num_train=s.num_train,
-            num_val=s.num_val,
-            num_frames=s.num_frames,
-            height=s.height,
-            seed=s.seed,
-        )
+        settings = dataclasses.asdict(data.synthetic)
+        if data.synthetic.kind != "long_range":
+            for key in ("gap_frames", "distance", "num_distractors"):
+                del settings[key]
+        write_set(settings.pop("kind"), data.root, **settings)
 
 
 def class_names(data: DataConfig) -> list[str] | None:

@@ -1,72 +1,60 @@
-"""Writes small labelled H.264 clips whose classes differ in motion only, one class a video or several actions or none.
+"""Writes small labelled H.264 clips, for first steps and for questions that real videos do not answer."""
 
-Three shapes move over a still, textured background. Where they are, how large and how they are turned is drawn
-from the same distributions in every class and at every time: positions wrap around at the borders, sizes grow
-from the smallest to the largest and start again, and each starts at a random phase. So one frame tells nothing
-about the class, and each class has its time reversal as another class.
-
-In the set of actions each shape stands still, but for at most one action of its own.
-"""
-
-import csv
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
 from tqdm import tqdm
 
-MOTIONS = (
-    "moves_right",
-    "moves_left",
-    "moves_down",
-    "moves_up",
-    "turns_clockwise",
-    "turns_counterclockwise",
-    "grows",
-    "shrinks",
-)
-NUM_SHAPES = 3
-SIZES = (9.0, 24.0)  # smallest and largest radius in pixels of a 96-pixel-high frame
-FRAME_RATE = 25
+from nlvideo.data.motions import write_actions, write_motions
+from nlvideo.data.picture import FRAME_RATE, Picture
+from nlvideo.data.relations import write_long_range, write_short_range, write_stills
 
-
-class Action(NamedTuple):
-    """What a shape does from frame `start` to frame `end`."""
-
-    label: int
-    start: int
-    end: int
+SETS = {
+    "motions": write_motions,
+    "actions": write_actions,
+    "long_range": write_long_range,
+    "short_range": write_short_range,
+    "stills": write_stills,
+}
 
 
 def write_set(
-    kind: str, root: str | Path, *, num_train: int, num_val: int, num_frames: int, height: int, seed: int
+    kind: str,
+    root: str | Path,
+    *,
+    num_train: int,
+    num_val: int,
+    num_frames: int,
+    height: int,
+    seed: int,
+    **options: float,
 ) -> None:
     """Writes train.csv, val.csv, classes.txt and their mp4 files under `root`, once.
 
     Files that are there already are kept, so an interrupted call goes on where it stopped.
 
     Args:
-        kind: one of SETS: "motions" has one class a video and `path label` lists; "actions" several actions or none,
-            at their times, with lists as Charades has them.
+        kind: one of SETS: "actions" has several actions or none a video, at their times, with lists as Charades has
+            them; the others have one class a video and `path label` lists.
         root: folder; made if missing.
         num_train, num_val: videos of each split; classes take turns.
         num_frames: frames in each video, at 25 a second.
-        height: of a frame; the width is 4/3 of it, both even.
+        height: of a frame; the width is 4/3 of it, both even, or, but for motions and actions, the same.
         seed: everything drawn follows from it.
+        options: of long_range alone, see draw_long_range in relations.py.
 
     Raises:
         ValueError: `root` holds a set written with other settings, or other files.
     """
     root = Path(root)
     settings = {"num_train": num_train, "num_val": num_val, "num_frames": num_frames, "height": height, "seed": seed}
-    settings |= {} if kind == "motions" else {"kind": kind}
+    settings |= ({} if kind == "motions" else {"kind": kind}) | options
     card = root / "synthetic.json"
     if card.exists():
         held = json.loads(card.read_text())
@@ -81,17 +69,17 @@ def write_set(
         raise ValueError(f"data.root={root} is not empty and holds no synthetic set; give another folder.")
     root.mkdir(parents=True, exist_ok=True)
     _write_card(card, settings, complete=False)
-    tasks = []
-    for split, count in (("train", num_train), ("val", num_val)):
-        for name, actions, drawn in SETS[kind](root, split, count, num_frames, seed):
-            if not (root / name).exists():
-                tasks.append((root / name, actions, drawn))
-    write = partial(_write_video, num_frames=num_frames, height=height)
+    pictures = [
+        picture
+        for split, count in (("train", num_train), ("val", num_val))
+        for picture in SETS[kind](root, split, count, num_frames, height, seed, **options)
+        if not (root / picture.name).exists()
+    ]
     interval = 0.2 if sys.stderr.isatty() else 10
     with ProcessPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
         for _ in tqdm(
-            pool.map(write, tasks, chunksize=8),
-            total=len(tasks),
+            pool.map(partial(_write_video, root), pictures, chunksize=8),
+            total=len(pictures),
             desc=f"writing {root}",
             unit="video",
             mininterval=interval,
@@ -100,97 +88,10 @@ def write_set(
     _write_card(card, settings, complete=True)
 
 
-def _motions(root: Path, split: str, count: int, num_frames: int, seed: int) -> Iterator["Task"]:
-    """Writes a list of videos with one class each and yields what has to be drawn."""
-    (root / "classes.txt").write_text("\n".join(MOTIONS) + "\n")
-    rows = [(f"{split}/{i:05d}.mp4", i % len(MOTIONS)) for i in range(count)]
-    (root / split).mkdir(exist_ok=True)
-    (root / f"{split}.csv").write_text("".join(f"{name} {label}\n" for name, label in rows))
-    for i, (name, label) in enumerate(rows):
-        yield name, [Action(label, 0, num_frames)] * NUM_SHAPES, [seed, split == "val", i]
-
-
-def _actions(root: Path, split: str, count: int, num_frames: int, seed: int) -> Iterator["Task"]:
-    """Writes a list of videos with several actions or none and yields what has to be drawn."""
-    (root / "classes.txt").write_text("".join(f"c{i:03} {name}\n" for i, name in enumerate(MOTIONS)))
-    (root / "videos").mkdir(exist_ok=True)
-    rows = []
-    for i in range(count):
-        rng = np.random.default_rng([seed, split == "val", i, 1])
-        labels = rng.permutation(len(MOTIONS))[: 0 if i % 10 == 9 else rng.integers(1, NUM_SHAPES, endpoint=True)]
-        starts = rng.integers(num_frames // 2, size=len(labels))
-        ends = starts + rng.integers(num_frames // 4, num_frames // 2, endpoint=True, size=len(labels))
-        actions = [Action(*map(int, action)) for action in zip(labels, starts, ends, strict=True)]
-        rows.append((f"{split}{i:05d}", actions))
-    with open(root / f"{split}.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "actions", "length"])
-        for name, actions in rows:
-            texts = [f"c{a.label:03} {a.start / FRAME_RATE:.2f} {a.end / FRAME_RATE:.2f}" for a in actions]
-            writer.writerow([name, ";".join(texts), f"{num_frames / FRAME_RATE:.2f}"])
-    for i, (name, actions) in enumerate(rows):
-        yield f"videos/{name}.mp4", actions + [None] * (NUM_SHAPES - len(actions)), [seed, split == "val", i]
-
-
-SETS = {"motions": _motions, "actions": _actions}
-Task = tuple[str, list[Action | None], list[int]]  # file, what each shape does, seed
-
-
-def render(actions: Sequence[Action | None], rng: np.random.Generator, num_frames: int, height: int) -> np.ndarray:
-    """Returns a clip (num_frames, height, width, 3) uint8 with one shape for each action; for None it stands still."""
-    width = height * 4 // 3 // 2 * 2
-    unit = height / 96
-    background = _texture(rng, height, width)
-    smallest, largest = SIZES[0] * unit, SIZES[1] * unit
-    time = np.arange(num_frames)
-    frames = np.repeat(background[None], num_frames, 0)
-    for action in actions:
-        corners, shade = rng.integers(3, 5), rng.permutation([rng.integers(0, 256), rng.integers(180, 256), 255])
-        y, x = rng.uniform(0, height), rng.uniform(0, width)
-        angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform()
-        speed, spin, growth = rng.uniform(1.5, 2.5) * unit, rng.uniform(0.08, 0.14), rng.uniform(0.03, 0.05)
-        motion = "" if action is None else MOTIONS[action.label]
-        moved = time if action is None else np.clip(time - action.start, 0, action.end - action.start)
-        dy = speed * {"moves_down": 1, "moves_up": -1}.get(motion, 0)
-        dx = speed * {"moves_right": 1, "moves_left": -1}.get(motion, 0)
-        turn = spin * {"turns_clockwise": 1, "turns_counterclockwise": -1}.get(motion, 0)
-        grow = growth * {"grows": 1, "shrinks": -1}.get(motion, 0)
-        radius = smallest + (largest - smallest) * ((phase + grow * moved) % 1)
-        for t in time:
-            y_t, x_t, angle_t = y + dy * moved[t], x + dx * moved[t], angle + turn * moved[t]
-            _draw(frames[t], y_t, x_t, radius[t], angle_t, corners, shade)
-    return frames
-
-
-def _draw(frame: np.ndarray, y: float, x: float, radius: float, angle: float, corners: int, shade: np.ndarray) -> None:
-    """Paints a kite with three or four corners, wrapping around at the borders. Angles turn clockwise on the screen."""
-    reach = int(np.ceil(radius)) + 1
-    rows, columns = (np.arange(np.floor(c) - reach, np.floor(c) + reach + 1) for c in (y, x))
-    v, u = (rows - y)[:, None], (columns - x)[None, :]
-    along, across = u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
-    # A long tip ahead and a short or flat tail behind: turning it by any angle but a full turn shows.
-    tail = 0.35 if corners == 3 else 0.7
-    half_width = np.where(along > -0.35 * radius, 0.6 * (radius - along) / 1.35, 0.6 * (along + tail * radius) / 0.35)
-    inside = np.minimum(half_width - np.abs(across), along + tail * radius)
-    mask = np.clip(inside + 0.5, 0, 1)[..., None]  # soft edge, one pixel wide
-    where = np.ix_(rows.astype(int) % frame.shape[0], columns.astype(int) % frame.shape[1])
-    frame[where] = (frame[where] * (1 - mask) + shade * mask).astype(np.uint8)
-
-
-def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Returns smooth coloured noise (height, width, 3) uint8: a coarse grid of colours, interpolated."""
-    grid = rng.integers(30, 130, (6, 8, 3)).astype(float)
-    ys, xs = np.linspace(0, 4.999, height), np.linspace(0, 6.999, width)
-    y0, x0 = ys.astype(int), xs.astype(int)
-    fy, fx = (ys - y0)[:, None, None], (xs - x0)[None, :, None]
-    top = grid[y0][:, x0] * (1 - fx) + grid[y0][:, x0 + 1] * fx
-    bottom = grid[y0 + 1][:, x0] * (1 - fx) + grid[y0 + 1][:, x0 + 1] * fx
-    return (top * (1 - fy) + bottom * fy).astype(np.uint8)
-
-
-def _write_video(task: tuple[Path, list[Action | None], list[int]], num_frames: int, height: int) -> None:
-    path, actions, seed = task
-    frames = render(actions, np.random.default_rng(seed), num_frames, height)
+def _write_video(root: Path, picture: Picture) -> None:
+    frames = picture.draw(np.random.default_rng(picture.seed))
+    path = root / picture.name
+    path.parent.mkdir(exist_ok=True)
     partial_path = path.with_name(f".{os.getpid()}.{path.name}")
     with av.open(str(partial_path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FRAME_RATE)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def inflate(weight: Tensor, shape: torch.Size) -> Tensor:
-    """Returns a 2D kernel (O, I, H, W) as a 3D one (O, I, T, H, W), each of the T planes being 1/T of it.
+    """Returns a 2D kernel (O, I, H, W) or (O, I, 1, H, W) as a 3D one (O, I, T, H, W), each plane being 1/T of it.
 
     A video of one repeated frame then gives what the 2D network gives for that frame. Tensors that already
     have the wanted shape (norms, fc) are returned as they are.
@@ -17,8 +17,9 @@ def inflate(weight: Tensor, shape: torch.Size) -> Tensor:
     """
     if weight.shape == shape:
         return weight
-    if weight.ndim == 4 and len(shape) == 5 and weight.shape == shape[:2] + shape[3:]:
-        return weight.unsqueeze(2).expand(shape) / shape[2]
+    plane = weight.squeeze(2) if weight.ndim == 5 and weight.shape[2] == 1 else weight  # of a C2D checkpoint
+    if plane.ndim == 4 and len(shape) == 5 and plane.shape == shape[:2] + shape[3:]:
+        return plane.unsqueeze(2).expand(shape) / shape[2]
     raise ValueError(f"a weight of shape {tuple(weight.shape)} cannot be inflated to {tuple(shape)}")
 
 

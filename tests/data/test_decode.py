@@ -8,7 +8,7 @@ import torch
 from conftest import GREY_STEP, frame_numbers, write_grey_video
 
 from nlvideo.data.decode import open_video
-from nlvideo.data.synthetic import Action, render
+from nlvideo.data.motions import Action, render
 from nlvideo.data.video import DecodeError
 
 REAL_CLIPS = Path(__file__).parents[3] / "shared" / "data"
@@ -86,7 +86,7 @@ def test_what_cannot_be_opened_is_a_decode_error_with_its_reason(tmp_path):
 
 def test_damage_is_a_decode_error_and_frames_before_it_still_come(tmp_path):
     path = tmp_path / "damaged.mp4"
-    frames = render([Action(0, 0, 40)] * 3, np.random.default_rng(0), 40, 96)
+    frames = render([Action(0, 0, 40)] * 3, 40, 96, np.random.default_rng(0))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt, stream.options = 96, 128, "yuv420p", {"g": "20", "bf": "0"}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nlvideo.data.decode import DECODERS, open_video
 from nlvideo.data.frame_folder import FrameFolder
-from nlvideo.data.synthetic import Action, render
+from nlvideo.data.motions import Action, render
 from nlvideo.data.video import DecodeError, SlowVideo
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -61,7 +61,7 @@ def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=None,
 
 @pytest.fixture(scope="module")
 def moving():
-    return render([Action(0, 0, 40)] * 3, np.random.default_rng(0), 40, 96)  # (40, 96, 128, 3)
+    return render([Action(0, 0, 40)] * 3, 40, 96, np.random.default_rng(0))  # (40, 96, 128, 3)
 
 
 @pytest.mark.parametrize("rotation", [90, -90, 180])

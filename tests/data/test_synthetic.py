@@ -5,13 +5,14 @@ import pytest
 
 from nlvideo.data.annotations import read_classes, read_table
 from nlvideo.data.decode import open_video
-from nlvideo.data.synthetic import MOTIONS, Action, render, write_set
+from nlvideo.data.motions import MOTIONS, Action, render
+from nlvideo.data.synthetic import write_set
 
 SETTINGS = {"num_train": 16, "num_val": 8, "num_frames": 12, "height": 48, "seed": 3}
 
 
 def render_of(label, seed=0, num_frames=24):
-    return render([Action(label, 0, num_frames)] * 3, np.random.default_rng(seed), num_frames, 48)
+    return render([Action(label, 0, num_frames)] * 3, num_frames, 48, np.random.default_rng(seed))
 
 
 def test_a_clip_follows_from_its_seed():

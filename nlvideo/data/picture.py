@@ -1,0 +1,16 @@
+"""What a synthetic video is before it is drawn."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+FRAME_RATE = 25
+
+
+class Picture(NamedTuple):
+    """A file, and what draws its frames (T, H, W, 3) uint8 from random numbers of the seed."""
+
+    name: str
+    seed: list[int]
+    draw: Callable[[np.random.Generator], np.ndarray]

@@ -1,0 +1,188 @@
+"""Two synthetic sets that part what long and what short range teach, and stills to begin from.
+
+`long_range` is retrieval: two discs of different colour and pattern early, then distractors, then one of the two again,
+grey and elsewhere. The class is the colour that it had. What a model can reach is known in advance, because colours,
+patterns and the one that comes back are combined evenly:
+
+- 25 % without the beginning, 50 % without the end: a single frame, or a window of half the clip, lacks one of them.
+- 75 % for a sum of one score of the beginning and one of the end, which is what C2D's average over time is while none
+  of its windows sees both. Of the four videos with the same two colours, the same two patterns and either one coming
+  back, such a sum is right on three at most: it would have to prefer the first colour for the first pattern by more
+  than for the second, and, in the videos whose patterns are exchanged, by less.
+
+`short_range` is local motion: discs move in one of four directions for four frames, then stand elsewhere and move
+again. Each class is another one played backwards, so that frames without their order tell 50 %, and one frame 25 %.
+
+`stills` are single frames of the discs of long_range, a class for each colour and pattern: what ImageNet is to
+Kinetics.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nlvideo.data.picture import Picture
+
+COLORS = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (60, 90, 250), "yellow": (240, 220, 40)}
+DIRECTIONS = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}
+ANGLES = (0, 90, 45, 135)  # of the stripes that tell one object from another
+STRIPE = 5 / 64  # from one stripe to the next, as a share of the height
+ANGLE_PAIRS = list(permutations(ANGLES, 2))
+NUM_MOVING = 3  # discs of short_range
+EVERY = 4  # frames that a motion or a distractor lasts
+GREYS = (150, 220)
+
+
+def write_long_range(
+    root: Path,
+    split: str,
+    count: int,
+    num_frames: int,
+    height: int,
+    seed: int,
+    *,
+    gap_frames: int,
+    distance: float,
+    num_distractors: int,
+) -> Iterator[Picture]:
+    """Writes a list of videos, the classes in turn, and yields what has to be drawn."""
+    draw = partial(
+        draw_long_range,
+        num_frames=num_frames,
+        height=height,
+        gap_frames=gap_frames,
+        distance=distance,
+        num_distractors=num_distractors,
+    )
+    _write_list(root, split, count, list(COLORS))
+    for i, question in enumerate(questions(count)):
+        yield Picture(f"{split}/{i:05d}.mp4", [seed, split == "val", i], partial(draw, question))
+
+
+def write_short_range(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[Picture]:
+    """Writes a list of videos, the classes in turn, and yields what has to be drawn."""
+    _write_list(root, split, count, list(DIRECTIONS))
+    for i in range(count):
+        direction = list(DIRECTIONS)[i % len(DIRECTIONS)]
+        draw = partial(draw_short_range, direction, num_frames=num_frames, height=height)
+        yield Picture(f"{split}/{i:05d}.mp4", [seed, split == "val", i], draw)
+
+
+def write_stills(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[Picture]:
+    """Writes a list of videos of `num_frames` equal frames, the classes in turn, and yields what has to be drawn."""
+    kinds = [(color, angle) for color in [*COLORS, "grey"] for angle in ANGLES]
+    _write_list(root, split, count, [f"{color} {angle}" for color, angle in kinds])
+    for i in range(count):
+        draw = partial(draw_still, *kinds[i % len(kinds)], num_frames=num_frames, height=height)
+        yield Picture(f"{split}/{i:05d}.mp4", [seed, split == "val", i], draw)
+
+
+def _write_list(root: Path, split: str, count: int, classes: list[str]) -> None:
+    (root / "classes.txt").write_text("\n".join(classes) + "\n")
+    (root / f"{split}.csv").write_text("".join(f"{split}/{i:05d}.mp4 {i % len(classes)}\n" for i in range(count)))
+
+
+class Question(NamedTuple):
+    """A video of long_range: two discs, each a colour and the angle of its stripes; the first comes back."""
+
+    colors: tuple[str, str]
+    angles: tuple[int, int]
+
+
+def questions(count: int) -> Iterator[Question]:
+    """Yields questions so that every combination is as frequent and the classes, the first colours, take turns."""
+    others = {asked: [color for color in COLORS if color != asked] for asked in COLORS}
+    for i in range(count):
+        rest, asked = divmod(i, len(COLORS))
+        rest, other = divmod(rest, len(COLORS) - 1)
+        asked = list(COLORS)[asked]
+        yield Question((asked, others[asked][other]), ANGLE_PAIRS[rest % len(ANGLE_PAIRS)])
+
+
+def draw_long_range(
+    question: Question,
+    rng: np.random.Generator,
+    num_frames: int,
+    height: int,
+    gap_frames: int,
+    distance: float,
+    num_distractors: int,
+) -> np.ndarray:
+    """Returns a clip (num_frames, height, height, 3) uint8: the beginning, `gap_frames` of distractors, the end.
+
+    Args:
+        distance: between where the disc was and where it comes back, at least, as a share of the height.
+        num_distractors: discs without stripes in any of the colours, which stand elsewhere every few frames of the gap.
+    """
+    shown = (num_frames - gap_frames) // 2
+    radii = rng.uniform(0.17, 0.21, 2) * height
+    while True:
+        places = [rng.uniform(r, height - r, 2) for r in (*radii, radii[0])]
+        apart = [np.hypot(*(places[0] - other)) for other in places[1:]]
+        if apart[0] > radii.sum() and apart[1] > distance * height:
+            break
+    background = _background(rng, height)
+    first, last = background.copy(), background.copy()
+    for color, angle, radius, place in zip(question.colors, question.angles, radii, places, strict=False):
+        _paint_disc(first, place, radius, np.array(COLORS[color], float), angle)
+    _paint_disc(last, places[2], radii[0], np.full(3, rng.uniform(*GREYS)), question.angles[0])
+    frames = np.empty((num_frames, *background.shape))
+    frames[:shown], frames[num_frames - shown :] = first, last
+    for start in range(shown, num_frames - shown, EVERY):
+        between = background.copy()
+        for _ in range(num_distractors):
+            color = np.array(COLORS[list(COLORS)[rng.integers(len(COLORS))]], float)
+            _paint_disc(between, rng.uniform(0, height, 2), rng.uniform(0.1, 0.15) * height, color)
+        frames[start : min(start + EVERY, num_frames - shown)] = between
+    return _with_noise(frames, rng)
+
+
+def draw_short_range(direction: str, rng: np.random.Generator, num_frames: int, height: int) -> np.ndarray:
+    """Returns a clip (num_frames, height, height, 3) uint8 of discs that move in one direction, a few frames each."""
+    background = _background(rng, height)
+    frames = np.empty((num_frames, *background.shape))
+    step = np.array(DIRECTIONS[direction]) * height
+    for start in range(0, num_frames, EVERY):
+        frames[start : start + EVERY] = background
+        for _ in range(NUM_MOVING):
+            place, radius, color = rng.uniform(0, height, 2), rng.uniform(0.1, 0.15) * height, rng.uniform(100, 255, 3)
+            speed = rng.uniform(0.04, 0.06)
+            for t in range(start, min(start + EVERY, num_frames)):
+                _paint_disc(frames[t], place + step * speed * (t - start - (EVERY - 1) / 2), radius, color)
+    return _with_noise(frames, rng)
+
+
+def draw_still(color: str, angle: int, rng: np.random.Generator, num_frames: int, height: int) -> np.ndarray:
+    """Returns frames (num_frames, height, height, 3) uint8, all the same, of one disc with stripes."""
+    frame, radius = _background(rng, height), rng.uniform(0.15, 0.25) * height
+    place = rng.uniform(radius, height - radius, 2)
+    paint = np.full(3, rng.uniform(*GREYS)) if color == "grey" else np.array(COLORS[color], float)
+    _paint_disc(frame, place, radius, paint, angle)
+    return np.repeat(_with_noise(frame, rng)[None], num_frames, 0)
+
+
+def _background(rng: np.random.Generator, height: int) -> np.ndarray:
+    """Returns (height, height, 3) floats: dim squares of colour."""
+    cells = -(-height // 4)
+    return np.kron(rng.uniform(20, 90, (4, 4, 3)), np.ones((cells, cells, 1)))[:height, :height]
+
+
+def _paint_disc(
+    frame: np.ndarray, place: np.ndarray, radius: float, color: np.ndarray, angle: int | None = None
+) -> None:
+    """Paints a disc with soft edges, with stripes at an angle in degrees if there is one."""
+    v, u = np.arange(frame.shape[0])[:, None] - place[0], np.arange(frame.shape[1])[None] - place[1]
+    mask = np.clip(radius - np.hypot(u, v) + 0.5, 0, 1)[..., None]
+    shade = 1.0
+    if angle is not None:
+        across = u * np.cos(np.deg2rad(angle)) + v * np.sin(np.deg2rad(angle))
+        shade = 0.5 + 0.5 * np.clip(3 * np.sin(2 * np.pi * across / (STRIPE * frame.shape[0])), -1, 1)[..., None]
+    frame[:] = frame * (1 - mask) + color * shade * mask
+
+
+def _with_noise(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.clip(frames + rng.normal(0, 3, frames.shape), 0, 255).astype(np.uint8)

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The study of docs/study.md: the papers' tables, small, on data=long_range and data=short_range, two runs at a time, one
+# core each; about two hours. Ctrl-C ends it; called again it goes on where it stopped. FOLDER is where it writes.
+set -euo pipefail
+mkdir -p "${1:?usage: scripts/study.sh FOLDER}"
+cd "$1"
+export OMP_NUM_THREADS=1
+trap 'trap - TERM; kill 0' INT TERM
+
+table() { # name of the folder, name of the table, overrides
+    nlvideo-train -m "+ablation=$2" +scale=small "output_dir=outputs/study/$1" "${@:3}"
+}
+evaluate() { # name of the folder, overrides
+    nlvideo-evaluate "checkpoint=outputs/study/$1/*/checkpoint.pt" report=false num_threads=1 "${@:2}"
+}
+whole_clips() {
+    table long_range table_2a data=long_range
+    table long_range table_2c data=long_range experiment=c2d_r50,c2d_r50_nl1,c2d_r50_nl5,c2d_r50_nl10
+    table long_range table_2f data=long_range experiment=c2d_r50,i3d_r50,i3d_r50_nl5
+    table long_range table_2d data=long_range experiment=c2d_r50,c2d_r50_nl5_space,c2d_r50_nl5_time,c2d_r50_nl5
+    table long_range table_2b data=long_range
+}
+others() {
+    table short_range table_2f data=short_range experiment=c2d_r50,i3d_r50,i3d_r50_nl5
+    table short_range table_2c data=short_range experiment=c2d_r50,c2d_r50_nl5
+    table half_clip table_2c data=long_range data.num_frames=12 experiment=c2d_r50,c2d_r50_nl5
+    table half_clip table_2f data=long_range data.num_frames=12 experiment=i3d_r50_nl5
+    table one_frame table_2c data=long_range data.num_frames=1 experiment=c2d_r50
+    # GCNet's blocks in the other tables' C2D, whose average over time needs them; its Slow looks along time by itself.
+    table gcnet gcnet data=long_range model.layout=c2d model.stem=paper data.num_frames=24 data.frame_stride=1 \
+        experiment=slow_r50,slow_r50_snl5,slow_r50_gc5,slow_r50_se5,slow_r50_gc_all,slow_r50_snl_all
+    evaluate short_range
+    evaluate half_clip data.test.num_clips=3
+    evaluate one_frame data.test.num_clips=10
+    evaluate gcnet
+}
+nlvideo-train experiment=stills_r50 resume=auto
+whole_clips &
+others & # both are waited for, also where a row of one failed
+wait %1 && wait %2
+evaluate long_range
