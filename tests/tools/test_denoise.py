@@ -1,0 +1,63 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+from skimage.restoration import denoise_nl_means
+
+TOOLS = Path(__file__).parent.parent.parent / "tools"
+sys.path.insert(0, str(TOOLS))
+denoise = __import__("denoise")
+sys.path.remove(str(TOOLS))
+
+
+def picture(size=40) -> np.ndarray:
+    """Returns (size, size, 3): stripes and a disc, which repeat themselves, as non-local means wants it."""
+    y, x = np.mgrid[:size, :size]
+    stripes = ((x // 5) % 2)[..., None] * [0.8, 0.5, 0.2] + 0.1
+    disc = np.hypot(y - size / 2, x - size / 2) < size / 4
+    return np.where(disc[..., None], [0.2, 0.7, 0.9], stripes)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_it_is_scikit_images_non_local_means(channels):
+    clean = picture()[..., :channels]
+    noisy = clean + np.random.default_rng(0).normal(0, 0.1, clean.shape)
+    theirs = denoise_nl_means(noisy.squeeze(), 7, 40, 0.3, fast_mode=False, channel_axis=2 if channels > 1 else None)
+    theirs = theirs.reshape(clean.shape)
+    ours = denoise.non_local_means(torch.from_numpy(noisy).permute(2, 0, 1), 0.3, 7).permute(1, 2, 0).numpy()
+    assert abs(ours - theirs).max() <= 0.01
+    theirs, mine = (peak_signal_noise_ratio(clean, image, data_range=1) for image in (theirs, ours))
+    assert abs(mine - theirs) <= 0.1
+    assert denoise.psnr(torch.from_numpy(ours), torch.from_numpy(clean)) == pytest.approx(mine, abs=1e-6)
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, TOOLS / "denoise.py", *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_command_says_what_it_gained_and_more_than_a_local_mean(tmp_path):
+    Image.fromarray((picture(48) * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    gains = {}
+    for method in ("nlm", "gaussian"):
+        done = run(tmp_path / "a.png", "--method", method, "--output", tmp_path / f"{method}.png")
+        assert done.returncode == 0, done.stderr
+        words = done.stdout.split()
+        gains[method] = float(words[words.index("before,") + 1]) - float(words[1])
+        with Image.open(tmp_path / f"{method}.png") as image:
+            assert image.size[0] > 100
+    assert gains["nlm"] > 6 and gains["nlm"] > gains["gaussian"]
+
+
+def test_what_cannot_be_done_is_said(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    assert "cannot be read as a picture" in run(tmp_path / "text.png").stderr
+    Image.new("RGB", (2, 2)).save(tmp_path / "small.png")
+    assert "--patch-size 7 is too large for 2 x 2 pixels" in run(tmp_path / "small.png").stderr
+    assert "--patch-size must be odd" in run(tmp_path / "small.png", "--patch-size", 4).stderr
