@@ -146,12 +146,13 @@ def draw_short_range(direction: str, rng: np.random.Generator, num_frames: int, 
     background = _background(rng, height)
     frames = np.empty((num_frames, *background.shape))
     step = np.array(DIRECTIONS[direction]) * height
-    for start in range(0, num_frames, EVERY):
-        frames[start : start + EVERY] = background
+    # When the first motion began is drawn, so that no network can tell the order by how its windows lie over them.
+    for start in range(-int(rng.integers(EVERY)), num_frames, EVERY):
+        frames[max(start, 0) : start + EVERY] = background
         for _ in range(NUM_MOVING):
             place, radius, color = rng.uniform(0, height, 2), rng.uniform(0.1, 0.15) * height, rng.uniform(100, 255, 3)
             speed = rng.uniform(0.04, 0.06)
-            for t in range(start, min(start + EVERY, num_frames)):
+            for t in range(max(start, 0), min(start + EVERY, num_frames)):
                 _paint_disc(frames[t], place + step * speed * (t - start - (EVERY - 1) / 2), radius, color)
     return _with_noise(frames, rng)
 
