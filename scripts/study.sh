@@ -5,7 +5,7 @@ set -euo pipefail
 mkdir -p "${1:?usage: scripts/study.sh FOLDER}"
 cd "$1"
 export OMP_NUM_THREADS=1
-trap 'trap - TERM; kill 0' INT TERM
+trap 'trap - TERM; kill 0; exit 130' INT TERM
 
 table() { # name of the folder, name of the table, overrides
     nlvideo-train -m "+ablation=$2" +scale=small "output_dir=outputs/study/$1" "${@:3}"
@@ -28,7 +28,7 @@ others() {
     table one_frame table_2c data=long_range data.num_frames=1 experiment=c2d_r50
     # GCNet's blocks in the other tables' C2D, whose average over time needs them; its Slow looks along time by itself.
     table gcnet gcnet data=long_range model.layout=c2d model.stem=paper data.num_frames=24 data.frame_stride=1 \
-        experiment=slow_r50,slow_r50_snl5,slow_r50_gc5,slow_r50_se5,slow_r50_gc_all,slow_r50_snl_all
+        experiment=slow_r50,slow_r50_gc5,slow_r50_snl5,slow_r50_se5,slow_r50_gc_all
     evaluate short_range
     evaluate half_clip data.test.num_clips=3
     evaluate one_frame data.test.num_clips=10
