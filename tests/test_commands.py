@@ -63,3 +63,15 @@ def test_mistakes_are_refused_at_once_with_the_choices(tmp_path, arguments, mess
     for message in messages:
         assert message in done.stderr, done.stderr
     assert not (tmp_path / "outputs/quickstart").exists()
+
+
+def test_a_table_is_a_sweep_whose_configurations_can_be_shown(tmp_path):
+    options = ["+ablation=table_2g", "data.root=x", "seed=1,2"]
+    done = run("nlvideo-train", "-m", *options, "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    points = [line for line in done.stdout.splitlines() if line.startswith("# outputs")]
+    assert len(points) == 12 and points[3] == "# outputs/ablation/experiment-i3d_r50_128x1_paper+seed-2"
+    assert "pretrained: outputs/ablation/experiment-i3d_r50+seed-2/checkpoint.pt" in done.stdout
+    alone = run("nlvideo-train", *options[:2], cwd=tmp_path)
+    assert alone.returncode == 1 and "error: This configuration is a sweep over several runs: add -m" in alone.stderr
+    assert list(tmp_path.iterdir()) == []
