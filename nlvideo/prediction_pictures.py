@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
 from nlvideo.data.video import Video
+from nlvideo.labels import in_picture
 
 MAX_ROWS, VISIBLE = 12, 0.03
 TICKS = (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)  # seconds between two
@@ -54,7 +55,7 @@ def write_timeline(path: Path, edges: np.ndarray, scores: np.ndarray, classes: S
             row = shown.index(best[first])
             place = (edges[first], row - 0.46), edges[stop] - edges[first], 0.92
             axes.add_patch(Rectangle(*place, fill=False, edgecolor="#e4572e", linewidth=1.8, zorder=3))
-    axes.set_yticks(range(len(shown)), [_short(classes[k]) for k in shown], fontsize=10)
+    axes.set_yticks(range(len(shown)), [in_picture(classes[k]) for k in shown], fontsize=10)
     axes.set(ylim=(len(shown) - 0.5, -0.5), xlim=(edges[0], edges[-1]))
     ticks = _ticks(edges[-1])
     axes.set_xticks(ticks, [_tick_label(t, edges[-1]) for t in ticks])
@@ -190,7 +191,3 @@ def _tick_label(seconds: float, longest: float) -> str:
     whole = round(seconds)
     text = f"{whole // 60 % 60:02}:{whole % 60:02}"
     return f"{whole // 3600}:{text}" if longest >= 3600 else text.removeprefix("0")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 32 else f"{name[:30]}..."

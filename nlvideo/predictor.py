@@ -17,9 +17,9 @@ from tqdm import tqdm
 from nlvideo.checkpoint import load_checkpoint
 from nlvideo.compose import from_container
 from nlvideo.config import PredictConfig, TrainConfig
-from nlvideo.data.dataset import VideoViews
+from nlvideo.data.dataset import VideoViews, views_of
 from nlvideo.data.decode import load_decoder, open_video
-from nlvideo.data.sampling import clip_indices, crop_offsets, resized_size, view_indices
+from nlvideo.data.sampling import clip_indices, resized_size, view_indices
 from nlvideo.data.video import DecodeError, Video
 from nlvideo.distributed import RunFailed
 from nlvideo.evaluate import VIEWS_PER_STEP, load_network, merge_data
@@ -195,16 +195,8 @@ class Predictor:
             yield video
 
     def _views(self, video: Video, wanted: np.ndarray, num_crops: int) -> VideoViews:
-        """Returns the views of clips with the frames wanted (num_clips, T), as MultiViews gives them."""
         test = self.config.data.test
-        unique, position = np.unique(wanted, return_inverse=True)
-        size = resized_size(video.height, video.width, test.short_side)
-        frames = video.read(unique, size)
-        if test.crop_size is None:
-            crop, crops = size, [(0, 0)]
-        else:
-            crop, crops = (test.crop_size,) * 2, crop_offsets(num_crops, *size, test.crop_size)
-        return VideoViews(frames, torch.from_numpy(position.reshape(wanted.shape)), crops, crop, 0, [])
+        return views_of(video, wanted, test.short_side, test.crop_size, num_crops)
 
     def _crop_scores(self, views: VideoViews, bar: tqdm) -> np.ndarray:
         """Returns (num_clips, num_crops, K)."""

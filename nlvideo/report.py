@@ -18,6 +18,7 @@ from nlvideo.data.annotations import VideoTable
 from nlvideo.data.decode import open_video
 from nlvideo.data.sampling import resized_size
 from nlvideo.data.video import DecodeError, SlowVideo
+from nlvideo.labels import in_picture
 from nlvideo.results import SHOWN, Evaluation, per_class
 from nlvideo.status import write_whole
 
@@ -102,7 +103,7 @@ def _classes_picture(evaluation: Evaluation, counts: np.ndarray, values: np.ndar
     axes.barh(range(len(order)), 100 * values[order], color="#4c78a8", height=0.8 if len(order) <= NAMED_CLASSES else 1)
     if len(order) <= NAMED_CLASSES:
         axes.set_yticks(
-            range(len(order)), [f"{_short(evaluation.classes[k])} ({counts[k]})" for k in order], fontsize=8
+            range(len(order)), [f"{in_picture(evaluation.classes[k])} ({counts[k]})" for k in order], fontsize=8
         )
     else:
         axes.set_ylabel(f"{len(order)} classes, by score; names in classes.csv")
@@ -126,7 +127,7 @@ def _confusion_picture(evaluation: Evaluation) -> str:
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the class's videos")
     axes.set(xlabel="predicted", ylabel="class")
     if named:
-        names = [_short(name) for name in evaluation.classes]
+        names = [in_picture(name) for name in evaluation.classes]
         axes.set_xticks(range(size), names, rotation=90, fontsize=8)
         axes.set_yticks(range(size), names, fontsize=8)
     if size <= 16:
@@ -222,8 +223,3 @@ def _picture(figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _short(name: str) -> str:
-    """Returns a name for a picture, in which matplotlib would take dollars for formulas."""
-    return (name if len(name) <= 32 else f"{name[:30]}...").replace("$", r"\$")

@@ -16,6 +16,7 @@ import numpy as np
 from nlvideo import metrics
 from nlvideo.data.annotations import VideoTable
 from nlvideo.scoring import Found
+from nlvideo.status import write_whole
 
 RESULT_FILE, SCORES_FILE, PREDICTIONS_FILE, CLASSES_FILE = "result.json", "scores.npz", "predictions.csv", "classes.csv"
 SUBMISSION_FILE, LOCALIZATION_FILE = "submission_classify.txt", "submission_localize.txt"
@@ -74,8 +75,7 @@ def summarize(found: Scores, table: VideoTable, num_clips: int) -> dict[str, Any
     A video that cannot be decoded counts as wrong, as a missing one does in the authors' test; the score over the
     decoded ones alone stands beside it.
     """
-    steps = {f"after_{i + 1}": found.after[:, i] for i in range(found.after.shape[1])}
-    values = list(steps.values())
+    values = list(np.moveaxis(found.after, 1, 0))
     measure = _measure_multi_label if table.multi_label else _measure_single_label
     result = measure(found, table)
     result["interval"] = INTERVAL
@@ -181,9 +181,7 @@ def write_results(folder: Path, result: dict[str, Any], found: Scores, table: Vi
             writer.writerow([name, count, "" if np.isnan(value) else f"{value:.6f}"])
     if table.multi_label:
         _write_submissions(folder, found, table)
-    partial = folder / f".{RESULT_FILE}.part"
-    partial.write_text(json.dumps(result, indent=1))
-    partial.replace(folder / RESULT_FILE)
+    write_whole(folder / RESULT_FILE, json.dumps(result, indent=1))
 
 
 def per_class(scores: np.ndarray, targets: np.ndarray, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,7 @@ from nlvideo.comparison import (
     measured,
     undecodable_notes,
 )
+from nlvideo.labels import in_picture, shortened
 from nlvideo.results import INTERVAL, RESULT_FILE, SCORES_FILE, SHOWN, Evaluation, read_results
 
 PICTURE_FILE, CLASSES_FILE, CHANGED_FILE = "comparison.png", "classes.csv", "changed.csv"
@@ -182,7 +183,7 @@ def print_changes(comparison: Comparison, first: str) -> None:
     rows = []
     for change in [change for group in groups.values() for change in group[:SHOWN_VIDEOS]]:
         cells = [shown_score(best, score) for best, score in zip(change.classes, change.scores, strict=True)]
-        row = {"": change.way, "video": change.video, "target": short(change.target, 40)}
+        row = {"": change.way, "video": change.video, "target": shortened(change.target, 40)}
         rows.append(row | dict(zip((first, comparison.name), cells, strict=True)))
     print_rows(f"videos with another {what}: {len(comparison.changes):,} ({counts})", rows)
 
@@ -276,7 +277,7 @@ def write_picture(path: Path, comparisons: list[Comparison], baseline: Evaluatio
     grid = figure.add_gridspec(2, len(comparisons), height_ratios=heights)
     top = figure.add_subplot(grid[0, :])
     draw_differences(top, comparisons)
-    top.set_title(f"A: {short(str(baseline.folder), 60)}, {len(baseline.ids):,} videos", fontsize=9)
+    top.set_title(f"A: {in_picture(str(baseline.folder), 60)}, {len(baseline.ids):,} videos", fontsize=9)
     limit = 105 * max(0.01, *(np.nanmax(np.abs(comparison.gains)) for comparison in comparisons))
     for i, (comparison, order) in enumerate(zip(comparisons, shown, strict=True)):
         axes = figure.add_subplot(grid[1, i])
@@ -284,12 +285,12 @@ def write_picture(path: Path, comparisons: list[Comparison], baseline: Evaluatio
         axes.barh(range(len(order)), gains, height=0.8 if named else 1,
                   color=np.where(gains > 0, GAIN_COLOR, LOSS_COLOR))  # fmt: skip
         if named:
-            names = [f"{short(comparison.run.classes[k])} ({comparison.counts[k]})" for k in order]
+            names = [f"{in_picture(comparison.run.classes[k])} ({comparison.counts[k]})" for k in order]
             axes.set_yticks(range(len(order)), names, fontsize=8)
         else:
             axes.set(yticks=[], ylabel=f"{len(order)} classes, by gain; names in {CLASSES_FILE}")
         up, down = (gains > 0).sum(), (gains < 0).sum()
-        title = f"{comparison.name}: {short(str(comparison.run.folder), 60)}\n{up} classes better, {down} worse"
+        title = f"{comparison.name}: {in_picture(str(comparison.run.folder), 60)}\n{up} classes better, {down} worse"
         axes.set_title(title, fontsize=9)
         axes.set(ylim=(len(order) - 0.4, -0.6), xlim=(-limit, limit), xlabel=f"gain in {value_name(baseline)} (points)")
         axes.axvline(0, color="k", linewidth=0.8)
@@ -314,12 +315,6 @@ def draw_differences(axes, comparisons: list[Comparison]) -> None:
     )
     axes.axvline(0, color="k", linewidth=0.8)
     axes.grid(alpha=0.3, axis="x")
-
-
-def short(name: str, length: int = 32) -> str:
-    """Cuts the middle out of a long name: classes and folders often differ at their ends."""
-    half = length // 2 - 1
-    return name if len(name) <= length else f"{name[:half]}...{name[-half:]}"
 
 
 if __name__ == "__main__":

@@ -282,12 +282,19 @@ class MultiViews(Dataset):
         wanted = sampling.view_indices(
             self.clip_sampling, self.num_clips, video.num_frames, self.num_frames, self.frame_stride, video.fps
         )
-        unique, position = np.unique(wanted, return_inverse=True)
-        size = sampling.resized_size(video.height, video.width, self.short_side)
-        frames = video.read(unique, size)
-        crop = size if self.crop_size is None else (self.crop_size, self.crop_size)
-        crops = [(0, 0)] if self.crop_size is None else sampling.crop_offsets(self.num_crops, *size, self.crop_size)
-        return VideoViews(frames, torch.from_numpy(position.reshape(wanted.shape)), crops, crop, index, [])
+        return views_of(video, wanted, self.short_side, self.crop_size, self.num_crops, index)
+
+
+def views_of(
+    video: Video, wanted: np.ndarray, short_side: int, crop_size: int | None, num_crops: int, index: int = 0
+) -> VideoViews:
+    """Returns the views of clips with the frames `wanted` (num_clips, T), every frame decoded once."""
+    unique, position = np.unique(wanted, return_inverse=True)
+    size = sampling.resized_size(video.height, video.width, short_side)
+    frames = video.read(unique, size)
+    crop = size if crop_size is None else (crop_size, crop_size)
+    crops = [(0, 0)] if crop_size is None else sampling.crop_offsets(num_crops, *size, crop_size)
+    return VideoViews(frames, torch.from_numpy(position.reshape(wanted.shape)), crops, crop, index, [])
 
 
 def _read_clip(video: Video, wanted: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
