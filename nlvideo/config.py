@@ -19,7 +19,7 @@ POOLINGS = ("mean", "sum", "max")
 
 @dataclass
 class ModelConfig:
-    layout: str = "i3d"  # c2d or i3d, see LAYOUTS in nlvideo/models/resnet.py
+    layout: str = "i3d"  # c2d, i3d, i3d_333 or slow, see LAYOUTS in nlvideo/models/resnet.py
     depth: int = 50  # 50 or 101
     stem: str = "paper"  # how time is thinned out before res3, see STEMS in nlvideo/models/resnet.py
     width: int = 64  # channels of conv1; all others follow
