@@ -16,8 +16,8 @@ evaluate() { # name of the folder, overrides
 whole_clips() {
     table long_range table_2a data=long_range
     table long_range table_2f data=long_range experiment=c2d_r50_nl5,i3d_r50,i3d_r50_nl5
-    table long_range table_2c data=long_range experiment=c2d_r50_nl10
     table long_range table_2d data=long_range experiment=c2d_r50_nl5_space,c2d_r50_nl5_time
+    table long_range table_2c data=long_range experiment=c2d_r50_nl10
     table long_range table_2b data=long_range experiment=c2d_r50_nl1_res3,c2d_r50_nl1_res5,c2d_r50_nl1_res2
 }
 others() {

@@ -26,7 +26,7 @@ def built(config: TrainConfig):
 def number_of_blocks(name: str, depth: int) -> int:
     if "_all" in name:
         return {50: 13, 101: 30}[depth]
-    return next((int(n) for n in (10, 5, 1) if re.search(rf"(^|_)(nl|snl|gc){n}(_|$)", name)), 0)
+    return next((int(n) for n in (10, 5, 1) if re.search(rf"(^|_)(nl|snl|gc|se){n}(_|$)", name)), 0)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

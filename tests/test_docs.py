@@ -1,0 +1,87 @@
+"""The documents hold: commands compose, links lead somewhere, and the patches apply and work."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import composed
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from docs import ROOT, RUNNABLE, blocks, commands, documents, reason_not_to_run
+
+LATER = {"options.md", "study.md", "performance.md"}  # may not be there yet
+COMMANDS = [(file.name, command) for file in documents() for command in commands(file)]
+TRAININGS = [command for _, command in COMMANDS if re.match(r"nlvideo-train|torchrun .*-m nlvideo.train", command)]
+
+
+def test_every_command_is_run_by_the_program_or_has_a_reason():
+    assert len(COMMANDS) > 60
+    unknown = [
+        (name, command) for name, command in COMMANDS if not (RUNNABLE.match(command) or reason_not_to_run(command))
+    ]
+    assert not unknown
+
+
+def overrides_of(command: str) -> list[str]:
+    """Returns what a training command overrides, of swept keys the first value."""
+    words = shlex.split(command, comments=True)
+    words = [word for word in words if re.match(r"[+\w./]+=", word) and not word.startswith("hydra")]
+    found = []
+    for override in OverridesParser.create().parse_overrides(words):
+        if override.is_sweep_override():
+            found.append(f"{override.key_or_group}={next(override.sweep_string_iterator())}")
+        else:
+            found.append(override.input_line)
+    return found
+
+
+@pytest.mark.parametrize("command", list(dict.fromkeys(TRAININGS)))
+def test_every_training_command_composes(command):
+    overrides = overrides_of(command)
+    given = " ".join(overrides)
+    overrides += [] if "data.root=" in given else ["data.root=x"]
+    overrides += [] if "model.pretrained=" in given else ["model.pretrained=null"]
+    config = composed(*overrides)
+    assert config.optim.batch_size % config.num_devices == 0
+
+
+@pytest.mark.parametrize("file", documents(), ids=lambda file: file.name)
+def test_every_link_leads_to_a_file_and_a_heading(file):
+    text = re.sub(r"^```.*?^```$", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        name, _, heading = target.partition("#")
+        if Path(name).name in LATER and not (file.parent / name).exists():
+            continue
+        linked = file.parent / name if name else file
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE) if heading else []
+        assert not heading or heading in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], target
+
+
+def test_the_patches_of_the_guide_apply_and_their_tests_pass(tmp_path):
+    copy = tmp_path / "copy"
+    unwanted = shutil.ignore_patterns("__pycache__", "parity")
+    for name in ("nlvideo", "configs", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=unwanted)
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    subprocess.run(["git", "init", "--quiet"], cwd=copy, check=True, capture_output=True)
+    patches = blocks(ROOT / "docs/extending.md", "diff")
+    assert len(patches) == 2
+    for patch in patches:
+        done = subprocess.run(["git", "apply", "-"], cwd=copy, input=patch, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    # An installed nlvideo has configs as a package of its own, which must be the copy's.
+    (copy / "nlvideo/configs").symlink_to("../configs")
+    added = re.findall(r"^\+\+\+ b/(tests/.*)$", "".join(patches), re.MULTILINE)
+    assert len(added) == 2
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *added]
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    done = subprocess.run(command, cwd=copy, env=environment, text=True, capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
