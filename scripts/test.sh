@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 scripts/install.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest -n 2 --dist loadfile "$@"  # much of the time is processes that import torch
