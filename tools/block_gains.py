@@ -34,7 +34,7 @@ def main() -> None:
                 table.add_row(path.parent.name, f"{min(gains.values()):.3f}", listed)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    Console().print(table)
+    Console(width=140).print(table)
 
 
 def read_gains(path: Path) -> dict[str, float]:
