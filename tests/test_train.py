@@ -31,7 +31,8 @@ def test_a_run_leaves_checkpoint_metrics_tensorboard_and_curves(video_folder, tm
     rows = rows_of(tmp_path / "run")
     assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if row["split"] == "val"] == [2, 4]
-    assert rows[0].keys() == {"split", "step", "loss", "lr", "grad_norm", "skipped_updates", "bad_share"}
+    assert rows[0].keys() == {"split", "step", "loss", "top1", "lr", "grad_norm", "skipped_updates", "bad_share"}
+    assert all(row["top1"] in (0, 0.5, 1) for row in rows if row["split"] == "train")  # of two clips
     assert all(row["num_videos"] == 5 for row in rows if row["split"] == "val")
     assert list((tmp_path / "run/tensorboard").iterdir())
     assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")

@@ -28,6 +28,9 @@ def main() -> None:
     parser.add_argument("--samples", nargs="+", metavar="EPOCH:INDEX", help="default: 0:0 to 0:5")
     parser.add_argument("--frames", type=int, default=8, help="frames shown of each clip (default 8)")
     arguments = parser.parse_intermixed_args()
+    for text in [text for text in arguments.samples or [] if "=" in text]:  # overrides may follow --samples
+        arguments.samples.remove(text)
+        arguments.overrides.append(text)
     try:
         draw(arguments)
     except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:

@@ -135,7 +135,7 @@ def test_show_samples_draws_any_sample(video_folder, tmp_path):
     settings = ["data=list", f"data.root={video_folder}", "data.num_frames=4", "data.frame_stride=2"]
     settings += ["data.scale_range=[48,60]", "data.crop_size=40", "data.test.short_side=48", "data.test.crop_size=48"]
     run("show_samples", tmp_path / "a.png", *settings, "--samples", "0:0", "3:5", "--frames", "4")
-    run("show_samples", tmp_path / "b.png", *settings, "--samples", "0:0", "3:5", "--frames", "4")
+    run("show_samples", tmp_path / "b.png", "--samples", "0:0", "3:5", *settings, "--frames", "4")
     a, b = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
     assert a.shape[0] > 300 and np.array_equal(a, b)
     assert "give EPOCH:INDEX with an index below 6" in run(
