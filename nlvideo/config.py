@@ -263,8 +263,10 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_long_range(synthetic: SyntheticConfig) -> None:
+    from nlvideo.data.relations import LONG_RANGE_OPTIONS
+
     if synthetic.kind != "long_range":
-        for key in ("gap_frames", "distance", "num_distractors"):
+        for key in LONG_RANGE_OPTIONS:
             if getattr(synthetic, key) != getattr(SyntheticConfig, key):
                 raise ValueError(
                     f"data.synthetic.{key}={getattr(synthetic, key)} has no effect on kind={synthetic.kind}; "

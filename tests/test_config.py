@@ -143,3 +143,13 @@ def test_group_files_add_no_keys():
         if group in known:
             keys = set(OmegaConf.load(path)) - {"defaults"}
             assert keys <= set(known[group]), path
+
+
+def test_settings_of_long_range_are_refused_for_other_sets_and_checked():
+    for overrides, message in (
+        (["data=short_range", "data.synthetic.gap_frames=4"], "gap_frames=4 has no effect on kind=short_range"),
+        (["data=long_range", "data.synthetic.gap_frames=23"], "must be at least 1 and leave two or more"),
+        (["data=long_range", "data.synthetic.distance=0.7"], "must be from 0 to 0.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            composed(*overrides)

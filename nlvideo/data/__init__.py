@@ -14,6 +14,7 @@ from nlvideo.data.annotations import VideoTable
 from nlvideo.data.dataset import Batch, CenterClips, MultiViews, Opener, TrainClips, VideoViews, collate
 from nlvideo.data.loading import Loading, Share, batches_of_steps, each_video, watched
 from nlvideo.data.published import read_published_classes, read_videos
+from nlvideo.data.relations import LONG_RANGE_OPTIONS
 from nlvideo.data.synthetic import write_set
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def prepare_data(data: DataConfig) -> None:
     if data.synthetic is not None:
         settings = dataclasses.asdict(data.synthetic)
         if data.synthetic.kind != "long_range":
-            for key in ("gap_frames", "distance", "num_distractors"):
+            for key in LONG_RANGE_OPTIONS:
                 del settings[key]
         write_set(settings.pop("kind"), data.root, **settings)
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from nlvideo.data.picture import Picture
 
+LONG_RANGE_OPTIONS = ("gap_frames", "distance", "num_distractors")  # settings that no other set has
 COLORS = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (60, 90, 250), "yellow": (240, 220, 40)}
 DIRECTIONS = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}
 ANGLES = (0, 90, 45, 135)  # of the stripes that tell one object from another
