@@ -88,9 +88,10 @@ class Sweep(Callback):
 
 def wants_configs(arguments: list[str]) -> bool:
     """Takes --cfg job, which Hydra does not know with -m, out of the arguments; returns whether it was there."""
-    if not {"-m", "--multirun"} & {*arguments} or "--cfg" not in arguments:
+    flags = [argument for argument in arguments if argument in ("--cfg", "-c")]
+    if not {"-m", "--multirun"} & {*arguments} or not flags:
         return False
-    at = arguments.index("--cfg")
+    at = arguments.index(flags[0])
     if arguments[at + 1 : at + 2] != ["job"]:
         sys.exit("error: a sweep's configurations are shown by -m --cfg job.")
     del arguments[at : at + 2]
