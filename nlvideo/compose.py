@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.config import EvaluateConfig, PredictConfig, TrainConfig
-from nlvideo.distributed import USER_ERRORS, message_of
+from nlvideo.runtime.distributed import USER_ERRORS, message_of
 
 
 def store_schemas() -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from nlvideo.data.decode import DECODERS, load_decoder
 from nlvideo.data.video import DecodeError
-from nlvideo.precision import resolve_precision
+from nlvideo.runtime.precision import resolve_precision
 
 NUM_FRAMES, WANTED = 48, (5, 18, 19, 40)
 GREY_STEP = 5  # frame i is all of grey level GREY_STEP * i

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nlvideo import distributed as world_of
 from nlvideo.checkpoint import evaluation_weights, load_checkpoint
 from nlvideo.compose import command_line_keys, from_container, run_command, to_container, to_yaml
 from nlvideo.config import EvaluateConfig, TrainConfig
@@ -24,11 +23,12 @@ from nlvideo.data import VideoTable, class_names, prepare_data, read_val_table, 
 from nlvideo.data.decode import load_decoder
 from nlvideo.metrics import headline
 from nlvideo.models import VideoResNet, build_model, check_clip
-from nlvideo.precision import resolve_precision, use_tf32
 from nlvideo.report import REPORT_FILE, write_report
 from nlvideo.results import RESULT_FILE, Scores, merge_scores, print_table, read_results, summarize, write_results
+from nlvideo.runtime import distributed as world_of
+from nlvideo.runtime.precision import resolve_precision, use_tf32
+from nlvideo.runtime.signals import StopSignal
 from nlvideo.scoring import IDENTITY_FILE, Kept, Scorer, refuse_other, score_videos
-from nlvideo.signals import StopSignal
 
 KEPT_FOLDER = "unfinished"
 VIEWS_PER_STEP = {"cpu": 2, "cuda": 15}  # the last bits of scores depend on it, so it is fixed, and recorded

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from nlvideo import distributed as world_of
 from nlvideo.data.annotations import VideoTable
 from nlvideo.data.dataset import Batch
+from nlvideo.runtime import distributed as world_of
 from nlvideo.timing import StepTimer
 
 # Values that depend on the machine's speed; all others are the same in every run of a config.

@@ -5,7 +5,7 @@ import sys
 
 from nlvideo.compose import from_container
 from nlvideo.config import TrainConfig
-from nlvideo.distributed import USER_ERRORS, message_of
+from nlvideo.runtime.distributed import USER_ERRORS, message_of
 from nlvideo.train import launch
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nlvideo.distributed import sum_over_ranks
+from nlvideo.runtime.distributed import sum_over_ranks
 
 
 @torch.no_grad()

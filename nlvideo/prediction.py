@@ -19,9 +19,9 @@ from tqdm import tqdm
 from nlvideo.compose import command_line_keys, run_command
 from nlvideo.data.annotations import videos_below
 from nlvideo.data.video import DecodeError, SlowVideo
-from nlvideo.distributed import RunFailed
 from nlvideo.prediction_pictures import clock, write_labelled, write_timeline
 from nlvideo.predictor import BLOCK_BYTES, Predictions, Predictor, Timeline, progress_bar, reduction
+from nlvideo.runtime.distributed import RunFailed
 
 HYDRA_WITH_VALUE = "--cfg -c --package -p --config-path -cp --config-name -cn --config-dir -cd --info -i".split()
 OUTPUTS = {"write": ".mp4", "timeline": ".png"}

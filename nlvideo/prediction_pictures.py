@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
 from nlvideo.data.video import Video
-from nlvideo.labels import in_picture
+from nlvideo.runtime.names import in_picture
 
 MAX_ROWS, VISIBLE = 12, 0.03
 TICKS = (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)  # seconds between two

@@ -21,9 +21,9 @@ from nlvideo.data.dataset import VideoViews, views_of
 from nlvideo.data.decode import load_decoder, open_video
 from nlvideo.data.sampling import clip_indices, resized_size, view_indices
 from nlvideo.data.video import DecodeError, Video
-from nlvideo.distributed import RunFailed
 from nlvideo.evaluate import VIEWS_PER_STEP, load_network, merge_data
-from nlvideo.precision import resolve_precision, use_tf32
+from nlvideo.runtime.distributed import RunFailed
+from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.scoring import Scorer, pool
 
 BLOCK_BYTES = 2**28  # of frames in memory together; every block costs the way from the keyframe before it

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nlvideo import distributed as world_of
 from nlvideo.config import TrainConfig
 from nlvideo.data import VideoTable, prepare_data, read_train_table, read_val_table
 from nlvideo.data.decode import load_decoder
 from nlvideo.models import build_model, check_clip
 from nlvideo.models.cost import activation_bytes, cost_table
 from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
+from nlvideo.runtime import distributed as world_of
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2  # batches that each worker of a DataLoader holds ready

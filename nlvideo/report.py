@@ -18,8 +18,8 @@ from nlvideo.data.annotations import VideoTable
 from nlvideo.data.decode import open_video
 from nlvideo.data.sampling import resized_size
 from nlvideo.data.video import DecodeError, SlowVideo
-from nlvideo.labels import in_picture
 from nlvideo.results import SHOWN, Evaluation, per_class
+from nlvideo.runtime.names import in_picture
 from nlvideo.status import write_whole
 
 REPORT_FILE = "report.html"

@@ -8,8 +8,8 @@ from nlvideo.checkpoint import NEWEST_FILE, STEPS_FOLDER, Found, config_differen
 from nlvideo.compose import from_container, to_container
 from nlvideo.config import TrainConfig
 from nlvideo.data import VideoTable
-from nlvideo.distributed import restarted
 from nlvideo.logger import METRICS_FILE
+from nlvideo.runtime.distributed import restarted
 
 CONFIG_FILE = "config.yaml"
 # What a resumed run may change, because the result is the same run.

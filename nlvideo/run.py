@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from nlvideo import distributed as world_of
-from nlvideo.claim import claim
 from nlvideo.compose import to_container, to_yaml
 from nlvideo.config import TrainConfig
 from nlvideo.data import Share, VideoTable, prepare_data
@@ -21,9 +19,11 @@ from nlvideo.meter import Meter
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.models.weights import check_blocks_can_learn, load_pretrained
 from nlvideo.optim import param_groups
-from nlvideo.precision import autocast, input_dtype, resolve_precision, use_tf32
 from nlvideo.preflight import Inputs, check_inputs
 from nlvideo.resume import find_checkpoint, notes_on
+from nlvideo.runtime import distributed as world_of
+from nlvideo.runtime.folder_lock import claim
+from nlvideo.runtime.precision import autocast, input_dtype, resolve_precision, use_tf32
 from nlvideo.timing import StepTimer
 
 

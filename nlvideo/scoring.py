@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nlvideo.claim import claim
 from nlvideo.data.annotations import VideoTable
 from nlvideo.data.dataset import VideoViews
 from nlvideo.data.loading import end_workers
 from nlvideo.data.sampling import spread_order
 from nlvideo.data.transforms import normalize
-from nlvideo.distributed import RunFailed, World
 from nlvideo.metrics import target_ranks
 from nlvideo.models import VideoResNet
-from nlvideo.precision import autocast, input_dtype
+from nlvideo.runtime.distributed import RunFailed, World
+from nlvideo.runtime.folder_lock import claim
+from nlvideo.runtime.precision import autocast, input_dtype
 from nlvideo.status import write_whole
 
 KEPT_EVERY_SECONDS = 20

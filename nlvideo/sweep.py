@@ -27,10 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.compose import explain, to_container, to_dataclass, to_yaml
 from nlvideo.config import TrainConfig
-from nlvideo.distributed import ending, under_torchrun
 from nlvideo.models import build_model
 from nlvideo.resume import CONFIG_FILE, differences
-from nlvideo.signals import passed_on
+from nlvideo.runtime.distributed import ending, under_torchrun
+from nlvideo.runtime.signals import passed_on
 from nlvideo.status import FAILED, FINISHED, read_status, write_status
 
 LOG_FILE = "log.txt"

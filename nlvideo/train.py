@@ -17,10 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from nlvideo import distributed as world_of
 from nlvideo import preflight
 from nlvideo.checkpoint import go_back_to, name_best, save_step
-from nlvideo.claim import claim
 from nlvideo.compose import run_command, to_dataclass, to_yaml
 from nlvideo.config import TrainConfig
 from nlvideo.data import center_batches, train_batches
@@ -34,7 +32,9 @@ from nlvideo.optim import lr_at
 from nlvideo.precise_bn import precise_statistics, using
 from nlvideo.resume import CONFIG_FILE, find_checkpoint
 from nlvideo.run import Run, set_up, state_of
-from nlvideo.signals import StopSignal
+from nlvideo.runtime import distributed as world_of
+from nlvideo.runtime.folder_lock import claim
+from nlvideo.runtime.signals import StopSignal
 from nlvideo.status import FINISHED, STATUS_FILE, STOPPED, write_status, write_whole
 from nlvideo.sweep import Sweep, run_point, wants_configs
 from nlvideo.timing import profiler

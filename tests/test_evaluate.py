@@ -24,10 +24,10 @@ from nlvideo.data.pyav_video import PyavVideo
 from nlvideo.data.sampling import spread_order
 from nlvideo.data.transforms import normalize
 from nlvideo.data.video import SlowVideo
-from nlvideo.distributed import RunFailed
 from nlvideo.evaluate import evaluate
 from nlvideo.models import build_model
 from nlvideo.results import merge_scores
+from nlvideo.runtime.distributed import RunFailed
 from nlvideo.scoring import Kept, Scorer, VideoScore, pool
 
 SCRIPT = Path(sys.executable).parent / "nlvideo-evaluate"
@@ -277,7 +277,9 @@ def test_failures_are_tried_again_and_other_processes_are_kept_out(checkpoint, v
         with pytest.raises(KeyboardInterrupt):
             evaluate(config)
     (tmp_path / "away.mp4").rename(tmp_path / "set/val/a video 0.mp4")
-    code = "import sys; from pathlib import Path; from nlvideo.claim import claim; claim(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from nlvideo.runtime.folder_lock import claim; claim(Path(sys.argv[1]))"
+    )
     other = subprocess.run([sys.executable, "-c", code, tmp_path / "out/unfinished"], capture_output=True, text=True)
     assert "another process is at work there" in other.stderr  # this one still holds it
     result = evaluate(config)

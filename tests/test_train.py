@@ -16,9 +16,9 @@ from kills import equal
 from runs import BIN, TINY, assert_equal, config_of, rows_of, torchrun, weights_of
 
 from nlvideo.checkpoint import evaluation_weights, load_checkpoint, save_step
-from nlvideo.distributed import RunFailed
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.run import set_up
+from nlvideo.runtime.distributed import RunFailed
 from nlvideo.status import read_status
 from nlvideo.train import train, train_step, validate
 
@@ -314,8 +314,8 @@ def five_steps(video_folder, output, batch_size, *overrides):
         "optim.lr=0.05",
         *overrides,
     )
-    from nlvideo import distributed as world_of
     from nlvideo.data import train_batches
+    from nlvideo.runtime import distributed as world_of
 
     run = set_up(config)
     for name, module in run.network.named_modules():  # gains of zero would leave most of the network out
@@ -512,7 +512,7 @@ def test_a_run_without_a_whole_checkpoint_is_not_started_again(video_folder, tmp
 
 def test_two_programs_do_not_train_in_one_folder(video_folder, tmp_path):
     (tmp_path / "run").mkdir()
-    program = f"from nlvideo.claim import claim; from pathlib import Path; claim(Path('{tmp_path}/run'))"
+    program = f"from nlvideo.runtime.folder_lock import claim; from pathlib import Path; claim(Path('{tmp_path}/run'))"
     command = [sys.executable, "-c", f"{program}; print('claimed', flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "claimed\n"
@@ -590,7 +590,7 @@ def test_a_run_that_is_stopped_while_it_validates_gives_up_and_validates_when_it
 
 
 def test_more_devices_than_there_are_is_refused(monkeypatch):
-    from nlvideo import distributed
+    from nlvideo.runtime import distributed
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -26,12 +26,12 @@ from rich.table import Table
 from nlvideo.compose import store_schemas, to_dataclass
 from nlvideo.config import TrainConfig
 from nlvideo.data.dataset import Batch
-from nlvideo.distributed import World
 from nlvideo.models import build_model, pairwise
 from nlvideo.models.cost import count_cost
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.optim import param_groups
 from nlvideo.run import Run
+from nlvideo.runtime.distributed import World
 from nlvideo.timing import StepTimer
 from nlvideo.train import train_step
 

@@ -34,8 +34,8 @@ from nlvideo.comparison import (
     measured,
     undecodable_notes,
 )
-from nlvideo.labels import in_picture, shortened
 from nlvideo.results import INTERVAL, RESULT_FILE, SCORES_FILE, SHOWN, Evaluation, read_results
+from nlvideo.runtime.names import in_picture, shortened
 
 PICTURE_FILE, CLASSES_FILE, CHANGED_FILE = "comparison.png", "classes.csv", "changed.csv"
 NAMED_CLASSES = 60  # more are drawn without names

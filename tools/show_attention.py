@@ -40,8 +40,8 @@ from nlvideo.data.decode import load_decoder, open_video
 from nlvideo.data.sampling import clip_indices, crop_offsets, resized_size, view_indices
 from nlvideo.data.transforms import normalize
 from nlvideo.data.video import DecodeError, SlowVideo
-from nlvideo.distributed import USER_ERRORS
 from nlvideo.models import VideoResNet, build_model
+from nlvideo.runtime.distributed import USER_ERRORS
 
 USAGE = "\n       ".join(
     (

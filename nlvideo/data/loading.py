@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from nlvideo.data.dataset import Batch, MultiViews, TrainClips, VideoViews, collate, without_views
 from nlvideo.data.video import SlowVideo
 from nlvideo.data.watch import LostWorker
-from nlvideo.distributed import RunFailed
-from nlvideo.signals import STOP_SIGNALS
+from nlvideo.runtime.distributed import RunFailed
+from nlvideo.runtime.signals import STOP_SIGNALS
 
 
 class Loading(NamedTuple):

@@ -10,7 +10,7 @@ from nlvideo.data import center_batches, train_batches, video_views
 from nlvideo.data.annotations import read_table
 from nlvideo.data.dataset import MultiViews, Opener, TrainClips
 from nlvideo.data.loading import Loading, Share, StepSampler, batches_of_steps, each_video, watched
-from nlvideo.distributed import RunFailed
+from nlvideo.runtime.distributed import RunFailed
 
 
 def stream(batches):

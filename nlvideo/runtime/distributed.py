@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nlvideo.signals import STOP_SIGNALS, passed_on
+from nlvideo.runtime.signals import STOP_SIGNALS, passed_on
 
 
 class RunFailed(RuntimeError):
