@@ -228,7 +228,7 @@ def _check_ranges(config: TrainConfig) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    from nlvideo.data.decode import DECODERS
+    from nlvideo.data.decoding.opening import DECODERS
     from nlvideo.data.published import FORMATS
     from nlvideo.data.synthetic import SETS
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nlvideo.data.decode import DECODERS, load_decoder
-from nlvideo.data.video import DecodeError
+from nlvideo.data.decoding.opening import DECODERS, load_decoder
+from nlvideo.data.decoding.video import DecodeError
 from nlvideo.runtime.precision import resolve_precision
 
 NUM_FRAMES, WANTED = 48, (5, 18, 19, 40)

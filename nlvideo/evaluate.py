@@ -20,7 +20,7 @@ from nlvideo.checkpoint import evaluation_weights, load_checkpoint
 from nlvideo.compose import command_line_keys, from_container, run_command, to_container, to_yaml
 from nlvideo.config import EvaluateConfig, TrainConfig
 from nlvideo.data import VideoTable, class_names, prepare_data, read_val_table, video_views
-from nlvideo.data.decode import load_decoder
+from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.metrics import headline
 from nlvideo.models import VideoResNet, build_model, check_clip
 from nlvideo.report import REPORT_FILE, write_report

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from nlvideo.compose import command_line_keys, run_command
 from nlvideo.data.annotations import videos_below
-from nlvideo.data.video import DecodeError, SlowVideo
+from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.prediction_pictures import clock, write_labelled, write_timeline
 from nlvideo.predictor import BLOCK_BYTES, Predictions, Predictor, Timeline, progress_bar, reduction
 from nlvideo.runtime.distributed import RunFailed

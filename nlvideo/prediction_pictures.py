@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
-from nlvideo.data.video import Video
+from nlvideo.data.decoding.video import Video
 from nlvideo.runtime.names import in_picture
 
 MAX_ROWS, VISIBLE = 12, 0.03

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nlvideo.config import TrainConfig
 from nlvideo.data import VideoTable, prepare_data, read_train_table, read_val_table
-from nlvideo.data.decode import load_decoder
+from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.models import build_model, check_clip
 from nlvideo.models.cost import activation_bytes, cost_table
 from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size

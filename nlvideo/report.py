@@ -15,9 +15,9 @@ from PIL import Image
 
 from nlvideo import metrics
 from nlvideo.data.annotations import VideoTable
-from nlvideo.data.decode import open_video
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.sampling import resized_size
-from nlvideo.data.video import DecodeError, SlowVideo
 from nlvideo.results import SHOWN, Evaluation, per_class
 from nlvideo.runtime.names import in_picture
 from nlvideo.status import write_whole

@@ -19,9 +19,9 @@ from nlvideo import predictor as predictor_module
 from nlvideo.checkpoint import save_checkpoint
 from nlvideo.compose import from_container
 from nlvideo.config import EvaluateConfig, TrainConfig
-from nlvideo.data.decode import open_video
-from nlvideo.data.pyav_video import PyavVideo
-from nlvideo.data.video import DecodeError
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.decoding.pyav_video import PyavVideo
+from nlvideo.data.decoding.video import DecodeError
 from nlvideo.evaluate import evaluate
 from nlvideo.prediction import expand, main, take_paths
 from nlvideo.prediction_pictures import LabelBox, chosen_classes, clock, write_labelled

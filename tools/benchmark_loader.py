@@ -36,7 +36,7 @@ from rich.table import Table
 from nlvideo.data import sampling
 from nlvideo.data.annotations import read_table, videos_below
 from nlvideo.data.dataset import MultiViews, Opener, TrainClips
-from nlvideo.data.pyav_video import PyavVideo
+from nlvideo.data.decoding.pyav_video import PyavVideo
 
 TRAIN = {"num_frames": 32, "frame_stride": 2, "scale_range": (256, 320), "crop_size": 224, "flip": True, "seed": 0}
 TEST = {

@@ -25,8 +25,8 @@ from rich.table import Table
 from tqdm import tqdm
 
 from nlvideo.data.annotations import VideoTable, read_table, videos_below
+from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.parallel import Records, each, open_records, shard
-from nlvideo.data.pyav_video import PyavVideo
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")
 TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns, counter-clockwise

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nlvideo.data.frame_folder import SUFFIXES as PICTURE_SUFFIXES
+from nlvideo.data.decoding.frame_folder import SUFFIXES as PICTURE_SUFFIXES
 from nlvideo.data.segments import Segments
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from nlvideo.data import sampling
 from nlvideo.data.annotations import VideoTable
-from nlvideo.data.decode import open_video
-from nlvideo.data.video import DecodeError, SlowVideo, Video
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
 from nlvideo.data.watch import Watch
 
 MAX_ATTEMPTS = 20  # replacements for one sample; so many bad videos in a row mean a bad collection
@@ -51,7 +51,7 @@ class Opener:
     """Opens videos for the data sets below: with which decoder, and how long one may take.
 
     Args:
-        decoder: a key of nlvideo.data.decode.DECODERS.
+        decoder: a key of nlvideo.data.decoding.opening.DECODERS.
         time_limit: seconds that a video may take, seen between packets; None is no limit. A worker that hangs, where
             nothing is seen, ends itself a little later, and `watch` tells at which video.
         frame_rate: frames a second of folders of pictures.

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import GREY_STEP, frame_numbers, write_grey_video
 
-from nlvideo.data.decode import open_video
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.motions import Action, render
-from nlvideo.data.video import DecodeError
 
 REAL_CLIPS = Path(__file__).parents[3] / "shared" / "data"
 

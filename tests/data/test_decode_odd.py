@@ -13,10 +13,10 @@ from av.video.reformatter import VideoReformatter
 from conftest import frame_numbers, write_grey_video
 from PIL import Image
 
-from nlvideo.data.decode import DECODERS, open_video
-from nlvideo.data.frame_folder import FrameFolder
+from nlvideo.data.decoding.frame_folder import FrameFolder
+from nlvideo.data.decoding.opening import DECODERS, open_video
+from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.motions import Action, render
-from nlvideo.data.video import DecodeError, SlowVideo
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from nlvideo.data.decode import open_video
+from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.relations import (
     ANGLES,
     COLORS,

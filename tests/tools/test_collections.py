@@ -16,7 +16,7 @@ from conftest import frame_numbers, write_grey_video
 from PIL import Image
 
 from nlvideo.data.annotations import read_table
-from nlvideo.data.decode import open_video
+from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.parallel import Records, each, read_records, shard
 
 TOOLS = Path(__file__).parents[2] / "tools"

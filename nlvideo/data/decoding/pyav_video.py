@@ -11,9 +11,9 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from nlvideo.data.mp4_rotation import may_turn
-from nlvideo.data.video import Deadline, DecodeError, Video
-from nlvideo.data.window import Span
+from nlvideo.data.decoding.crop_window import Span
+from nlvideo.data.decoding.mp4_rotation import may_turn
+from nlvideo.data.decoding.video import Deadline, DecodeError, Video
 
 # For these codecs a frame that nothing refers to can be left out without changing any other frame. With AV1 the
 # same setting loses wanted frames.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nlvideo.data.window import Span, resize_part, span
+from nlvideo.data.decoding.crop_window import Span, resize_part, span
 
 
 class DecodeError(RuntimeError):
@@ -72,7 +72,7 @@ class Video(abc.ABC):
         """Returns frames (F, height, width, 3) uint8, RGB: resized to `size`, of which the part in `box` is kept.
 
         What stands for the result is every frame converted whole, resized bilinearly with antialiasing and then
-        cropped; it is made from the window alone, see nlvideo/data/window.py.
+        cropped; it is made from the window alone, see nlvideo/data/decoding/crop_window.py.
 
         Args:
             indices: ascending frame indices without repetition, each below num_frames.

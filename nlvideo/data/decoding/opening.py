@@ -3,9 +3,9 @@
 import importlib
 import os
 
-from nlvideo.data.frame_folder import FrameFolder
-from nlvideo.data.pyav_video import PyavVideo
-from nlvideo.data.video import Video
+from nlvideo.data.decoding.frame_folder import FrameFolder
+from nlvideo.data.decoding.pyav_video import PyavVideo
+from nlvideo.data.decoding.video import Video
 
 # name: (module and class, the package it needs and how that is installed)
 DECODERS = {

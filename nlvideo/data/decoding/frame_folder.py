@@ -10,8 +10,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from nlvideo.data.video import DecodeError, Video
-from nlvideo.data.window import Span
+from nlvideo.data.decoding.crop_window import Span
+from nlvideo.data.decoding.video import DecodeError, Video
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
