@@ -79,7 +79,7 @@ class ViewsConfig:
 @dataclass
 class DataConfig:
     root: str = MISSING
-    format: str = "list"  # of train and val, see FORMATS in nlvideo/data/published.py
+    format: str = "list"  # of train and val, see FORMATS in nlvideo/data/lists/published.py
     train: str = "train.csv"  # a list of `path label` lines, or a folder with one sub-folder per class
     val: str = "val.csv"
     videos: str = ""  # folder that the lists' paths start from, relative to root
@@ -105,7 +105,7 @@ class DataConfig:
     @property
     def multi_label(self) -> bool:
         """Whether a video may show several classes or none: sigmoid and binary cross-entropy instead of softmax."""
-        from nlvideo.data.published import MULTI_LABEL_FORMATS
+        from nlvideo.data.lists.published import MULTI_LABEL_FORMATS
 
         return self.format in MULTI_LABEL_FORMATS
 
@@ -229,7 +229,7 @@ def _check_ranges(config: TrainConfig) -> None:
 
 def _check_data(data: DataConfig) -> None:
     from nlvideo.data.decoding.opening import DECODERS
-    from nlvideo.data.published import FORMATS
+    from nlvideo.data.lists.published import FORMATS
     from nlvideo.data.synthetic import SETS
 
     _check_choice("data.decoder", data.decoder, DECODERS)

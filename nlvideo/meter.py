@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from nlvideo.data.annotations import VideoTable
 from nlvideo.data.dataset import Batch
+from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.runtime import distributed as world_of
 from nlvideo.timing import StepTimer
 

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from nlvideo.compose import command_line_keys, run_command
-from nlvideo.data.annotations import videos_below
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
+from nlvideo.data.lists.path_list import videos_below
 from nlvideo.prediction_pictures import clock, write_labelled, write_timeline
 from nlvideo.predictor import BLOCK_BYTES, Predictions, Predictor, Timeline, progress_bar, reduction
 from nlvideo.runtime.distributed import RunFailed

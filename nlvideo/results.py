@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlvideo import metrics
-from nlvideo.data.annotations import VideoTable
+from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.scoring import Found
 from nlvideo.status import write_whole
 

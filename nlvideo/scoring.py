@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nlvideo.data.annotations import VideoTable
 from nlvideo.data.dataset import VideoViews
+from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.data.loading import end_workers
 from nlvideo.data.sampling import spread_order
 from nlvideo.data.transforms import normalize

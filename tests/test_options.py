@@ -10,8 +10,9 @@ import yaml
 from omegaconf import MISSING
 
 from nlvideo import config
-from nlvideo.data import published, sampling, synthetic
+from nlvideo.data import sampling, synthetic
 from nlvideo.data.decoding import opening as decode
+from nlvideo.data.lists import published
 from nlvideo.models import BLOCKS, global_context, non_local, resnet
 
 ROOT = Path(__file__).parent.parent

@@ -34,9 +34,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nlvideo.data import sampling
-from nlvideo.data.annotations import read_table, videos_below
 from nlvideo.data.dataset import MultiViews, Opener, TrainClips
 from nlvideo.data.decoding.pyav_video import PyavVideo
+from nlvideo.data.lists.path_list import read_table, videos_below
 
 TRAIN = {"num_frames": 32, "frame_stride": 2, "scale_range": (256, 320), "crop_size": 224, "flip": True, "seed": 0}
 TEST = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nlvideo.checkpoint import save_checkpoint
 from nlvideo.compose import to_container
-from nlvideo.data.annotations import read_classes
+from nlvideo.data.lists.path_list import read_classes
 from nlvideo.importers import SOURCES, import_weights
 
 

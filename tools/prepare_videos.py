@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from nlvideo.data.annotations import VideoTable, read_table, videos_below
 from nlvideo.data.decoding.pyav_video import PyavVideo
+from nlvideo.data.lists.path_list import VideoTable, read_table, videos_below
 from nlvideo.data.parallel import Records, each, open_records, shard
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")

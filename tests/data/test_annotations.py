@@ -2,7 +2,7 @@ import tracemalloc
 
 import pytest
 
-from nlvideo.data.annotations import read_classes, read_table
+from nlvideo.data.lists.path_list import read_classes, read_table
 
 
 def table_of(tmp_path, text, classes=("a", "b", "c"), **options):

@@ -4,8 +4,8 @@ from conftest import config_of_data as config_of
 from conftest import frame_numbers
 
 from nlvideo.data import center_batches
-from nlvideo.data.annotations import read_table
 from nlvideo.data.dataset import CenterClips, MultiViews, TrainClips
+from nlvideo.data.lists.path_list import read_table
 
 
 def train_clips(folder, table=None, **changes):

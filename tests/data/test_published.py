@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nlvideo.data.dataset import TrainClips
-from nlvideo.data.published import read_published_classes, read_videos
+from nlvideo.data.lists.published import read_published_classes, read_videos
 from nlvideo.data.sampling import clip_indices
 
 CHARADES = (

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from nlvideo.data.annotations import read_classes, read_table
 from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.lists.path_list import read_classes, read_table
 from nlvideo.data.motions import MOTIONS, Action, render
 from nlvideo.data.synthetic import write_set
 

@@ -15,8 +15,8 @@ import pytest
 from conftest import frame_numbers, write_grey_video
 from PIL import Image
 
-from nlvideo.data.annotations import read_table
 from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.parallel import Records, each, read_records, shard
 
 TOOLS = Path(__file__).parents[2] / "tools"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nlvideo.data.decoding.frame_folder import SUFFIXES as PICTURE_SUFFIXES
-from nlvideo.data.segments import Segments
+from nlvideo.data.lists.actions import Segments
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
 _ROW = re.compile(r"\s*(.*\S)[\s,]\s*(-?\d+)\s*")  # path, then a space, comma or tab, then the label

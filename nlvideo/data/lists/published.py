@@ -1,6 +1,6 @@
 """The annotation files of published data sets, as they are distributed.
 
-Kinetics and whatever else comes as `path label` lines or as a folder tree is read by nlvideo/data/annotations.py.
+Kinetics and whatever else comes as `path label` lines or as a folder tree is read by nlvideo/data/lists/path_list.py.
 """
 
 import array
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlvideo.data.annotations import Columns, VideoTable, read_classes, read_table
-from nlvideo.data.segments import Segments
+from nlvideo.data.lists.actions import Segments
+from nlvideo.data.lists.path_list import Columns, VideoTable, read_classes, read_table
 
 CHARADES_COLUMNS = ("id", "actions")
 SPLIT_MARKS = {True: "1", False: "2"}  # HMDB51's for training and for testing; 0 is neither
