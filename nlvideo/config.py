@@ -70,7 +70,7 @@ class SyntheticConfig:
 class ViewsConfig:
     num_clips: int = 10
     num_crops: int = 3
-    clip_sampling: str = "uniform"  # see view_indices in nlvideo/data/sampling.py
+    clip_sampling: str = "uniform"  # see view_indices in nlvideo/data/clips/sampling.py
     short_side: int = 256
     crop_size: int | None = 256  # null: the whole frame, fully convolutional (Sec. 4.1), with num_crops=1
     pooling: str = "mean"  # of a video's scores over its views: mean, sum or max
@@ -284,7 +284,7 @@ def _check_long_range(synthetic: SyntheticConfig) -> None:
 
 
 def _check_views(data: DataConfig) -> None:
-    from nlvideo.data.sampling import CLIP_SAMPLINGS, NUM_CROPS
+    from nlvideo.data.clips.sampling import CLIP_SAMPLINGS, NUM_CROPS
 
     test = data.test
     _check_choice("data.test.clip_sampling", test.clip_sampling, CLIP_SAMPLINGS)

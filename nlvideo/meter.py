@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from nlvideo.data.dataset import Batch
+from nlvideo.data.clips.datasets import Batch
 from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.runtime import distributed as world_of
 from nlvideo.timing import StepTimer

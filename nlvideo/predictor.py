@@ -17,10 +17,10 @@ from tqdm import tqdm
 from nlvideo.checkpoint import load_checkpoint
 from nlvideo.compose import from_container
 from nlvideo.config import PredictConfig, TrainConfig
-from nlvideo.data.dataset import VideoViews, views_of
+from nlvideo.data.clips.datasets import VideoViews, views_of
+from nlvideo.data.clips.sampling import clip_indices, resized_size, view_indices
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, Video
-from nlvideo.data.sampling import clip_indices, resized_size, view_indices
 from nlvideo.evaluate import VIEWS_PER_STEP, load_network, merge_data
 from nlvideo.runtime.distributed import RunFailed
 from nlvideo.runtime.precision import resolve_precision, use_tf32

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nlvideo.compose import to_container, to_yaml
 from nlvideo.config import TrainConfig
 from nlvideo.data import Share, VideoTable, prepare_data
-from nlvideo.data.transforms import normalize
+from nlvideo.data.clips.normalize import normalize
 from nlvideo.meter import Meter
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.models.weights import check_blocks_can_learn, load_pretrained

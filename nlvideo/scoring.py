@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nlvideo.data.dataset import VideoViews
+from nlvideo.data.clips.datasets import VideoViews
+from nlvideo.data.clips.loading import end_workers
+from nlvideo.data.clips.normalize import normalize
+from nlvideo.data.clips.sampling import spread_order
 from nlvideo.data.lists.path_list import VideoTable
-from nlvideo.data.loading import end_workers
-from nlvideo.data.sampling import spread_order
-from nlvideo.data.transforms import normalize
 from nlvideo.metrics import target_ranks
 from nlvideo.models import VideoResNet
 from nlvideo.runtime.distributed import RunFailed, World

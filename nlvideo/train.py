@@ -22,8 +22,8 @@ from nlvideo.checkpoint import go_back_to, name_best, save_step
 from nlvideo.compose import run_command, to_dataclass, to_yaml
 from nlvideo.config import TrainConfig
 from nlvideo.data import center_batches, train_batches
-from nlvideo.data.dataset import Batch
-from nlvideo.data.loading import end_workers
+from nlvideo.data.clips.datasets import Batch
+from nlvideo.data.clips.loading import end_workers
 from nlvideo.logger import LEDGER_FILE, RunLogger, print_results
 from nlvideo.meter import Meter, StepResult
 from nlvideo.metrics import headline, mean_average_precision, target_ranks, topk_accuracy, without_actions_last

@@ -18,12 +18,12 @@ from test_train import TINY, config_of, train
 
 from nlvideo.config import EvaluateConfig, ViewsConfig
 from nlvideo.data import read_val_table
-from nlvideo.data.dataset import Opener
+from nlvideo.data.clips.datasets import Opener
+from nlvideo.data.clips.normalize import normalize
+from nlvideo.data.clips.sampling import spread_order
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import SlowVideo
-from nlvideo.data.sampling import spread_order
-from nlvideo.data.transforms import normalize
 from nlvideo.evaluate import evaluate
 from nlvideo.models import build_model
 from nlvideo.results import merge_scores

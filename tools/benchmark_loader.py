@@ -33,8 +33,8 @@ from prepare_videos import encode_video
 from rich.console import Console
 from rich.table import Table
 
-from nlvideo.data import sampling
-from nlvideo.data.dataset import MultiViews, Opener, TrainClips
+from nlvideo.data.clips import sampling
+from nlvideo.data.clips.datasets import MultiViews, Opener, TrainClips
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import read_table, videos_below
 

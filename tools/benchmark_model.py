@@ -25,7 +25,7 @@ from rich.table import Table
 
 from nlvideo.compose import store_schemas, to_dataclass
 from nlvideo.config import TrainConfig
-from nlvideo.data.dataset import Batch
+from nlvideo.data.clips.datasets import Batch
 from nlvideo.models import build_model, pairwise
 from nlvideo.models.cost import count_cost
 from nlvideo.models.non_local import NonLocalBlock

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from nlvideo.checkpoint import evaluation_weights, load_checkpoint
 from nlvideo.compose import explain, from_container
 from nlvideo.config import TrainConfig
-from nlvideo.data.transforms import normalize
+from nlvideo.data.clips.normalize import normalize
 from nlvideo.models import build_model
 from nlvideo.models.non_local import NonLocalBlock
 

@@ -36,10 +36,10 @@ from nlvideo.checkpoint import evaluation_weights, load_checkpoint
 from nlvideo.compose import from_container
 from nlvideo.config import DataConfig, TrainConfig
 from nlvideo.data import read_val_table
+from nlvideo.data.clips.normalize import normalize
+from nlvideo.data.clips.sampling import clip_indices, crop_offsets, resized_size, view_indices
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
-from nlvideo.data.sampling import clip_indices, crop_offsets, resized_size, view_indices
-from nlvideo.data.transforms import normalize
 from nlvideo.models import VideoResNet, build_model
 from nlvideo.runtime.distributed import USER_ERRORS
 

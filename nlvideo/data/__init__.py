@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from nlvideo.data.dataset import Batch, CenterClips, MultiViews, Opener, TrainClips, VideoViews, collate
+from nlvideo.data.clips.datasets import Batch, CenterClips, MultiViews, Opener, TrainClips, VideoViews, collate
+from nlvideo.data.clips.loading import Loading, Share, batches_of_steps, each_video, watched
 from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.data.lists.published import read_published_classes, read_videos
-from nlvideo.data.loading import Loading, Share, batches_of_steps, each_video, watched
 from nlvideo.data.relations import LONG_RANGE_OPTIONS
 from nlvideo.data.synthetic import write_set
 

@@ -4,7 +4,7 @@ from conftest import config_of_data as config_of
 from conftest import frame_numbers
 
 from nlvideo.data import center_batches
-from nlvideo.data.dataset import CenterClips, MultiViews, TrainClips
+from nlvideo.data.clips.datasets import CenterClips, MultiViews, TrainClips
 from nlvideo.data.lists.path_list import read_table
 
 

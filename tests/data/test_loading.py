@@ -7,9 +7,9 @@ import torch
 from conftest import config_of_data as config_of
 
 from nlvideo.data import center_batches, train_batches, video_views
-from nlvideo.data.dataset import MultiViews, Opener, TrainClips
+from nlvideo.data.clips.datasets import MultiViews, Opener, TrainClips
+from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps, each_video, watched
 from nlvideo.data.lists.path_list import read_table
-from nlvideo.data.loading import Loading, Share, StepSampler, batches_of_steps, each_video, watched
 from nlvideo.runtime.distributed import RunFailed
 
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from nlvideo.data.dataset import TrainClips
+from nlvideo.data.clips.datasets import TrainClips
+from nlvideo.data.clips.sampling import clip_indices
 from nlvideo.data.lists.published import read_published_classes, read_videos
-from nlvideo.data.sampling import clip_indices
 
 CHARADES = (
     "id,subject,script,actions,length\r\n"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nlvideo.data import sampling
+from nlvideo.data.clips import sampling
 
 
 def starts(name, num_clips=10, frames=300, num_frames=32, stride=2, **fps):

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from nlvideo.data.dataset import Batch, MultiViews, TrainClips, VideoViews, collate, without_views
+from nlvideo.data.clips.datasets import Batch, MultiViews, TrainClips, VideoViews, collate, without_views
+from nlvideo.data.clips.worker_watch import LostWorker
 from nlvideo.data.decoding.video import SlowVideo
-from nlvideo.data.watch import LostWorker
 from nlvideo.runtime.distributed import RunFailed
 from nlvideo.runtime.signals import STOP_SIGNALS
 

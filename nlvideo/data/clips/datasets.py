@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nlvideo.data import sampling
+from nlvideo.data.clips import sampling
+from nlvideo.data.clips.worker_watch import Watch
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
 from nlvideo.data.lists.path_list import VideoTable
-from nlvideo.data.watch import Watch
 
 MAX_ATTEMPTS = 20  # replacements for one sample; so many bad videos in a row mean a bad collection
 
