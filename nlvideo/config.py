@@ -51,7 +51,7 @@ class BlockConfig:
 
 @dataclass
 class SyntheticConfig:
-    """A set that is written when it is first used (nlvideo/data/synthetic.py)."""
+    """A set that is written when it is first used (nlvideo/data/synthetic/writing.py)."""
 
     kind: str = (
         "motions"  # or actions: several or none at their times; long_range, short_range, stills: see relations.py
@@ -230,7 +230,7 @@ def _check_ranges(config: TrainConfig) -> None:
 def _check_data(data: DataConfig) -> None:
     from nlvideo.data.decoding.opening import DECODERS
     from nlvideo.data.lists.published import FORMATS
-    from nlvideo.data.synthetic import SETS
+    from nlvideo.data.synthetic.writing import SETS
 
     _check_choice("data.decoder", data.decoder, DECODERS)
     _check_choice("data.format", data.format, FORMATS)
@@ -263,7 +263,7 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_long_range(synthetic: SyntheticConfig) -> None:
-    from nlvideo.data.relations import LONG_RANGE_OPTIONS
+    from nlvideo.data.synthetic.writing.relations import LONG_RANGE_OPTIONS
 
     if synthetic.kind != "long_range":
         for key in LONG_RANGE_OPTIONS:

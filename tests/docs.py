@@ -130,7 +130,7 @@ def prepare(folder: Path) -> None:
     sys.path.insert(0, str(ROOT / "tests"))
     from conftest import write_grey_video
 
-    from nlvideo.data.synthetic import write_set
+    from nlvideo.data.synthetic.writing import write_set
 
     folder.mkdir(parents=True)
     for name in ("tools", "scripts", "configs", "nlvideo"):

@@ -10,10 +10,10 @@ import yaml
 from omegaconf import MISSING
 
 from nlvideo import config
-from nlvideo.data import synthetic
 from nlvideo.data.clips import sampling
 from nlvideo.data.decoding import opening as decode
 from nlvideo.data.lists import published
+from nlvideo.data.synthetic.writing import writing as synthetic
 from nlvideo.models import BLOCKS, global_context, non_local, resnet
 
 ROOT = Path(__file__).parent.parent

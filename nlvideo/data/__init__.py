@@ -14,8 +14,8 @@ from nlvideo.data.clips.datasets import Batch, CenterClips, MultiViews, Opener, 
 from nlvideo.data.clips.loading import Loading, Share, batches_of_steps, each_video, watched
 from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.data.lists.published import read_published_classes, read_videos
-from nlvideo.data.relations import LONG_RANGE_OPTIONS
-from nlvideo.data.synthetic import write_set
+from nlvideo.data.synthetic.writing import write_set
+from nlvideo.data.synthetic.writing.relations import LONG_RANGE_OPTIONS
 
 if TYPE_CHECKING:
     from nlvideo.config import DataConfig

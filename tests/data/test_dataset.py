@@ -40,7 +40,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_video(video_folder):
 
 
 def test_flipping_mirrors_and_leaves_all_else(tmp_path):
-    from nlvideo.data.synthetic import write_set
+    from nlvideo.data.synthetic.writing import write_set
 
     write_set("motions", tmp_path / "set", num_train=1, num_val=0, num_frames=16, height=48, seed=0)
     plain, flipped = train_clips(tmp_path / "set", flip=False), train_clips(tmp_path / "set", flip=True)

@@ -2,9 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
-from nlvideo.data.decoding.opening import open_video
-from nlvideo.data.relations import (
+from nlvideo.data.synthetic.writing.relations import (
     ANGLES,
     COLORS,
     DIRECTIONS,
@@ -15,7 +13,9 @@ from nlvideo.data.relations import (
     draw_still,
     questions,
 )
-from nlvideo.data.synthetic import write_set
+
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.synthetic.writing import write_set
 
 SHAPE = {"num_frames": 24, "height": 64}
 SETTINGS = SHAPE | {"gap_frames": 12, "distance": 0.25, "num_distractors": 2}
