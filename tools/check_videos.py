@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from nlvideo.data.collections.worker_pool import each, open_records, shard
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import VideoTable, read_table, videos_below
-from nlvideo.data.parallel import each, open_records, shard
 
 COLUMNS = ("video", "problem", "codec", "frames", "fps", "height", "width", "keyframes", "largest_gap", "bytes")
 WINDOW = 8  # frames that a sample decodes at one place

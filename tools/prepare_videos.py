@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from nlvideo.data.collections.worker_pool import Records, each, open_records, shard
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import VideoTable, read_table, videos_below
-from nlvideo.data.parallel import Records, each, open_records, shard
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")
 TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns, counter-clockwise

@@ -15,9 +15,9 @@ import pytest
 from conftest import frame_numbers, write_grey_video
 from PIL import Image
 
+from nlvideo.data.collections.worker_pool import Records, each, read_records, shard
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.lists.path_list import read_table
-from nlvideo.data.parallel import Records, each, read_records, shard
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
