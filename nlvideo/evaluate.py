@@ -17,8 +17,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from nlvideo.checkpoint import evaluation_weights, load_checkpoint
-from nlvideo.compose import command_line_keys, from_container, run_command, to_container, to_yaml
-from nlvideo.config import EvaluateConfig, TrainConfig
+from nlvideo.config.compose import command_line_keys, from_container, run_command, to_container, to_yaml
+from nlvideo.config.schema import EvaluateConfig, TrainConfig
 from nlvideo.data import VideoTable, class_names, prepare_data, read_val_table, video_views
 from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.metrics import headline

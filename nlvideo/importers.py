@@ -20,8 +20,8 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 
 from nlvideo.checkpoint import KEYS, evaluation_weights, load_checkpoint
-from nlvideo.compose import from_container, store_schemas, to_dataclass
-from nlvideo.config import TrainConfig
+from nlvideo.config.compose import from_container, store_schemas, to_dataclass
+from nlvideo.config.schema import TrainConfig
 from nlvideo.models import build_model
 from nlvideo.models.inflate import inflate_state_dict
 from nlvideo.models.resnet import VideoResNet

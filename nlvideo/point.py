@@ -3,8 +3,8 @@
 import json
 import sys
 
-from nlvideo.compose import from_container
-from nlvideo.config import TrainConfig
+from nlvideo.config.compose import from_container
+from nlvideo.config.schema import TrainConfig
 from nlvideo.runtime.distributed import USER_ERRORS, message_of
 from nlvideo.train import launch
 

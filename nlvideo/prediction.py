@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from nlvideo.compose import command_line_keys, run_command
+from nlvideo.config.compose import command_line_keys, run_command
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.path_list import videos_below
 from nlvideo.prediction_pictures import clock, write_labelled, write_timeline

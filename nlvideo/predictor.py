@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from nlvideo.checkpoint import load_checkpoint
-from nlvideo.compose import from_container
-from nlvideo.config import PredictConfig, TrainConfig
+from nlvideo.config.compose import from_container
+from nlvideo.config.schema import PredictConfig, TrainConfig
 from nlvideo.data.clips.datasets import VideoViews, views_of
 from nlvideo.data.clips.sampling import clip_indices, resized_size, view_indices
 from nlvideo.data.decoding.opening import load_decoder, open_video
@@ -84,7 +84,7 @@ class Predictor:
     Args:
         checkpoint: an nlvideo checkpoint.
         device: None takes the GPU if there is one.
-        precision: one of nlvideo.config.PRECISIONS; None is the checkpoint's.
+        precision: one of nlvideo.config.schema.PRECISIONS; None is the checkpoint's.
         settings: keys as on the command line, such as {"data.test.num_clips": 1}; the others are the checkpoint's.
 
     Attributes:

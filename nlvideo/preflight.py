@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nlvideo.config import TrainConfig
+from nlvideo.config.schema import TrainConfig
 from nlvideo.data import VideoTable, prepare_data, read_train_table, read_val_table
 from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.models import build_model, check_clip

@@ -5,8 +5,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from nlvideo.checkpoint import NEWEST_FILE, STEPS_FOLDER, Found, config_differences, newest_checkpoint
-from nlvideo.compose import from_container, to_container
-from nlvideo.config import TrainConfig
+from nlvideo.config.compose import from_container, to_container
+from nlvideo.config.schema import TrainConfig
 from nlvideo.data import VideoTable
 from nlvideo.logger import METRICS_FILE
 from nlvideo.runtime.distributed import restarted

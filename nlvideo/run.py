@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from nlvideo.compose import to_container, to_yaml
-from nlvideo.config import TrainConfig
+from nlvideo.config.compose import to_container, to_yaml
+from nlvideo.config.schema import TrainConfig
 from nlvideo.data import Share, VideoTable, prepare_data
 from nlvideo.data.clips.normalize import normalize
 from nlvideo.meter import Meter

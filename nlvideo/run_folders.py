@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from nlvideo.compose import from_container, to_container
-from nlvideo.config import BlockConfig, DataConfig, ModelConfig, TrainConfig
+from nlvideo.config.compose import from_container, to_container
+from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig, TrainConfig
 from nlvideo.logger import METRICS, METRICS_FILE, read_metrics
 from nlvideo.metrics import headline
 from nlvideo.models import build_model

@@ -25,8 +25,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from nlvideo.compose import explain, to_container, to_dataclass, to_yaml
-from nlvideo.config import TrainConfig
+from nlvideo.config.compose import explain, to_container, to_dataclass, to_yaml
+from nlvideo.config.schema import TrainConfig
 from nlvideo.models import build_model
 from nlvideo.resume import CONFIG_FILE, differences
 from nlvideo.runtime.distributed import ending, under_torchrun

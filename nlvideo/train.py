@@ -19,8 +19,8 @@ from omegaconf import DictConfig
 
 from nlvideo import preflight
 from nlvideo.checkpoint import go_back_to, name_best, save_step
-from nlvideo.compose import run_command, to_dataclass, to_yaml
-from nlvideo.config import TrainConfig
+from nlvideo.config.compose import run_command, to_dataclass, to_yaml
+from nlvideo.config.schema import TrainConfig
 from nlvideo.data import center_batches, train_batches
 from nlvideo.data.clips.datasets import Batch
 from nlvideo.data.clips.loading import end_workers

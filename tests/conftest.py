@@ -8,8 +8,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from nlvideo.compose import store_schemas, to_dataclass
-from nlvideo.config import DataConfig, TrainConfig, ViewsConfig
+from nlvideo.config.compose import store_schemas, to_dataclass
+from nlvideo.config.schema import DataConfig, TrainConfig, ViewsConfig
 
 GREY_STEP = 3  # frame i has grey level GREY_STEP * i
 

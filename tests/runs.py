@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from conftest import composed
 
-from nlvideo.config import TrainConfig
+from nlvideo.config.schema import TrainConfig
 from nlvideo.meter import TIMINGS
 
 BIN = Path(sys.executable).parent

@@ -16,7 +16,7 @@ from conftest import composed, frame_numbers
 from runs import torchrun
 from test_train import TINY, config_of, train
 
-from nlvideo.config import EvaluateConfig, ViewsConfig
+from nlvideo.config.schema import EvaluateConfig, ViewsConfig
 from nlvideo.data import read_val_table
 from nlvideo.data.clips.datasets import Opener
 from nlvideo.data.clips.normalize import normalize

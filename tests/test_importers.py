@@ -235,7 +235,7 @@ def test_an_nlvideo_checkpoint_needs_no_config(tmp_path):
     from conftest import composed
 
     from nlvideo.checkpoint import save_checkpoint
-    from nlvideo.compose import to_container
+    from nlvideo.config.compose import to_container
 
     network = trained_network(["model=i3d_r50", "block=nl1", *SMALL])
     config = to_container(composed("model=i3d_r50", "model.stem=pyslowfast", "block=nl1", "data.root=x", *SMALL))

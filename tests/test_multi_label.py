@@ -12,7 +12,7 @@ from runs import rows_of
 from sklearn.metrics import average_precision_score
 from test_metrics import by_hand
 
-from nlvideo.config import EvaluateConfig, ViewsConfig
+from nlvideo.config.schema import EvaluateConfig, ViewsConfig
 from nlvideo.data import prepare_data, read_val_table
 from nlvideo.evaluate import evaluate
 from nlvideo.train import train

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from omegaconf import MISSING
 
-from nlvideo import config
+from nlvideo.config.schema import schema as config
 from nlvideo.data.clips import sampling
 from nlvideo.data.decoding import opening as decode
 from nlvideo.data.lists import published

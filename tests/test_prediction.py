@@ -17,8 +17,8 @@ import nlvideo
 from nlvideo import prediction
 from nlvideo import predictor as predictor_module
 from nlvideo.checkpoint import save_checkpoint
-from nlvideo.compose import from_container
-from nlvideo.config import EvaluateConfig, TrainConfig
+from nlvideo.config.compose import from_container
+from nlvideo.config.schema import EvaluateConfig, TrainConfig
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import DecodeError

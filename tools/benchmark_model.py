@@ -23,8 +23,8 @@ from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
-from nlvideo.compose import store_schemas, to_dataclass
-from nlvideo.config import TrainConfig
+from nlvideo.config.compose import store_schemas, to_dataclass
+from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.datasets import Batch
 from nlvideo.models import build_model, pairwise
 from nlvideo.models.cost import count_cost

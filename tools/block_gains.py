@@ -16,8 +16,8 @@ from rich.table import Table
 from tqdm import tqdm
 
 from nlvideo.checkpoint import check_content, read_tensor_file
-from nlvideo.compose import from_container
-from nlvideo.config import TrainConfig
+from nlvideo.config.compose import from_container
+from nlvideo.config.schema import TrainConfig
 from nlvideo.models import block_gains, build_model
 
 

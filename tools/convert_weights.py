@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from nlvideo.checkpoint import save_checkpoint
-from nlvideo.compose import to_container
+from nlvideo.config.compose import to_container
 from nlvideo.data.lists.path_list import read_classes
 from nlvideo.importers import SOURCES, import_weights
 

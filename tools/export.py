@@ -24,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from nlvideo.checkpoint import evaluation_weights, load_checkpoint
-from nlvideo.compose import explain, from_container
-from nlvideo.config import TrainConfig
+from nlvideo.config.compose import explain, from_container
+from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.normalize import normalize
 from nlvideo.models import build_model
 from nlvideo.models.non_local import NonLocalBlock

@@ -33,8 +33,8 @@ from nlvideo.attention_pictures import write_picture, write_video
 from nlvideo.attention_rows import chosen_rows
 from nlvideo.attention_statistics import Statistics, mean_statistics, statistics
 from nlvideo.checkpoint import evaluation_weights, load_checkpoint
-from nlvideo.compose import from_container
-from nlvideo.config import DataConfig, TrainConfig
+from nlvideo.config.compose import from_container
+from nlvideo.config.schema import DataConfig, TrainConfig
 from nlvideo.data import read_val_table
 from nlvideo.data.clips.normalize import normalize
 from nlvideo.data.clips.sampling import clip_indices, crop_offsets, resized_size, view_indices

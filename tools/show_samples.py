@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from nlvideo.compose import store_schemas, to_dataclass
+from nlvideo.config.compose import store_schemas, to_dataclass
 from nlvideo.data import prepare_data, read_train_table, train_clips
 
 

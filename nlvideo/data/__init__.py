@@ -18,7 +18,7 @@ from nlvideo.data.synthetic.writing import write_set
 from nlvideo.data.synthetic.writing.relations import LONG_RANGE_OPTIONS
 
 if TYPE_CHECKING:
-    from nlvideo.config import DataConfig
+    from nlvideo.config.schema import DataConfig
 
 
 def prepare_data(data: DataConfig) -> None:

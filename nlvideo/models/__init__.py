@@ -15,7 +15,7 @@ from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, STEMS, VideoResNet, context_names, temporal_size
 
 if TYPE_CHECKING:
-    from nlvideo.config import BlockConfig, DataConfig, ModelConfig
+    from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig
 
 # kind: (class, the keys of BlockConfig that it takes); group_frames and places are the builder's own.
 BLOCKS = {

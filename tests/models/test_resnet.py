@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nlvideo.config import BlockConfig, DataConfig, ModelConfig
+from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig
 from nlvideo.models import build_model, pairwise
 from nlvideo.models.global_context import GlobalContextBlock
 from nlvideo.models.inflate import inflate_state_dict

@@ -11,7 +11,7 @@ import pytest
 from conftest import composed
 from PIL import Image
 
-from nlvideo.compose import to_yaml
+from nlvideo.config.compose import to_yaml
 from nlvideo.status import write_status
 
 TOOLS = Path(__file__).parent.parent.parent / "tools"

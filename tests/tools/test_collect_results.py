@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import composed
 
-from nlvideo.compose import to_yaml
+from nlvideo.config.compose import to_yaml
 from nlvideo.status import write_status
 
 TOOL = Path(__file__).parent.parent.parent / "tools" / "collect_results.py"

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nlvideo.config import EvaluateConfig, PredictConfig, TrainConfig
+from nlvideo.config.schema import EvaluateConfig, PredictConfig, TrainConfig
 from nlvideo.runtime.distributed import USER_ERRORS, message_of
 
 
