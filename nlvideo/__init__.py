@@ -14,7 +14,7 @@ def __getattr__(name: str) -> Any:
     if name == "insert_blocks":
         from nlvideo.models.insert import insert_blocks as found
     elif name == "load_model":
-        from nlvideo.importers import load_model as found
+        from nlvideo.weights.importers import load_model as found
     elif name in ("Predictor", "predict"):
         from nlvideo import predictor
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nlvideo.checkpoint import evaluation_weights, load_checkpoint
 from nlvideo.config.compose import command_line_keys, from_container, run_command, to_container, to_yaml
 from nlvideo.config.schema import EvaluateConfig, TrainConfig
 from nlvideo.data import VideoTable, class_names, prepare_data, read_val_table, video_views
@@ -29,6 +28,7 @@ from nlvideo.runtime import distributed as world_of
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.runtime.signals import StopSignal
 from nlvideo.scoring import IDENTITY_FILE, Kept, Scorer, refuse_other, score_videos
+from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
 
 KEPT_FOLDER = "unfinished"
 VIEWS_PER_STEP = {"cpu": 2, "cuda": 15}  # the last bits of scores depend on it, so it is fixed, and recorded

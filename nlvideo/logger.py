@@ -15,8 +15,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from nlvideo.checkpoint import BEST_FILE, NEWEST_FILE
 from nlvideo.metrics import headline
+from nlvideo.weights.checkpoint_file import BEST_FILE, NEWEST_FILE
 
 METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "bad_videos.csv"

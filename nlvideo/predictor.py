@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nlvideo.checkpoint import load_checkpoint
 from nlvideo.config.compose import from_container
 from nlvideo.config.schema import PredictConfig, TrainConfig
 from nlvideo.data.clips.datasets import VideoViews, views_of
@@ -25,6 +24,7 @@ from nlvideo.evaluate import VIEWS_PER_STEP, load_network, merge_data
 from nlvideo.runtime.distributed import RunFailed
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.scoring import Scorer, pool
+from nlvideo.weights.checkpoint_file import load_checkpoint
 
 BLOCK_BYTES = 2**28  # of frames in memory together; every block costs the way from the keyframe before it
 # Of the data settings, these say how a video is scored; the others name lists and how to train.

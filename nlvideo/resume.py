@@ -4,12 +4,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from nlvideo.checkpoint import NEWEST_FILE, STEPS_FOLDER, Found, config_differences, newest_checkpoint
 from nlvideo.config.compose import from_container, to_container
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data import VideoTable
 from nlvideo.logger import METRICS_FILE
 from nlvideo.runtime.distributed import restarted
+from nlvideo.weights.checkpoint_file import NEWEST_FILE, STEPS_FOLDER, Found, config_differences, newest_checkpoint
 
 CONFIG_FILE = "config.yaml"
 # What a resumed run may change, because the result is the same run.

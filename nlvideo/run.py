@@ -17,7 +17,6 @@ from nlvideo.data import Share, VideoTable, prepare_data
 from nlvideo.data.clips.normalize import normalize
 from nlvideo.meter import Meter
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.models.weights import check_blocks_can_learn, load_pretrained
 from nlvideo.optim import param_groups
 from nlvideo.preflight import Inputs, check_inputs
 from nlvideo.resume import find_checkpoint, notes_on
@@ -25,6 +24,7 @@ from nlvideo.runtime import distributed as world_of
 from nlvideo.runtime.folder_lock import claim
 from nlvideo.runtime.precision import autocast, input_dtype, resolve_precision, use_tf32
 from nlvideo.timing import StepTimer
+from nlvideo.weights.pretrained import check_blocks_can_learn, load_pretrained
 
 
 @dataclass

@@ -18,7 +18,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from nlvideo import preflight
-from nlvideo.checkpoint import go_back_to, name_best, save_step
 from nlvideo.config.compose import run_command, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data import center_batches, train_batches
@@ -38,6 +37,7 @@ from nlvideo.runtime.signals import StopSignal
 from nlvideo.status import FINISHED, STATUS_FILE, STOPPED, write_status, write_whole
 from nlvideo.sweep import Sweep, run_point, wants_configs
 from nlvideo.timing import profiler
+from nlvideo.weights.checkpoint_file import go_back_to, name_best, save_step
 
 TRACE_FOLDER = "trace"
 DRY_STEPS = 3  # tried in a dry run; the first warms up

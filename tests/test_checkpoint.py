@@ -3,7 +3,7 @@ import shutil
 import pytest
 import torch
 
-from nlvideo.checkpoint import (
+from nlvideo.weights.checkpoint_file import (
     config_differences,
     go_back_to,
     load_checkpoint,

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torchvision.models import resnet50, resnet101
 
 import nlvideo
-from nlvideo.importers import SOURCES, compose_config, load_model, read_foreign
+from nlvideo.weights.importers import SOURCES, compose_config, load_model, read_foreign
 
 PARITY = Path(__file__).parent / "parity"
 NL5 = ["block=nl5"]
@@ -234,8 +234,8 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path):
 def test_an_nlvideo_checkpoint_needs_no_config(tmp_path):
     from conftest import composed
 
-    from nlvideo.checkpoint import save_checkpoint
     from nlvideo.config.compose import to_container
+    from nlvideo.weights.checkpoint_file import save_checkpoint
 
     network = trained_network(["model=i3d_r50", "block=nl1", *SMALL])
     config = to_container(composed("model=i3d_r50", "model.stem=pyslowfast", "block=nl1", "data.root=x", *SMALL))

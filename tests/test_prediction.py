@@ -16,7 +16,6 @@ from runs import config_of
 import nlvideo
 from nlvideo import prediction
 from nlvideo import predictor as predictor_module
-from nlvideo.checkpoint import save_checkpoint
 from nlvideo.config.compose import from_container
 from nlvideo.config.schema import EvaluateConfig, TrainConfig
 from nlvideo.data.decoding.opening import open_video
@@ -27,6 +26,7 @@ from nlvideo.prediction import expand, main, take_paths
 from nlvideo.prediction_pictures import LabelBox, chosen_classes, clock, write_labelled
 from nlvideo.predictor import Predictor, Stretch, Timeline, blocks_of, window_starts
 from nlvideo.train import train
+from nlvideo.weights.checkpoint_file import save_checkpoint
 
 WINDOW = 8  # frames of TINY's clips
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from runs import BIN, TINY, rows_of
 
-from nlvideo.checkpoint import load_checkpoint
 from nlvideo.status import read_status
+from nlvideo.weights.checkpoint_file import load_checkpoint
 
 JOBS = Path(__file__).parent.parent / "scripts" / "slurm"
 STUB = """#!/usr/bin/env bash

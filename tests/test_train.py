@@ -15,12 +15,12 @@ import torch
 from kills import equal
 from runs import BIN, TINY, assert_equal, config_of, rows_of, torchrun, weights_of
 
-from nlvideo.checkpoint import evaluation_weights, load_checkpoint, save_step
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.run import set_up
 from nlvideo.runtime.distributed import RunFailed
 from nlvideo.status import read_status
 from nlvideo.train import train, train_step, validate
+from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint, save_step
 
 
 def test_a_run_leaves_checkpoint_metrics_tensorboard_and_curves(video_folder, tmp_path, capsys):

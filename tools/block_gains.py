@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from nlvideo.checkpoint import check_content, read_tensor_file
 from nlvideo.config.compose import from_container
 from nlvideo.config.schema import TrainConfig
 from nlvideo.models import block_gains, build_model
+from nlvideo.weights.checkpoint_file import check_content, read_tensor_file
 
 
 def main() -> None:

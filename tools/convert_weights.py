@@ -12,10 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from nlvideo.checkpoint import save_checkpoint
 from nlvideo.config.compose import to_container
 from nlvideo.data.lists.path_list import read_classes
-from nlvideo.importers import SOURCES, import_weights
+from nlvideo.weights.checkpoint_file import save_checkpoint
+from nlvideo.weights.importers import SOURCES, import_weights
 
 
 def main() -> None:

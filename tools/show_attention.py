@@ -32,7 +32,6 @@ from nlvideo.attention import Attention, look
 from nlvideo.attention_pictures import write_picture, write_video
 from nlvideo.attention_rows import chosen_rows
 from nlvideo.attention_statistics import Statistics, mean_statistics, statistics
-from nlvideo.checkpoint import evaluation_weights, load_checkpoint
 from nlvideo.config.compose import from_container
 from nlvideo.config.schema import DataConfig, TrainConfig
 from nlvideo.data import read_val_table
@@ -42,6 +41,7 @@ from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.models import VideoResNet, build_model
 from nlvideo.runtime.distributed import USER_ERRORS
+from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
 
 USAGE = "\n       ".join(
     (

@@ -7,8 +7,8 @@ from torchvision.models import resnet50
 
 from nlvideo.models import CONTEXT_BLOCKS, build_model
 from nlvideo.models.cost import count_cost
-from nlvideo.models.inflate import inflate_state_dict
 from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.weights.inflate import inflate_state_dict
 
 
 def built(*overrides, num_classes=400):

@@ -5,9 +5,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig
 from nlvideo.models import build_model, pairwise
 from nlvideo.models.global_context import GlobalContextBlock
-from nlvideo.models.inflate import inflate_state_dict
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, STEMS, TemporalConv, VideoResNet, temporal_size
+from nlvideo.weights.inflate import inflate_state_dict
 
 NL5 = {
     "r50": ["res3.1", "res3.3", "res4.1", "res4.3", "res4.5"],

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torchvision.models import ResNet50_Weights, resnet50, resnet101
 
-from nlvideo.checkpoint import save_checkpoint
-from nlvideo.models.inflate import inflate
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.models.weights import check_blocks_can_learn, load_pretrained
+from nlvideo.weights.checkpoint_file import save_checkpoint
+from nlvideo.weights.inflate import inflate
+from nlvideo.weights.pretrained import check_blocks_can_learn, load_pretrained
 
 CLASSES = ["a", "b", "c"]
 

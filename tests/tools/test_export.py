@@ -13,12 +13,12 @@ import torch
 from runs import config_of
 from torch import nn
 
-from nlvideo.importers import load_model
 from nlvideo.models import CONTEXT_BLOCKS
 from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, VideoResNet, context_names
 from nlvideo.train import train
+from nlvideo.weights.importers import load_model
 
 TOOL = Path(__file__).parents[2] / "tools" / "export.py"
 ENDINGS = ("onnx", "pt2")

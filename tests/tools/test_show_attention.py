@@ -15,9 +15,9 @@ from runs import config_of
 from nlvideo.attention import Attention, block_attention
 from nlvideo.attention_pictures import heat, overlay, shown_frames
 from nlvideo.attention_rows import Row
-from nlvideo.checkpoint import save_checkpoint
 from nlvideo.config.compose import to_container
 from nlvideo.models import NonLocalBlock, build_model, context_names
+from nlvideo.weights.checkpoint_file import save_checkpoint
 
 TOOL = Path(__file__).parents[2] / "tools" / "show_attention.py"
 SIZE, FRAMES = 64, 8

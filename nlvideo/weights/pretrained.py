@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlvideo.checkpoint import check_content, evaluation_weights, read_tensor_file
-from nlvideo.models.inflate import inflate_state_dict
 from nlvideo.models.resnet import VideoResNet, context_names
+from nlvideo.weights.checkpoint_file import check_content, evaluation_weights, read_tensor_file
+from nlvideo.weights.inflate import inflate_state_dict
 
 
 def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list[str], keep_head: bool = True) -> str:
