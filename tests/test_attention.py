@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from nlvideo import attention_statistics as measures
-from nlvideo.attention import (
+from nlvideo.attention import map_statistics as measures
+from nlvideo.attention.maps import (
     AVERAGE,
     Attention,
     attention_maps,

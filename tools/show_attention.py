@@ -10,7 +10,7 @@ PREFIX.png has a row for each block, with arrows to the keys that the query atte
 with several queries a row for each, of one block (GCNet, Figure 1). PREFIX.mp4 has all frames. Blocks that have one map
 for all queries (simplified_non_local, global_context) are shown without any.
 
---statistics prints GCNet's numbers for each block (nlvideo/attention_statistics.py) and writes PREFIX.csv. Files of the
+--statistics prints GCNet's numbers for each block (nlvideo/attention/map_statistics.py) and writes PREFIX.csv. Files of the
 same names are overwritten. The network computes in float32.
 """
 
@@ -28,10 +28,10 @@ from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
-from nlvideo.attention import Attention, look
-from nlvideo.attention_pictures import write_picture, write_video
-from nlvideo.attention_rows import chosen_rows
-from nlvideo.attention_statistics import Statistics, mean_statistics, statistics
+from nlvideo.attention.map_statistics import Statistics, mean_statistics, statistics
+from nlvideo.attention.maps import Attention, look
+from nlvideo.attention.pictures import write_picture, write_video
+from nlvideo.attention.rows import chosen_rows
 from nlvideo.config.compose import from_container
 from nlvideo.config.schema import DataConfig, TrainConfig
 from nlvideo.data import read_val_table

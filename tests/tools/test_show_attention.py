@@ -12,9 +12,9 @@ import pytest
 import torch
 from runs import config_of
 
-from nlvideo.attention import Attention, block_attention
-from nlvideo.attention_pictures import heat, overlay, shown_frames
-from nlvideo.attention_rows import Row
+from nlvideo.attention.maps import Attention, block_attention
+from nlvideo.attention.pictures import heat, overlay, shown_frames
+from nlvideo.attention.rows import Row
 from nlvideo.config.compose import to_container
 from nlvideo.models import NonLocalBlock, build_model, context_names
 from nlvideo.weights.checkpoint_file import save_checkpoint

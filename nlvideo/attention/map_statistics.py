@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nlvideo.attention import SOFTMAX, Attention
+from nlvideo.attention.maps import SOFTMAX, Attention
 
 MAX_JSD_ROWS = 512  # positions drawn for the divergence, which has no closed form over all pairs
 JSD_SEED = 0

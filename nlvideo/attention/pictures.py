@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch
 from matplotlib.patheffects import withStroke
 
-from nlvideo.attention import SIGNED, SOFTMAX, Attention, Target
-from nlvideo.attention_rows import Row
+from nlvideo.attention.maps import SIGNED, SOFTMAX, Attention, Target
+from nlvideo.attention.rows import Row
 
 MAX_COLUMNS = 8
 LOW, HIGH = 0.3, 0.7  # share of the colour in what is shown for weights 0 and 1; the rest is the frame in grey

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from nlvideo.attention import AVERAGE, Attention, Target, deepest
+from nlvideo.attention.maps import AVERAGE, Attention, Target, deepest
 
 
 @dataclass(frozen=True)
