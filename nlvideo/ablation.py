@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from nlvideo.metrics import LEVEL
+from nlvideo.evaluation.metrics import LEVEL
 from nlvideo.paper import FIGURES, Row
 
 

@@ -20,14 +20,22 @@ from nlvideo.config.compose import command_line_keys, from_container, run_comman
 from nlvideo.config.schema import EvaluateConfig, TrainConfig
 from nlvideo.data import VideoTable, class_names, prepare_data, read_val_table, video_views
 from nlvideo.data.decoding.opening import load_decoder
-from nlvideo.metrics import headline
+from nlvideo.evaluation.metrics import headline
+from nlvideo.evaluation.report import REPORT_FILE, write_report
+from nlvideo.evaluation.result_files import (
+    RESULT_FILE,
+    Scores,
+    merge_scores,
+    print_table,
+    read_results,
+    summarize,
+    write_results,
+)
+from nlvideo.evaluation.scoring import IDENTITY_FILE, Kept, Scorer, refuse_other, score_videos
 from nlvideo.models import VideoResNet, build_model, check_clip
-from nlvideo.report import REPORT_FILE, write_report
-from nlvideo.results import RESULT_FILE, Scores, merge_scores, print_table, read_results, summarize, write_results
 from nlvideo.runtime import distributed as world_of
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.runtime.signals import StopSignal
-from nlvideo.scoring import IDENTITY_FILE, Kept, Scorer, refuse_other, score_videos
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
 
 KEPT_FOLDER = "unfinished"

@@ -15,7 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from nlvideo.metrics import headline
+from nlvideo.evaluation.metrics import headline
 from nlvideo.weights.checkpoint_file import BEST_FILE, NEWEST_FILE
 
 METRICS_FILE = "metrics.jsonl"

@@ -21,9 +21,9 @@ from nlvideo.data.clips.sampling import clip_indices, resized_size, view_indices
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, Video
 from nlvideo.evaluate import VIEWS_PER_STEP, load_network, merge_data
+from nlvideo.evaluation.scoring import Scorer, pool
 from nlvideo.runtime.distributed import RunFailed
 from nlvideo.runtime.precision import resolve_precision, use_tf32
-from nlvideo.scoring import Scorer, pool
 from nlvideo.weights.checkpoint_file import load_checkpoint
 
 BLOCK_BYTES = 2**28  # of frames in memory together; every block costs the way from the keyframe before it

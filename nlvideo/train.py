@@ -23,9 +23,15 @@ from nlvideo.config.schema import TrainConfig
 from nlvideo.data import center_batches, train_batches
 from nlvideo.data.clips.datasets import Batch
 from nlvideo.data.clips.loading import end_workers
+from nlvideo.evaluation.metrics import (
+    headline,
+    mean_average_precision,
+    target_ranks,
+    topk_accuracy,
+    without_actions_last,
+)
 from nlvideo.logger import LEDGER_FILE, RunLogger, print_results
 from nlvideo.meter import Meter, StepResult
-from nlvideo.metrics import headline, mean_average_precision, target_ranks, topk_accuracy, without_actions_last
 from nlvideo.models import block_gains
 from nlvideo.optim import lr_at
 from nlvideo.precise_bn import precise_statistics, using

@@ -25,10 +25,10 @@ from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import SlowVideo
 from nlvideo.evaluate import evaluate
+from nlvideo.evaluation.result_files import merge_scores
+from nlvideo.evaluation.scoring import Kept, Scorer, VideoScore, pool
 from nlvideo.models import build_model
-from nlvideo.results import merge_scores
 from nlvideo.runtime.distributed import RunFailed
-from nlvideo.scoring import Kept, Scorer, VideoScore, pool
 
 SCRIPT = Path(sys.executable).parent / "nlvideo-evaluate"
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nlvideo.metrics import (
+from nlvideo.evaluation.metrics import (
     accuracy_interval,
     average_precisions,
     class_accuracy_interval,

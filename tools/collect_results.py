@@ -26,10 +26,10 @@ from tabulate import tabulate
 
 from nlvideo.ablation import Trained, lines_of
 from nlvideo.ablation_table import cells, draw, spread
+from nlvideo.evaluation.metrics import target_ranks
+from nlvideo.evaluation.result_files import read_results
 from nlvideo.logger import METRICS
-from nlvideo.metrics import target_ranks
 from nlvideo.paper import TABLES
-from nlvideo.results import read_results
 from nlvideo.resume import FREE_KEYS
 from nlvideo.run_folders import Run, evaluations, read_runs
 from nlvideo.status import FINISHED

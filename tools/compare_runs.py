@@ -22,8 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from nlvideo import metrics
-from nlvideo.comparison import (
+from nlvideo.evaluation import metrics
+from nlvideo.evaluation.comparison import (
     ENSEMBLE,
     Comparison,
     aligned,
@@ -34,7 +34,7 @@ from nlvideo.comparison import (
     measured,
     undecodable_notes,
 )
-from nlvideo.results import INTERVAL, RESULT_FILE, SCORES_FILE, SHOWN, Evaluation, read_results
+from nlvideo.evaluation.result_files import INTERVAL, RESULT_FILE, SCORES_FILE, SHOWN, Evaluation, read_results
 from nlvideo.runtime.names import in_picture, shortened
 
 PICTURE_FILE, CLASSES_FILE, CHANGED_FILE = "comparison.png", "classes.csv", "changed.csv"

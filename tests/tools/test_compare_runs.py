@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nlvideo import metrics
-from nlvideo.comparison import accuracy_differences, mcnemar
-from nlvideo.results import read_results
+from nlvideo.evaluation import metrics
+from nlvideo.evaluation.comparison import accuracy_differences, mcnemar
+from nlvideo.evaluation.result_files import read_results
 
 TOOL = Path(__file__).parents[2] / "tools" / "compare_runs.py"
 CLASSES = ["walk", "run", "jump", "sit", "swim", "climb"]

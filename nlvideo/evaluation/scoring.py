@@ -23,7 +23,7 @@ from nlvideo.data.clips.loading import end_workers
 from nlvideo.data.clips.normalize import normalize
 from nlvideo.data.clips.sampling import spread_order
 from nlvideo.data.lists.path_list import VideoTable
-from nlvideo.metrics import target_ranks
+from nlvideo.evaluation.metrics import target_ranks
 from nlvideo.models import VideoResNet
 from nlvideo.runtime.distributed import RunFailed, World
 from nlvideo.runtime.folder_lock import claim

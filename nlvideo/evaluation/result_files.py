@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlvideo import metrics
 from nlvideo.data.lists.path_list import VideoTable
-from nlvideo.scoring import Found
+from nlvideo.evaluation import metrics
+from nlvideo.evaluation.scoring import Found
 from nlvideo.status import write_whole
 
 RESULT_FILE, SCORES_FILE, PREDICTIONS_FILE, CLASSES_FILE = "result.json", "scores.npz", "predictions.csv", "classes.csv"

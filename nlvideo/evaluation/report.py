@@ -13,12 +13,12 @@ import numpy as np
 import torch.nn.functional as F
 from PIL import Image
 
-from nlvideo import metrics
 from nlvideo.data.clips.sampling import resized_size
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.path_list import VideoTable
-from nlvideo.results import SHOWN, Evaluation, per_class
+from nlvideo.evaluation import metrics
+from nlvideo.evaluation.result_files import SHOWN, Evaluation, per_class
 from nlvideo.runtime.names import in_picture
 from nlvideo.status import write_whole
 

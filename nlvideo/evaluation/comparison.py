@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from nlvideo import metrics
-from nlvideo.results import Evaluation, per_class
+from nlvideo.evaluation import metrics
+from nlvideo.evaluation.result_files import Evaluation, per_class
 
 SHOWN_NAMES = 3  # of videos or classes in a message
 ENSEMBLE = "ensemble"
