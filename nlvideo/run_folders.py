@@ -18,11 +18,11 @@ from nlvideo.config.compose import from_container, to_container
 from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig, TrainConfig
 from nlvideo.evaluation.metrics import headline
 from nlvideo.evaluation.result_files import RESULT_FILE
-from nlvideo.logger import METRICS, METRICS_FILE, read_metrics
 from nlvideo.models import build_model
 from nlvideo.models.cost import count_cost
-from nlvideo.resume import CONFIG_FILE
-from nlvideo.status import STATUS_FILE, read_status
+from nlvideo.training.resume import CONFIG_FILE
+from nlvideo.training.run_log import METRICS, METRICS_FILE, read_metrics
+from nlvideo.training.run_status import STATUS_FILE, read_status
 
 
 @dataclass

@@ -28,10 +28,10 @@ from omegaconf.errors import OmegaConfBaseException
 from nlvideo.config.compose import explain, to_container, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
 from nlvideo.models import build_model
-from nlvideo.resume import CONFIG_FILE, differences
 from nlvideo.runtime.distributed import ending, under_torchrun
 from nlvideo.runtime.signals import passed_on
-from nlvideo.status import FAILED, FINISHED, read_status, write_status
+from nlvideo.training.resume import CONFIG_FILE, differences
+from nlvideo.training.run_status import FAILED, FINISHED, read_status, write_status
 
 LOG_FILE = "log.txt"
 LONGEST_NAME = 150  # of a point's folder

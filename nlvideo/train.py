@@ -17,7 +17,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from nlvideo import preflight
 from nlvideo.config.compose import run_command, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data import center_batches, train_batches
@@ -30,19 +29,20 @@ from nlvideo.evaluation.metrics import (
     topk_accuracy,
     without_actions_last,
 )
-from nlvideo.logger import LEDGER_FILE, RunLogger, print_results
-from nlvideo.meter import Meter, StepResult
 from nlvideo.models import block_gains
-from nlvideo.optim import lr_at
-from nlvideo.precise_bn import precise_statistics, using
-from nlvideo.resume import CONFIG_FILE, find_checkpoint
-from nlvideo.run import Run, set_up, state_of
 from nlvideo.runtime import distributed as world_of
 from nlvideo.runtime.folder_lock import claim
 from nlvideo.runtime.signals import StopSignal
-from nlvideo.status import FINISHED, STATUS_FILE, STOPPED, write_status, write_whole
 from nlvideo.sweep import Sweep, run_point, wants_configs
-from nlvideo.timing import profiler
+from nlvideo.training import preflight
+from nlvideo.training.optim import lr_at
+from nlvideo.training.precise_bn import precise_statistics, using
+from nlvideo.training.resume import CONFIG_FILE, find_checkpoint
+from nlvideo.training.run_log import LEDGER_FILE, RunLogger, print_results
+from nlvideo.training.run_status import FINISHED, STATUS_FILE, STOPPED, write_status, write_whole
+from nlvideo.training.setup import Run, set_up, state_of
+from nlvideo.training.step_metrics import Meter, StepResult
+from nlvideo.training.step_timer import profiler
 from nlvideo.weights.checkpoint_file import go_back_to, name_best, save_step
 
 TRACE_FOLDER = "trace"

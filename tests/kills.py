@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from nlvideo.meter import TIMINGS
+from nlvideo.training.step_metrics import TIMINGS
 
 RUN = [
     "experiment=quickstart",

@@ -9,7 +9,7 @@ import torch
 from conftest import composed
 
 from nlvideo.config.schema import TrainConfig
-from nlvideo.meter import TIMINGS
+from nlvideo.training.step_metrics import TIMINGS
 
 BIN = Path(sys.executable).parent
 TINY = [

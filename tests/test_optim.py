@@ -5,7 +5,7 @@ from torch import nn
 
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.optim import lr_at, param_groups
+from nlvideo.training.optim import lr_at, param_groups
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nlvideo.precise_bn import precise_statistics, using
+from nlvideo.training.precise_bn import precise_statistics, using
 
 
 def network() -> nn.Module:

@@ -7,10 +7,10 @@ import torch
 from conftest import composed
 from runs import config_of
 
-from nlvideo import preflight
 from nlvideo.models import build_model
 from nlvideo.models.cost import activation_bytes, cost_table, count_cost
 from nlvideo.train import train
+from nlvideo.training import preflight
 
 
 def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(video_folder, tmp_path, capsys, monkeypatch):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import composed
 
-from nlvideo.meter import Meter
 from nlvideo.models import block_gains
 from nlvideo.paper import TABLES
-from nlvideo.run import Run, set_up, state_of
 from nlvideo.train import set_learning_rate, train_batches, train_step
+from nlvideo.training.setup import Run, set_up, state_of
+from nlvideo.training.step_metrics import Meter
 from nlvideo.weights.checkpoint_file import save_step
 
 SMALL = [

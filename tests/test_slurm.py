@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from runs import BIN, TINY, rows_of
 
-from nlvideo.status import read_status
+from nlvideo.training.run_status import read_status
 from nlvideo.weights.checkpoint_file import load_checkpoint
 
 JOBS = Path(__file__).parent.parent / "scripts" / "slurm"

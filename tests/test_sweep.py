@@ -12,8 +12,8 @@ from conftest import composed
 from omegaconf import OmegaConf
 from runs import BIN, TINY, rows_of
 
-from nlvideo.status import read_status
 from nlvideo.sweep import _placed
+from nlvideo.training.run_status import read_status
 
 
 def sweep(cwd, *overrides: str, **options) -> subprocess.CompletedProcess:

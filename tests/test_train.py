@@ -16,10 +16,10 @@ from kills import equal
 from runs import BIN, TINY, assert_equal, config_of, rows_of, torchrun, weights_of
 
 from nlvideo.models.non_local import NonLocalBlock
-from nlvideo.run import set_up
 from nlvideo.runtime.distributed import RunFailed
-from nlvideo.status import read_status
 from nlvideo.train import train, train_step, validate
+from nlvideo.training.run_status import read_status
+from nlvideo.training.setup import set_up
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint, save_step
 
 

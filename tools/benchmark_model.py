@@ -29,11 +29,11 @@ from nlvideo.data.clips.datasets import Batch
 from nlvideo.models import build_model, pairwise
 from nlvideo.models.cost import count_cost
 from nlvideo.models.non_local import NonLocalBlock
-from nlvideo.optim import param_groups
-from nlvideo.run import Run
 from nlvideo.runtime.distributed import World
-from nlvideo.timing import StepTimer
 from nlvideo.train import train_step
+from nlvideo.training.optim import param_groups
+from nlvideo.training.setup import Run
+from nlvideo.training.step_timer import StepTimer
 
 # mode: (ours, plain, how much wider than g theta and phi are); concatenation uses one channel of theta and phi
 OPERATIONS: dict[str, tuple[Callable, Callable, int]] = {

@@ -28,11 +28,11 @@ from nlvideo.ablation import Trained, lines_of
 from nlvideo.ablation_table import cells, draw, spread
 from nlvideo.evaluation.metrics import target_ranks
 from nlvideo.evaluation.result_files import read_results
-from nlvideo.logger import METRICS
 from nlvideo.paper import TABLES
-from nlvideo.resume import FREE_KEYS
 from nlvideo.run_folders import Run, evaluations, read_runs
-from nlvideo.status import FINISHED
+from nlvideo.training.resume import FREE_KEYS
+from nlvideo.training.run_log import METRICS
+from nlvideo.training.run_status import FINISHED
 
 # What two runs may differ in without being two things that someone compares.
 UNIMPORTANT = {*FREE_KEYS, "name"} - {"model.pretrained", "optim.max_steps"}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nlvideo.logger import read_metrics
 from nlvideo.run_folders import read_runs
+from nlvideo.training.run_log import read_metrics
 
 
 def main() -> None:

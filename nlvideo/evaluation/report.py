@@ -20,7 +20,7 @@ from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.evaluation import metrics
 from nlvideo.evaluation.result_files import SHOWN, Evaluation, per_class
 from nlvideo.runtime.names import in_picture
-from nlvideo.status import write_whole
+from nlvideo.training.run_status import write_whole
 
 REPORT_FILE = "report.html"
 SHOWN_VIDEOS = 6  # best, and worst

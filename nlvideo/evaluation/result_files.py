@@ -16,7 +16,7 @@ import numpy as np
 from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.evaluation import metrics
 from nlvideo.evaluation.scoring import Found
-from nlvideo.status import write_whole
+from nlvideo.training.run_status import write_whole
 
 RESULT_FILE, SCORES_FILE, PREDICTIONS_FILE, CLASSES_FILE = "result.json", "scores.npz", "predictions.csv", "classes.csv"
 SUBMISSION_FILE, LOCALIZATION_FILE = "submission_classify.txt", "submission_localize.txt"

@@ -28,7 +28,7 @@ from nlvideo.models import VideoResNet
 from nlvideo.runtime.distributed import RunFailed, World
 from nlvideo.runtime.folder_lock import claim
 from nlvideo.runtime.precision import autocast, input_dtype
-from nlvideo.status import write_whole
+from nlvideo.training.run_status import write_whole
 
 KEPT_EVERY_SECONDS = 20
 IDENTITY_FILE = "identity.json"

@@ -12,7 +12,7 @@ from conftest import composed
 from PIL import Image
 
 from nlvideo.config.compose import to_yaml
-from nlvideo.status import write_status
+from nlvideo.training.run_status import write_status
 
 TOOLS = Path(__file__).parent.parent.parent / "tools"
 SMALL = ["+ablation=table_2a", "data.root=x", "model.width=4", "data.num_frames=8", "data.crop_size=64"]

@@ -10,7 +10,7 @@ import pytest
 from conftest import composed
 
 from nlvideo.config.compose import to_yaml
-from nlvideo.status import write_status
+from nlvideo.training.run_status import write_status
 
 TOOL = Path(__file__).parent.parent.parent / "tools" / "collect_results.py"
 

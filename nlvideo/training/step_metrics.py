@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nlvideo.data.clips.datasets import Batch
 from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.runtime import distributed as world_of
-from nlvideo.timing import StepTimer
+from nlvideo.training.step_timer import StepTimer
 
 # Values that depend on the machine's speed; all others are the same in every run of a config.
 TIMINGS = ("seconds", "clips_per_second", "data_wait_share", "forward_share", "backward_share", "communication_share")

@@ -15,15 +15,15 @@ from nlvideo.config.compose import to_container, to_yaml
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data import Share, VideoTable, prepare_data
 from nlvideo.data.clips.normalize import normalize
-from nlvideo.meter import Meter
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.optim import param_groups
-from nlvideo.preflight import Inputs, check_inputs
-from nlvideo.resume import find_checkpoint, notes_on
 from nlvideo.runtime import distributed as world_of
 from nlvideo.runtime.folder_lock import claim
 from nlvideo.runtime.precision import autocast, input_dtype, resolve_precision, use_tf32
-from nlvideo.timing import StepTimer
+from nlvideo.training.optim import param_groups
+from nlvideo.training.preflight import Inputs, check_inputs
+from nlvideo.training.resume import find_checkpoint, notes_on
+from nlvideo.training.step_metrics import Meter
+from nlvideo.training.step_timer import StepTimer
 from nlvideo.weights.pretrained import check_blocks_can_learn, load_pretrained
 
 
