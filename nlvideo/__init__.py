@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
     elif name == "load_model":
         from nlvideo.weights.importers import load_model as found
     elif name in ("Predictor", "predict"):
-        from nlvideo import predictor
+        from nlvideo.prediction import predictor
 
         found = getattr(predictor, name)
     elif name in __all__:

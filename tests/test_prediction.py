@@ -14,17 +14,17 @@ from PIL import Image
 from runs import config_of
 
 import nlvideo
-from nlvideo import prediction
-from nlvideo import predictor as predictor_module
 from nlvideo.config.compose import from_container
 from nlvideo.config.schema import EvaluateConfig, TrainConfig
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.evaluate import evaluate
-from nlvideo.prediction import expand, main, take_paths
-from nlvideo.prediction_pictures import LabelBox, chosen_classes, clock, write_labelled
-from nlvideo.predictor import Predictor, Stretch, Timeline, blocks_of, window_starts
+from nlvideo.prediction import predictor as predictor_module
+from nlvideo.prediction.command import command as prediction
+from nlvideo.prediction.command import expand, main, take_paths
+from nlvideo.prediction.pictures import LabelBox, chosen_classes, clock, write_labelled
+from nlvideo.prediction.predictor import Predictor, Stretch, Timeline, blocks_of, window_starts
 from nlvideo.train import train
 from nlvideo.weights.checkpoint_file import save_checkpoint
 
@@ -308,7 +308,7 @@ def test_mistakes_are_one_message(command, checkpoint, video_folder, tmp_path, m
 
 
 def test_the_command_as_a_process(checkpoint, video_folder, tmp_path):
-    command = [sys.executable, "-m", "nlvideo.prediction", f"{video_folder}/val/a video 2.mp4"]
+    command = [sys.executable, "-m", "nlvideo.prediction.command", f"{video_folder}/val/a video 2.mp4"]
     options = [f"checkpoint={checkpoint}", "json=true", "data.test.num_clips=1"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from nlvideo.config.compose import command_line_keys, run_command
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.path_list import videos_below
-from nlvideo.prediction_pictures import clock, write_labelled, write_timeline
-from nlvideo.predictor import BLOCK_BYTES, Predictions, Predictor, Timeline, progress_bar, reduction
+from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
+from nlvideo.prediction.predictor import BLOCK_BYTES, Predictions, Predictor, Timeline, progress_bar, reduction
 from nlvideo.runtime.distributed import RunFailed
 
 HYDRA_WITH_VALUE = "--cfg -c --package -p --config-path -cp --config-name -cn --config-dir -cd --info -i".split()
