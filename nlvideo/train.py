@@ -29,11 +29,11 @@ from nlvideo.evaluation.metrics import (
     topk_accuracy,
     without_actions_last,
 )
+from nlvideo.experiments.sweep import Sweep, run_point, wants_configs
 from nlvideo.models import block_gains
 from nlvideo.runtime import distributed as world_of
 from nlvideo.runtime.folder_lock import claim
 from nlvideo.runtime.signals import StopSignal
-from nlvideo.sweep import Sweep, run_point, wants_configs
 from nlvideo.training import preflight
 from nlvideo.training.optim import lr_at
 from nlvideo.training.precise_bn import precise_statistics, using

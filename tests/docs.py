@@ -116,7 +116,7 @@ def fitted(command: str) -> str:
 
 def small_sweep(command: str) -> list[str]:
     """Returns the overrides that leave the first two rows of a table, with two seeds."""
-    from nlvideo.paper import TABLES
+    from nlvideo.experiments.paper import TABLES
 
     if "--cfg" in command:
         return []

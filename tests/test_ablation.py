@@ -6,8 +6,8 @@ from conftest import composed
 from omegaconf import OmegaConf
 from scipy import stats
 
-from nlvideo.ablation import Trained, difference, lines_of, mean_and_spread
-from nlvideo.paper import FIGURES, TABLES
+from nlvideo.experiments.paper import FIGURES, TABLES
+from nlvideo.experiments.tables import Trained, difference, lines_of, mean_and_spread
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -12,7 +12,7 @@ from conftest import composed
 from omegaconf import OmegaConf
 from runs import BIN, TINY, rows_of
 
-from nlvideo.sweep import _placed
+from nlvideo.experiments.sweep import _placed
 from nlvideo.training.run_status import read_status
 
 

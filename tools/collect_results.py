@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
-from nlvideo.ablation import Trained, lines_of
-from nlvideo.ablation_table import cells, draw, spread
 from nlvideo.evaluation.metrics import target_ranks
 from nlvideo.evaluation.result_files import read_results
-from nlvideo.paper import TABLES
-from nlvideo.run_folders import Run, evaluations, read_runs
+from nlvideo.experiments.paper import TABLES
+from nlvideo.experiments.run_folders import Run, evaluations, read_runs
+from nlvideo.experiments.table_format import cells, draw, spread
+from nlvideo.experiments.tables import Trained, lines_of
 from nlvideo.training.resume import FREE_KEYS
 from nlvideo.training.run_log import METRICS
 from nlvideo.training.run_status import FINISHED

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nlvideo.run_folders import read_runs
+from nlvideo.experiments.run_folders import read_runs
 from nlvideo.training.run_log import read_metrics
 
 

@@ -193,7 +193,7 @@ def _train_apart(config: TrainConfig, log: Path) -> tuple[int, list[int]]:
 
     Returns its exit code and the signals that came meanwhile, which it was given too.
     """
-    command = [sys.executable, "-m", "nlvideo.point"]
+    command = [sys.executable, "-m", "nlvideo.experiments.train_point"]
     pipe = subprocess.PIPE
     with open(log, "ab") as file, subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as point:
         with passed_on(point.send_signal) as received:

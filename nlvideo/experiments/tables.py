@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from nlvideo.evaluation.metrics import LEVEL
-from nlvideo.paper import FIGURES, Row
+from nlvideo.experiments.paper import FIGURES, Row
 
 
 @dataclass

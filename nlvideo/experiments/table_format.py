@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from nlvideo.ablation import Line, first
+from nlvideo.experiments.tables import Line, first
 
 
 def cells(lines: list[Line]) -> list[dict[str, str]]:
