@@ -1,28 +1,39 @@
 """Training and evaluation of video action-recognition networks with non-local blocks."""
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
+    from nlvideo.models.insert import insert_blocks
+    from nlvideo.models.non_local import NonLocalBlock
+    from nlvideo.prediction.predictor import Predictor, predict
+    from nlvideo.weights.importers import load_model
+
+__version__ = "0.2.0"
 __all__ = [
-    *("GlobalContextBlock", "NonLocalBlock", "SimplifiedNonLocalBlock", "insert_blocks", "load_model"),
-    *("Predictor", "predict"),
+    "GlobalContextBlock",
+    "NonLocalBlock",
+    "Predictor",
+    "SimplifiedNonLocalBlock",
+    "insert_blocks",
+    "load_model",
+    "predict",
 ]
+
+_PLACES = {
+    "GlobalContextBlock": "nlvideo.models.global_context",
+    "NonLocalBlock": "nlvideo.models.non_local",
+    "Predictor": "nlvideo.prediction.predictor",
+    "SimplifiedNonLocalBlock": "nlvideo.models.global_context",
+    "insert_blocks": "nlvideo.models.insert",
+    "load_model": "nlvideo.weights.importers",
+    "predict": "nlvideo.prediction.predictor",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the public names when they are used: torch takes seconds, and `--help` should not."""
-    if name == "insert_blocks":
-        from nlvideo.models.insert import insert_blocks as found
-    elif name == "load_model":
-        from nlvideo.weights.importers import load_model as found
-    elif name in ("Predictor", "predict"):
-        from nlvideo.prediction import predictor
-
-        found = getattr(predictor, name)
-    elif name in __all__:
-        from nlvideo import models
-
-        found = getattr(models, name)
-    else:
+    """Imports a public name on first use: importing torch takes seconds, and `--help` should not wait for it."""
+    if name not in _PLACES:
         raise AttributeError(f"module 'nlvideo' has no attribute {name!r}")
-    return found
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from nlvideo.build.data import class_names, prepare_data, read_val_table, video_views
+from nlvideo.build.model import build_model, check_clip
 from nlvideo.config.compose import command_line_keys, from_container, run_command, to_container, to_yaml
 from nlvideo.config.schema import EvaluateConfig, TrainConfig
-from nlvideo.data import VideoTable, class_names, prepare_data, read_val_table, video_views
 from nlvideo.data.decoding.opening import load_decoder
+from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.evaluation.metrics import headline
 from nlvideo.evaluation.report import REPORT_FILE, write_report
 from nlvideo.evaluation.result_files import (
@@ -32,7 +34,7 @@ from nlvideo.evaluation.result_files import (
     write_results,
 )
 from nlvideo.evaluation.scoring import IDENTITY_FILE, Kept, Scorer, refuse_other, score_videos
-from nlvideo.models import VideoResNet, build_model, check_clip
+from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime import distributed as world_of
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.runtime.signals import StopSignal

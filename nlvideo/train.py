@@ -17,9 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from nlvideo.build.data import center_batches, train_batches
 from nlvideo.config.compose import run_command, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
-from nlvideo.data import center_batches, train_batches
 from nlvideo.data.clips.datasets import Batch
 from nlvideo.data.clips.loading import end_workers
 from nlvideo.evaluation.metrics import (
@@ -30,7 +30,7 @@ from nlvideo.evaluation.metrics import (
     without_actions_last,
 )
 from nlvideo.experiments.sweep import Sweep, run_point, wants_configs
-from nlvideo.models import block_gains
+from nlvideo.models.resnet import block_gains
 from nlvideo.runtime import distributed as world_of
 from nlvideo.runtime.folder_lock import claim
 from nlvideo.runtime.signals import StopSignal

@@ -13,8 +13,10 @@ from nlvideo.attention.maps import (
     dense_map,
     look,
 )
-from nlvideo.models import GlobalContextBlock, NonLocalBlock, SimplifiedNonLocalBlock, VideoResNet, pairwise
-from nlvideo.models.non_local import EXTENTS, MODES
+from nlvideo.models import pairwise
+from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
+from nlvideo.models.non_local import EXTENTS, MODES, NonLocalBlock
+from nlvideo.models.resnet import VideoResNet
 
 N, C, T, H, W = 2, 6, 4, 5, 6
 CLIP = (8, 40, 48)

@@ -6,9 +6,9 @@ import torch
 from conftest import composed
 from omegaconf import OmegaConf
 
+from nlvideo.build.model import build_model
 from nlvideo.config.compose import from_container, to_container
 from nlvideo.config.schema import TrainConfig
-from nlvideo.models import build_model
 from nlvideo.models.global_context import FUSIONS, POOLINGS
 from nlvideo.models.non_local import EXTENTS, INITS, MODES, POOLS
 

@@ -16,8 +16,9 @@ from conftest import composed, frame_numbers
 from runs import torchrun
 from test_train import TINY, config_of, train
 
+from nlvideo.build.data import read_val_table
+from nlvideo.build.model import build_model
 from nlvideo.config.schema import EvaluateConfig, ViewsConfig
-from nlvideo.data import read_val_table
 from nlvideo.data.clips.datasets import Opener
 from nlvideo.data.clips.normalize import normalize
 from nlvideo.data.clips.sampling import spread_order
@@ -27,7 +28,6 @@ from nlvideo.data.decoding.video import SlowVideo
 from nlvideo.evaluate import evaluate
 from nlvideo.evaluation.result_files import merge_scores
 from nlvideo.evaluation.scoring import Kept, Scorer, VideoScore, pool
-from nlvideo.models import build_model
 from nlvideo.runtime.distributed import RunFailed
 
 SCRIPT = Path(sys.executable).parent / "nlvideo-evaluate"

@@ -100,7 +100,7 @@ def saved(tmp_path, content) -> Path:
 
 def trained_network(config, source="pyslowfast"):
     """A small network of the config with random weights and statistics, none of them at their initial values."""
-    from nlvideo.models import build_model
+    from nlvideo.build.model import build_model
 
     made = compose_config(source, config)
     network = build_model(made.model, made.block, made.data, 7).eval()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import composed
-from nlvideo.data.synthetic.writing.motions import MOTIONS
 from runs import rows_of
 from sklearn.metrics import average_precision_score
 from test_metrics import by_hand
 
+from nlvideo.build.data import prepare_data, read_val_table
 from nlvideo.config.schema import EvaluateConfig, ViewsConfig
-from nlvideo.data import prepare_data, read_val_table
+from nlvideo.data.synthetic.motions import MOTIONS
 from nlvideo.evaluate import evaluate
 from nlvideo.train import train
 

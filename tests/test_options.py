@@ -9,12 +9,13 @@ import pytest
 import yaml
 from omegaconf import MISSING
 
+from nlvideo.build.model import BLOCKS
 from nlvideo.config.schema import schema as config
 from nlvideo.data.clips import sampling
 from nlvideo.data.decoding import opening as decode
 from nlvideo.data.lists import published
 from nlvideo.data.synthetic.writing import writing as synthetic
-from nlvideo.models import BLOCKS, global_context, non_local, resnet
+from nlvideo.models import global_context, non_local, resnet
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs/options.md").read_text()

@@ -7,7 +7,7 @@ import torch
 from conftest import composed
 from runs import config_of
 
-from nlvideo.models import build_model
+from nlvideo.build.model import build_model
 from nlvideo.models.cost import activation_bytes, cost_table, count_cost
 from nlvideo.train import train
 from nlvideo.training import preflight

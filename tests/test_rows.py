@@ -7,7 +7,7 @@ import torch
 from conftest import composed
 
 from nlvideo.experiments.paper import TABLES
-from nlvideo.models import block_gains
+from nlvideo.models.resnet import block_gains
 from nlvideo.train import set_learning_rate, train_batches, train_step
 from nlvideo.training.setup import Run, set_up, state_of
 from nlvideo.training.step_metrics import Meter

@@ -314,7 +314,7 @@ def five_steps(video_folder, output, batch_size, *overrides):
         "optim.lr=0.05",
         *overrides,
     )
-    from nlvideo.data import train_batches
+    from nlvideo.build.data import train_batches
     from nlvideo.runtime import distributed as world_of
 
     run = set_up(config)

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from nlvideo.build.model import build_model
 from nlvideo.config.compose import from_container
 from nlvideo.config.schema import TrainConfig
-from nlvideo.models import block_gains, build_model
+from nlvideo.models.resnet import block_gains
 from nlvideo.weights.checkpoint_file import check_content, read_tensor_file
 
 

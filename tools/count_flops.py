@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
+from nlvideo.build.model import build_model
 from nlvideo.config.compose import store_schemas, to_dataclass
-from nlvideo.models import build_model
 from nlvideo.models.cost import count_cost
 
 

@@ -23,10 +23,10 @@ import torch
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
+from nlvideo.build.model import build_model
 from nlvideo.config.compose import explain, from_container
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.normalize import normalize
-from nlvideo.models import build_model
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
 

@@ -10,8 +10,8 @@ PREFIX.png has a row for each block, with arrows to the keys that the query atte
 with several queries a row for each, of one block (GCNet, Figure 1). PREFIX.mp4 has all frames. Blocks that have one map
 for all queries (simplified_non_local, global_context) are shown without any.
 
---statistics prints GCNet's numbers for each block (nlvideo/attention/map_statistics.py) and writes PREFIX.csv. Files of the
-same names are overwritten. The network computes in float32.
+--statistics prints GCNet's numbers for each block (nlvideo/attention/map_statistics.py) and writes PREFIX.csv. Files
+of the same names are overwritten. The network computes in float32.
 """
 
 import argparse
@@ -32,14 +32,15 @@ from nlvideo.attention.map_statistics import Statistics, mean_statistics, statis
 from nlvideo.attention.maps import Attention, look
 from nlvideo.attention.pictures import write_picture, write_video
 from nlvideo.attention.rows import chosen_rows
+from nlvideo.build.data import read_val_table
+from nlvideo.build.model import build_model
 from nlvideo.config.compose import from_container
 from nlvideo.config.schema import DataConfig, TrainConfig
-from nlvideo.data import read_val_table
 from nlvideo.data.clips.normalize import normalize
 from nlvideo.data.clips.sampling import clip_indices, crop_offsets, resized_size, view_indices
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
-from nlvideo.models import VideoResNet, build_model
+from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.distributed import USER_ERRORS
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
 

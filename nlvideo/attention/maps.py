@@ -11,10 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nlvideo.models import VideoResNet
 from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock, attention_map
 from nlvideo.models.non_local import NonLocalBlock
-from nlvideo.models.resnet import context_names
+from nlvideo.models.resnet import VideoResNet, context_names
 
 SIGNED = ("dot_product",)  # kinds whose weights can be negative
 SOFTMAX = ("gaussian", "embedded_gaussian", "simplified_non_local", "global_context")  # rows sum to 1

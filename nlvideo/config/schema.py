@@ -263,7 +263,7 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_long_range(synthetic: SyntheticConfig) -> None:
-    from nlvideo.data.synthetic.writing.relations import LONG_RANGE_OPTIONS
+    from nlvideo.data.synthetic.relations import LONG_RANGE_OPTIONS
 
     if synthetic.kind != "long_range":
         for key in LONG_RANGE_OPTIONS:

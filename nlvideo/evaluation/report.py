@@ -43,7 +43,7 @@ def write_report(evaluation: Evaluation, table: VideoTable, *, decoder: str, fra
 
     result, main = evaluation.result, metrics.headline(evaluation.result)
     views = result["views"]
-    template = Environment(autoescape=True).from_string((files("nlvideo") / "report.html.j2").read_text())
+    template = Environment(autoescape=True).from_string((files("nlvideo.evaluation") / "report.html.j2").read_text())
     counts, values = per_class(evaluation.scores, evaluation.targets, evaluation.multi_label)
     page = template.render(
         title=f"Evaluation of {Path(result['checkpoint']).parent.name or result['checkpoint']}, step {result['step']}",

@@ -24,7 +24,7 @@ from nlvideo.data.clips.normalize import normalize
 from nlvideo.data.clips.sampling import spread_order
 from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.evaluation.metrics import target_ranks
-from nlvideo.models import VideoResNet
+from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.distributed import RunFailed, World
 from nlvideo.runtime.folder_lock import claim
 from nlvideo.runtime.precision import autocast, input_dtype

@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from nlvideo.build.model import build_model
 from nlvideo.config.compose import from_container, to_container
 from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig, TrainConfig
 from nlvideo.evaluation.metrics import headline
 from nlvideo.evaluation.result_files import RESULT_FILE
-from nlvideo.models import build_model
 from nlvideo.models.cost import count_cost
 from nlvideo.training.resume import CONFIG_FILE
 from nlvideo.training.run_log import METRICS, METRICS_FILE, read_metrics

@@ -25,9 +25,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from nlvideo.build.model import build_model
 from nlvideo.config.compose import explain, to_container, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
-from nlvideo.models import build_model
 from nlvideo.runtime.distributed import ending, under_torchrun
 from nlvideo.runtime.signals import passed_on
 from nlvideo.training.resume import CONFIG_FILE, differences

@@ -308,6 +308,14 @@ def context_names(network: VideoResNet) -> list[str]:
     return names
 
 
+@torch.no_grad()
+def block_gains(network: VideoResNet) -> dict[str, float]:
+    """Returns {place: root mean square of the weights that a new block has at zero}: how much each block says."""
+    blocks = [network.get_submodule(name) for name in context_names(network)]
+    gains = [block.last_weight.square().mean().sqrt().item() for block in blocks]
+    return dict(zip(network.places, gains, strict=True))
+
+
 def _max_pool(pool: Pool) -> nn.MaxPool3d:
     return nn.MaxPool3d(pool.kernel, pool.stride, pool.padding)
 

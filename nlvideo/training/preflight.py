@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nlvideo.build.data import prepare_data, read_train_table, read_val_table
+from nlvideo.build.model import build_model, check_clip
 from nlvideo.config.schema import TrainConfig
-from nlvideo.data import VideoTable, prepare_data, read_train_table, read_val_table
 from nlvideo.data.decoding.opening import load_decoder
-from nlvideo.models import build_model, check_clip
+from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.models.cost import activation_bytes, cost_table
 from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
 from nlvideo.runtime import distributed as world_of

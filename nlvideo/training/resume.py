@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from nlvideo.config.compose import from_container, to_container
 from nlvideo.config.schema import TrainConfig
-from nlvideo.data import VideoTable
+from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.runtime.distributed import restarted
 from nlvideo.training.run_log import METRICS_FILE
 from nlvideo.weights.checkpoint_file import NEWEST_FILE, STEPS_FOLDER, Found, config_differences, newest_checkpoint

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from nlvideo.build.data import prepare_data
 from nlvideo.config.compose import to_container, to_yaml
 from nlvideo.config.schema import TrainConfig
-from nlvideo.data import Share, VideoTable, prepare_data
+from nlvideo.data.clips.loading import Share
 from nlvideo.data.clips.normalize import normalize
+from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime import distributed as world_of
 from nlvideo.runtime.folder_lock import claim

@@ -19,9 +19,9 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 
+from nlvideo.build.model import build_model
 from nlvideo.config.compose import from_container, store_schemas, to_dataclass
 from nlvideo.config.schema import TrainConfig
-from nlvideo.models import build_model
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.weights.checkpoint_file import KEYS, evaluation_weights, load_checkpoint
 from nlvideo.weights.inflate import inflate_state_dict

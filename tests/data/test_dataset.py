@@ -3,7 +3,7 @@ import torch
 from conftest import config_of_data as config_of
 from conftest import frame_numbers
 
-from nlvideo.data import center_batches
+from nlvideo.build.data import center_batches
 from nlvideo.data.clips.datasets import CenterClips, MultiViews, TrainClips
 from nlvideo.data.lists.path_list import read_table
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import GREY_STEP, frame_numbers, write_grey_video
-from nlvideo.data.synthetic.writing.motions import Action, render
 
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.video import DecodeError
+from nlvideo.data.synthetic.motions import Action, render
 
 REAL_CLIPS = Path(__file__).parents[3] / "shared" / "data"
 

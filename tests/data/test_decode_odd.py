@@ -11,12 +11,12 @@ import pytest
 import torch
 from av.video.reformatter import VideoReformatter
 from conftest import frame_numbers, write_grey_video
-from nlvideo.data.synthetic.writing.motions import Action, render
 from PIL import Image
 
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.opening import DECODERS, open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
+from nlvideo.data.synthetic.motions import Action, render
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 

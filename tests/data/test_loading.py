@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import config_of_data as config_of
 
-from nlvideo.data import center_batches, train_batches, video_views
+from nlvideo.build.data import center_batches, train_batches, video_views
 from nlvideo.data.clips.datasets import MultiViews, Opener, TrainClips
 from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps, each_video, watched
 from nlvideo.data.lists.path_list import read_table

@@ -2,7 +2,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from nlvideo.data.synthetic.writing.relations import (
+
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.synthetic.relations import (
     ANGLES,
     COLORS,
     DIRECTIONS,
@@ -13,8 +15,6 @@ from nlvideo.data.synthetic.writing.relations import (
     draw_still,
     questions,
 )
-
-from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.synthetic.writing import write_set
 
 SHAPE = {"num_frames": 24, "height": 64}

@@ -2,10 +2,10 @@ import json
 
 import numpy as np
 import pytest
-from nlvideo.data.synthetic.writing.motions import MOTIONS, Action, render
 
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.lists.path_list import read_classes, read_table
+from nlvideo.data.synthetic.motions import MOTIONS, Action, render
 from nlvideo.data.synthetic.writing import write_set
 
 SETTINGS = {"num_train": 16, "num_val": 8, "num_frames": 12, "height": 48, "seed": 3}

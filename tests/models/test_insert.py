@@ -8,8 +8,9 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.video import r3d_18
 
 import nlvideo
-from nlvideo.models import GlobalContextBlock, NonLocalBlock, SimplifiedNonLocalBlock
+from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
 from nlvideo.models.insert import insert_blocks
+from nlvideo.models.non_local import NonLocalBlock
 
 
 def train_one_step(network, loss):

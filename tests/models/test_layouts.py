@@ -5,7 +5,7 @@ import torch
 from conftest import composed
 from torchvision.models import resnet50
 
-from nlvideo.models import CONTEXT_BLOCKS, build_model
+from nlvideo.build.model import CONTEXT_BLOCKS, build_model
 from nlvideo.models.cost import count_cost
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.weights.inflate import inflate_state_dict

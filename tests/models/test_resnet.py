@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nlvideo.build.model import build_model
 from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig
-from nlvideo.models import build_model, pairwise
+from nlvideo.models import pairwise
 from nlvideo.models.global_context import GlobalContextBlock
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, STEMS, TemporalConv, VideoResNet, temporal_size

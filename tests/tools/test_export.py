@@ -13,7 +13,7 @@ import torch
 from runs import config_of
 from torch import nn
 
-from nlvideo.models import CONTEXT_BLOCKS
+from nlvideo.build.model import CONTEXT_BLOCKS
 from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, VideoResNet, context_names

@@ -15,8 +15,10 @@ from runs import config_of
 from nlvideo.attention.maps import Attention, block_attention
 from nlvideo.attention.pictures import heat, overlay, shown_frames
 from nlvideo.attention.rows import Row
+from nlvideo.build.model import build_model
 from nlvideo.config.compose import to_container
-from nlvideo.models import NonLocalBlock, build_model, context_names
+from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.models.resnet import context_names
 from nlvideo.weights.checkpoint_file import save_checkpoint
 
 TOOL = Path(__file__).parents[2] / "tools" / "show_attention.py"

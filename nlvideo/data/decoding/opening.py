@@ -53,4 +53,4 @@ def load_decoder(name: str) -> type[Video]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"data.decoder={name} needs {package} ({install}), which does not start: {reason}") from error
     module, cls = place.split(".")
-    return getattr(importlib.import_module(f"nlvideo.data.{module}"), cls)
+    return getattr(importlib.import_module(f"nlvideo.data.decoding.{module}"), cls)

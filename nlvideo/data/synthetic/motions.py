@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlvideo.data.synthetic.writing.video_spec import FRAME_RATE, Picture
+from nlvideo.data.synthetic.video_spec import FRAME_RATE, Picture
 
 MOTIONS = (
     "moves_right",

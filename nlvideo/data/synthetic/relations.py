@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlvideo.data.synthetic.writing.video_spec import Picture
+from nlvideo.data.synthetic.video_spec import Picture
 
 LONG_RANGE_OPTIONS = ("gap_frames", "distance", "num_distractors")  # settings that no other set has
 COLORS = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (60, 90, 250), "yellow": (240, 220, 40)}

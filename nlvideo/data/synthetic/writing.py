@@ -11,9 +11,9 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from nlvideo.data.synthetic.writing.motions import write_actions, write_motions
-from nlvideo.data.synthetic.writing.relations import write_long_range, write_short_range, write_stills
-from nlvideo.data.synthetic.writing.video_spec import FRAME_RATE, Picture
+from nlvideo.data.synthetic.motions import write_actions, write_motions
+from nlvideo.data.synthetic.relations import write_long_range, write_short_range, write_stills
+from nlvideo.data.synthetic.video_spec import FRAME_RATE, Picture
 
 SETS = {
     "motions": write_motions,
