@@ -35,7 +35,9 @@ from nlvideo.evaluation.result_files import (
 )
 from nlvideo.evaluation.scoring import IDENTITY_FILE, Kept, Scorer, refuse_other, score_videos
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.runtime import distributed as world_of
+from nlvideo.runtime import distributed
+from nlvideo.runtime.errors import REPORTED_ERRORS, RunFailed, UserError, UserFileNotFoundError, error_line
+from nlvideo.runtime.launch import launch_ranks
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.runtime.signals import StopSignal
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
@@ -59,46 +61,46 @@ def run(composed: DictConfig) -> float:
     for checkpoint, output_dir in checkpoints:
         try:
             config = merge_with_checkpoint(composed, checkpoint, output_dir)
-            if world_of.is_first():
+            if distributed.is_first():
                 print(to_yaml(config))
             # torchrun's processes stay together from one checkpoint to the next
-            function = evaluate if world_of.under_torchrun() else evaluate_and_leave
-            result = world_of.launch(function, config, config.num_devices)
-        except world_of.USER_ERRORS as error:
-            if len(checkpoints) == 1 or world_of.under_torchrun():
+            function = evaluate if distributed.under_torchrun() else evaluate_and_leave
+            result = launch_ranks(function, config, config.num_devices)
+        except REPORTED_ERRORS as error:
+            if len(checkpoints) == 1 or distributed.under_torchrun():
                 raise
             failed.append(checkpoint)
-            print(f"{checkpoint}: {world_of.message_of(error)}", file=sys.stderr)
+            print(f"{checkpoint}: {error_line(error)}", file=sys.stderr)
         else:
             values.append((checkpoint, result[headline(result)]))
-    world_of.leave_world()
-    if len(checkpoints) > 1 and world_of.is_first():
+    distributed.leave_world()
+    if len(checkpoints) > 1 and distributed.is_first():
         for checkpoint, value in values:
             print(f"{'-' if value is None else f'{100 * value:.2f} %':>9}  {checkpoint}")
         for checkpoint in failed:
             print(f"{'failed':>9}  {checkpoint}")
     if failed:
-        raise world_of.RunFailed(f"{len(failed)} of {len(checkpoints)} checkpoints could not be evaluated.")
+        raise RunFailed(f"{len(failed)} of {len(checkpoints)} checkpoints could not be evaluated.")
     return values[-1][1]
 
 
 def expand(composed: DictConfig) -> list[tuple[str, str | None]]:
     """Returns the checkpoint files asked for, and the folder of each one's results, None for its own."""
     if OmegaConf.is_missing(composed, "checkpoint") or not composed.checkpoint:
-        raise ValueError("checkpoint has no value; give it as checkpoint=PATH on the command line.")
+        raise UserError("checkpoint has no value; give it as checkpoint=PATH on the command line.")
     asked = [composed.checkpoint] if isinstance(composed.checkpoint, str) else list(composed.checkpoint)
     files = []
     for name in map(str, asked):
         matching = sorted(glob.glob(name)) if glob.has_magic(name) and not os.path.exists(name) else [name]
         if not matching:
-            raise FileNotFoundError(f"checkpoint={name} names no file.")
+            raise UserFileNotFoundError(f"checkpoint={name} names no file.")
         files += [file for file in matching if file not in files]
     if composed.output_dir is None or len(files) == 1:
         return [(file, composed.output_dir) for file in files]
     # outputs/RUN/checkpoint.pt or outputs/RUN/checkpoints/step_00000100.pt
     folders = ["-".join([*Path(file).absolute().parent.parts[-2:], Path(file).stem]) for file in files]
     if len(set(folders)) < len(files):
-        raise ValueError("output_dir: the checkpoints have no names to tell their results apart; leave output_dir out.")
+        raise UserError("output_dir: the checkpoints have no names to tell their results apart; leave output_dir out.")
     return [(file, os.path.join(composed.output_dir, name)) for file, name in zip(files, folders, strict=True)]
 
 
@@ -136,7 +138,7 @@ def merge_data(cls: type, trained: TrainConfig, given: dict[str, Any]) -> Any:
 
 def evaluate_and_leave(config: EvaluateConfig) -> dict:
     result = evaluate(config)
-    world_of.leave_world()
+    distributed.leave_world()
     return result
 
 
@@ -145,14 +147,14 @@ def evaluate(config: EvaluateConfig) -> dict:
 
     What was scored is kept in a folder of its own, so that the same call goes on after any interruption.
     """
-    world, started = world_of.init_world(), time.monotonic()
-    world_of.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
+    world, started = distributed.init_world(), time.monotonic()
+    distributed.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
     use_tf32(False, world.device)
     checkpoint = load_checkpoint(config.checkpoint)
     trained = from_container(TrainConfig, checkpoint["config"])
     load_decoder(config.data.decoder)
-    world_of.on_main(prepare_data, config.data)
-    table = world_of.together(read_table_for, config, trained, checkpoint["classes"])
+    distributed.on_main(prepare_data, config.data)
+    table = distributed.together(read_table_for, config, trained, checkpoint["classes"])
     if world.is_main and (class_names(config.data) or list(table.classes)) != list(table.classes):
         print(
             f"data.classes={config.data.classes} has the network's classes in another order; they are matched by name"
@@ -160,12 +162,12 @@ def evaluate(config: EvaluateConfig) -> dict:
     dtype = resolve_precision(config.precision, world.device)
     folder = output_folder(config, checkpoint["step"])
     # An evaluation goes on as it began, also on a machine with other cores.
-    begun = world_of.on_main(recorded, folder)
+    begun = distributed.on_main(recorded, folder)
     torch.set_num_threads(config.num_threads or begun.get("num_threads") or len(os.sched_getaffinity(0)))
     views_per_step = config.views_per_step or VIEWS_PER_STEP[world.device.type]
     identity = describe(config, checkpoint, table, dtype, world.device, views_per_step)
-    world_of.check_same(identity, "evaluation")
-    finished = world_of.on_main(finished_result, folder, identity)
+    distributed.check_same(identity, "evaluation")
+    finished = distributed.on_main(finished_result, folder, identity)
     if finished is None:
         scorer = Scorer(
             load_network(checkpoint, trained, config),
@@ -177,7 +179,7 @@ def evaluate(config: EvaluateConfig) -> dict:
             views_per_step=views_per_step,
         )
         kept = Kept(folder / KEPT_FOLDER, identity)
-        before = world_of.on_main(kept.open)
+        before = distributed.on_main(kept.open)
         if before and world.is_main:
             print(f"going on: {len(before)} of {len(table)} videos are scored already")
         videos = sorted(set(range(len(table))) - set(before))[world.rank :: world.size]
@@ -196,9 +198,9 @@ def evaluate(config: EvaluateConfig) -> dict:
         )
         stopping.release()
         stop_if_asked(stopping, folder)
-        parts = world_of.gather(mine)
+        parts = distributed.gather(mine)
         seconds = {"seconds": round(time.monotonic() - started, 1), "num_scored_before": len(before)}
-        finished = world_of.on_main(
+        finished = distributed.on_main(
             lambda: finish(folder, identity, [*parts, kept.before], table, config, seconds, world)
         )
     elif world.is_main:
@@ -210,7 +212,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         print_table(finished, folder)
         if config.report:
             print(f"report       {folder}/{REPORT_FILE}")
-    world_of.wait_for_all()
+    distributed.wait_for_all()
     return finished
 
 
@@ -218,18 +220,18 @@ def read_table_for(config: EvaluateConfig, trained: TrainConfig, classes: list[s
     """Returns the videos to evaluate.
 
     Raises:
-        ValueError: a list of a kind that the network was not trained for.
+        UserError: a list of a kind that the network was not trained for.
     """
     if config.data.multi_label != trained.data.multi_label:
         kinds = {True: "several classes a video, or none", False: "one class a video"}
-        raise ValueError(
+        raise UserError(
             f"data.format={config.data.format}: the list has {kinds[config.data.multi_label]}, but the network was "
             f"trained for {kinds[trained.data.multi_label]} (data.format={trained.data.format})."
         )
     table = read_val_table(config.data, classes)
     if localizes(config) and np.isnan(table.segments.lengths).any():
         first = table.name(int(np.flatnonzero(np.isnan(table.segments.lengths))[0]))
-        raise ValueError(
+        raise UserError(
             f"data.test.clip_sampling=points: {table.source} does not say the length of {first} (column length), which "
             "localisation is scored by."
         )
@@ -297,7 +299,7 @@ def finished_result(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
     """Returns the result that the folder holds already, if any.
 
     Raises:
-        FileExistsError: it is of another evaluation.
+        UserError: it is of another evaluation.
     """
     if not (folder / RESULT_FILE).exists():
         return None
@@ -308,12 +310,12 @@ def finished_result(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
 
 def stop_if_asked(stopping: StopSignal, folder: Path) -> None:
     """Ends all processes if one was asked to stop."""
-    received = max(world_of.gather(stopping.received))
+    received = max(distributed.gather(stopping.received))
     if not received:
         return
-    if world_of.is_first():
+    if distributed.is_first():
         print(f"Stopped; what is scored is kept in {folder / KEPT_FOLDER}, and the same command goes on from there.")
-    world_of.leave_world()
+    distributed.leave_world()
     sys.exit(128 + received)
 
 
@@ -324,7 +326,7 @@ def finish(
     table: VideoTable,
     config: EvaluateConfig,
     seconds: dict[str, float],
-    world: world_of.World,
+    world: distributed.World,
 ) -> dict[str, Any]:
     """Writes the results, removes what was kept meanwhile, and returns the content of result.json."""
     found: Scores = merge_scores(parts, table)

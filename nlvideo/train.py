@@ -31,8 +31,10 @@ from nlvideo.evaluation.metrics import (
 )
 from nlvideo.experiments.sweep import Sweep, run_point, wants_configs
 from nlvideo.models.resnet import block_gains
-from nlvideo.runtime import distributed as world_of
-from nlvideo.runtime.folder_lock import claim
+from nlvideo.runtime import distributed
+from nlvideo.runtime.errors import RunFailed, UserError
+from nlvideo.runtime.folder_lock import lock_folder
+from nlvideo.runtime.launch import launch_ranks
 from nlvideo.runtime.signals import StopSignal
 from nlvideo.training import preflight
 from nlvideo.training.optim import lr_at
@@ -62,7 +64,7 @@ def run(composed: DictConfig) -> float:
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_point(config)
     if HydraConfig.initialized() and HydraConfig.get().sweeper.get("params"):
-        raise ValueError("This configuration is a sweep over several runs: add -m, or leave +ablation=... out.")
+        raise UserError("This configuration is a sweep over several runs: add -m, or leave +ablation=... out.")
     return launch(config)
 
 
@@ -71,7 +73,7 @@ def launch(config: TrainConfig) -> float:
     if config.num_devices > 1:
         inputs = preflight.check_inputs(config)  # before any process is started, so that a mistake is one message
         find_checkpoint(config, inputs.train_table)
-    return world_of.launch(train, config, config.num_devices)
+    return launch_ranks(train, config, config.num_devices)
 
 
 def train(config: TrainConfig) -> float:
@@ -84,7 +86,7 @@ def train(config: TrainConfig) -> float:
     with ExitStack() as stack:
         if run.world.is_main:
             folder.mkdir(parents=True, exist_ok=True)
-            claim(folder)
+            lock_folder(folder)
             go_back_to(folder, run.first_step)
             (folder / STATUS_FILE).unlink(missing_ok=True)
             write_whole(folder / CONFIG_FILE, to_yaml(config))
@@ -98,8 +100,8 @@ def train(config: TrainConfig) -> float:
         last = None if np.isnan(score) else score
         write_status(folder, state, step=step, score=last, metric=run.headline, num_classes=run.network.num_classes)
         print_results(folder, step, config.optim.max_steps, state == FINISHED)
-    world_of.wait_for_all()  # the launcher ends all with the first
-    world_of.leave_world()
+    distributed.wait_for_all()  # the launcher ends all with the first
+    distributed.leave_world()
     if stopping.received:
         sys.exit(128 + stopping.received)
     return score
@@ -109,7 +111,7 @@ def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tup
     """Trains to the last step, or until asked to stop; returns the steps done and the last validation score."""
     config, step = run.config, run.first_step
     meter = Meter(run.world.size, step * config.optim.batch_size, run.meter_state)
-    score, validated = world_of.gather((logger.last_score(), logger.has_validation(step)) if logger else None)[0]
+    score, validated = distributed.gather((logger.last_score(), logger.has_validation(step)) if logger else None)[0]
     if is_due(step, config.validate_every_steps, config) and not validated:
         score = validate_and_log(run, step, meter, logger, stopping)  # the run was stopped before or in this validation
         if score is None:
@@ -151,7 +153,7 @@ def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tup
                     logger.log_failures(failures)
             if too_bad:
                 ledger = Path(config.output_dir) / LEDGER_FILE
-                raise world_of.RunFailed(f"{too_bad}; {ledger} names each with its reason.")
+                raise RunFailed(f"{too_bad}; {ledger} names each with its reason.")
             paused = time.monotonic()
             if logger:
                 logger.advance()
@@ -202,7 +204,7 @@ def train_step(run: Run, passes: list[Batch]) -> StepResult:
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if run.scaler.is_enabled() and run.scaler.get_scale() < SMALLEST_SCALE:
-        raise world_of.RunFailed(
+        raise RunFailed(
             f"float16: gradients are not finite even with the loss scaled by {run.scaler.get_scale():g}; nothing is "
             "learnt. Choose precision=bfloat16 or float32."
         )
@@ -217,7 +219,7 @@ def validate_and_log(run: Run, step: int, meter: Meter, logger: RunLogger | None
     Asked to stop meanwhile, it gives up and returns None. The line of metrics comes last: a run that was stopped before
     it validates again.
     """
-    world_of.copy_from_main(list(run.network.buffers()))  # each process updated its batch norms with its own clips
+    distributed.copy_from_main(list(run.network.buffers()))  # each process updated its batch norms with its own clips
     folder, precise, started = Path(run.config.output_dir), None, time.monotonic()
     if run.config.precise_bn_steps:
         precise = statistics_after(run, step, stopping)
@@ -252,10 +254,10 @@ def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] |
             with run.autocast():
                 logits = run.network(run.normalize(batch.clips))
             found.update(zip(batch.videos.tolist(), logits.float().cpu().numpy(), strict=True))
-    if any(world_of.gather(bool(stopping and stopping.received))):
+    if any(distributed.gather(bool(stopping and stopping.received))):
         return None
     scores, num_bad = np.full((len(table), run.network.num_classes), np.nan, np.float32), 0
-    for part, missing in world_of.gather((found, bad)):
+    for part, missing in distributed.gather((found, bad)):
         num_bad += len(missing)
         for video, values in part.items():
             scores[video] = values
@@ -272,7 +274,7 @@ def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, tor
     place = {"first_step": step, "last_step": step + run.config.precise_bn_steps}
     steps = train_batches(run.config.data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
     # Synchronised batch norm talks to the other processes, so all stop before the same step.
-    steps = takewhile(lambda _: not any(world_of.sum_over_ranks([stopping.received])), steps)
+    steps = takewhile(lambda _: not any(distributed.sum_over_ranks([stopping.received])), steps)
     with run.autocast():
         return precise_statistics(run.network, (run.normalize(batch.clips) for passes in steps for batch in passes))
 
@@ -297,7 +299,7 @@ def try_steps(run: Run) -> float:
     if run.world.is_main:
         print(to_yaml(run.config))
         print_lines(run)
-    world_of.on_main(preflight.print_plan, run.config, run.inputs, run.world, run.dtype)
+    distributed.on_main(preflight.print_plan, run.config, run.inputs, run.world, run.dtype)
     # Loaded here and not by workers, whose first batches come together: what one batch costs is seen.
     steps = train_batches(
         dataclasses.replace(run.config.data, num_workers=0),
@@ -318,8 +320,8 @@ def try_steps(run: Run) -> float:
     if run.world.is_main:
         trial = preflight.Trial(np.mean(loading[1:]).item(), np.mean(computing[1:]).item(), DRY_STEPS - 1)
         preflight.print_trial(run.config, run.inputs, run.world, trial)
-    world_of.wait_for_all()
-    world_of.leave_world()
+    distributed.wait_for_all()
+    distributed.leave_world()
     return float("nan")
 
 

@@ -28,7 +28,7 @@ from nlvideo.data.decoding.video import SlowVideo
 from nlvideo.evaluate import evaluate
 from nlvideo.evaluation.result_files import merge_scores
 from nlvideo.evaluation.scoring import Kept, Scorer, VideoScore, pool
-from nlvideo.runtime.distributed import RunFailed
+from nlvideo.runtime.errors import RunFailed
 
 SCRIPT = Path(sys.executable).parent / "nlvideo-evaluate"
 
@@ -277,9 +277,7 @@ def test_failures_are_tried_again_and_other_processes_are_kept_out(checkpoint, v
         with pytest.raises(KeyboardInterrupt):
             evaluate(config)
     (tmp_path / "away.mp4").rename(tmp_path / "set/val/a video 0.mp4")
-    code = (
-        "import sys; from pathlib import Path; from nlvideo.runtime.folder_lock import claim; claim(Path(sys.argv[1]))"
-    )
+    code = "import sys; from pathlib import Path; from nlvideo.runtime.folder_lock import lock_folder; lock_folder(Path(sys.argv[1]))"
     other = subprocess.run([sys.executable, "-c", code, tmp_path / "out/unfinished"], capture_output=True, text=True)
     assert "another process is at work there" in other.stderr  # this one still holds it
     result = evaluate(config)

@@ -16,7 +16,7 @@ from kills import equal
 from runs import BIN, TINY, assert_equal, config_of, rows_of, torchrun, weights_of
 
 from nlvideo.models.non_local import NonLocalBlock
-from nlvideo.runtime.distributed import RunFailed
+from nlvideo.runtime.errors import RunFailed
 from nlvideo.train import train, train_step, validate
 from nlvideo.training.run_status import read_status
 from nlvideo.training.setup import set_up
@@ -315,7 +315,7 @@ def five_steps(video_folder, output, batch_size, *overrides):
         *overrides,
     )
     from nlvideo.build.data import train_batches
-    from nlvideo.runtime import distributed as world_of
+    from nlvideo.runtime import distributed
 
     run = set_up(config)
     for name, module in run.network.named_modules():  # gains of zero would leave most of the network out
@@ -327,11 +327,11 @@ def five_steps(video_folder, output, batch_size, *overrides):
     steps = train_batches(config.data, run.train_table, run.share(), run.skipped, seed=0, first_step=0, last_step=5)
     losses = []
     for passes in steps:
-        (loss,) = world_of.sum_over_ranks([train_step(run, passes).loss])
+        (loss,) = distributed.sum_over_ranks([train_step(run, passes).loss])
         losses.append(loss / world.size)
     if world.is_main:
         torch.save({"losses": losses, "model": run.network.state_dict(), "size": world.size}, output)
-    world_of.leave_world()
+    distributed.leave_world()
 
 
 def test_two_processes_and_two_passes_equal_one_with_the_doubled_batch(video_folder, tmp_path):
@@ -512,7 +512,7 @@ def test_a_run_without_a_whole_checkpoint_is_not_started_again(video_folder, tmp
 
 def test_two_programs_do_not_train_in_one_folder(video_folder, tmp_path):
     (tmp_path / "run").mkdir()
-    program = f"from nlvideo.runtime.folder_lock import claim; from pathlib import Path; claim(Path('{tmp_path}/run'))"
+    program = f"from nlvideo.runtime.folder_lock import lock_folder; from pathlib import Path; lock_folder(Path('{tmp_path}/run'))"
     command = [sys.executable, "-c", f"{program}; print('claimed', flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "claimed\n"

@@ -23,6 +23,7 @@ from nlvideo.data.collections.worker_pool import each, open_records, shard
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import VideoTable, read_table, videos_below
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 COLUMNS = ("video", "problem", "codec", "frames", "fps", "height", "width", "keyframes", "largest_gap", "bytes")
 WINDOW = 8  # frames that a sample decodes at one place
@@ -48,12 +49,12 @@ def check(arguments: argparse.Namespace) -> int:
     """Checks the videos that no earlier call has, writes the lists, and returns 1 if any is damaged."""
     src, out = arguments.src, arguments.out
     if not src.is_dir():
-        raise FileNotFoundError(f"The folder {src} does not exist.")
+        raise UserFileNotFoundError(f"The folder {src} does not exist.")
     tables = {name: read_table(str(src), name, None) for name in arguments.list}
     names = list(dict.fromkeys(name for table in tables.values() for name in table.names()))
     names = names or sorted(str(path.relative_to(src)) for path in videos_below(src))
     if not names:
-        raise ValueError(f"{src} holds no videos.")
+        raise UserError(f"{src} holds no videos.")
     mine = shard(names, arguments.shard)
     out.mkdir(parents=True, exist_ok=True)
     records = open_records(out, "videos", arguments.shard, COLUMNS)
@@ -115,7 +116,7 @@ def _windows(num_frames: int, sample: int | None) -> list[np.ndarray]:
 def _write_clean(source: Path, target: Path, table: VideoTable, bad: set[str]) -> None:
     """Writes a list without the videos in `bad`, as `path,label` lines."""
     if target.exists() and target.samefile(source):
-        raise ValueError(f"{target} is the list itself, which is not overwritten; give another OUT.")
+        raise UserError(f"{target} is the list itself, which is not overwritten; give another OUT.")
     rows = (f"{name},{label}\n" for name, label in zip(table.names(), table.targets, strict=True) if name not in bad)
     target.write_text("".join(rows), encoding="utf-8", errors="surrogateescape")
 

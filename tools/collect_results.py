@@ -30,6 +30,7 @@ from nlvideo.experiments.paper import TABLES
 from nlvideo.experiments.run_folders import Run, evaluations, read_runs
 from nlvideo.experiments.table_format import cells, draw, spread
 from nlvideo.experiments.tables import Trained, lines_of
+from nlvideo.runtime.errors import UserError
 from nlvideo.training.resume import FREE_KEYS
 from nlvideo.training.run_log import METRICS
 from nlvideo.training.run_status import FINISHED
@@ -84,7 +85,7 @@ def write_ablation(arguments: argparse.Namespace, runs: list[Run]) -> list[str]:
     asked = [run for run in runs if run.settings.get("name") in names]
     members = [run for run in asked if run.state == FINISHED]
     if not members:
-        raise ValueError(f"No finished run of table {arguments.table}, whose rows are {', '.join(sorted(names))}.")
+        raise UserError(f"No finished run of table {arguments.table}, whose rows are {', '.join(sorted(names))}.")
     refuse_other_recipes(members)
     views, folders = common_evaluations(members)
     trained, ids = defaultdict(list), None
@@ -92,7 +93,7 @@ def write_ablation(arguments: argparse.Namespace, runs: list[Run]) -> list[str]:
         one, scored = as_trained(run, folders.get(run.name))
         ids = scored if ids is None else ids
         if ids is not None and not np.array_equal(ids, scored):
-            raise ValueError(f"{members[0].name} and {run.name} were evaluated on other videos.")
+            raise UserError(f"{members[0].name} and {run.name} were evaluated on other videos.")
         trained[run.settings["name"]].append(one)
     lines = lines_of(rows, trained)
     title = f"{arguments.table}: {title}"
@@ -115,21 +116,21 @@ def write_ablation(arguments: argparse.Namespace, runs: list[Run]) -> list[str]:
 
 
 def refuse_other_recipes(runs: list[Run]) -> None:
-    """Raises ValueError where runs of one table differ in more than their network: data, recipe or width."""
+    """Raises UserError where runs of one table differ in more than their network: data, recipe or width."""
     free = {*UNIMPORTANT, "model.layout", "model.depth", "model.stem", "model.activation_checkpointing"}
     first = runs[0]
     for run in runs[1:]:
         for key in sorted({*first.settings, *run.settings}):
             a, b = first.settings.get(key), run.settings.get(key)
             if key.startswith(("data.", "model.", "optim.")) and key not in free and a != b:
-                raise ValueError(
+                raise UserError(
                     f"{first.name} and {run.name} are no rows of one table: {key} is {a} and {b}. "
                     "Give the folder of one sweep."
                 )
     seeds = Counter((run.settings["name"], run.seed) for run in runs)
     (name, seed), count = seeds.most_common(1)[0]
     if count > 1:
-        raise ValueError(f"{name} with the seed {seed} is there {count} times; collect one of them.")
+        raise UserError(f"{name} with the seed {seed} is there {count} times; collect one of them.")
 
 
 def common_evaluations(runs: list[Run]) -> tuple[str, dict[str, Path]]:
@@ -201,7 +202,7 @@ def group_rows(runs: list[Run]) -> list[dict[str, str]]:
         seed, count = Counter(run.seed for run in members).most_common(1)[0]
         if count > 1:
             same = ", ".join(run.name for run in members if run.seed == seed)
-            raise ValueError(f"{same} are the same run with the seed {seed}, twice; collect one of them.")
+            raise UserError(f"{same} are the same run with the seed {seed}, twice; collect one of them.")
         row = {"overrides": overrides, "seeds": str(len(members))}
         for name in [*metric_names(runs), *COSTS]:
             values = [run.metrics.get(name, run.cost.get(name)) for run in members]

@@ -35,6 +35,7 @@ from nlvideo.evaluation.comparison import (
     undecodable_notes,
 )
 from nlvideo.evaluation.result_files import INTERVAL, RESULT_FILE, SCORES_FILE, SHOWN, Evaluation, read_results
+from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.names import in_picture, shortened
 
 PICTURE_FILE, CLASSES_FILE, CHANGED_FILE = "comparison.png", "classes.csv", "changed.csv"
@@ -92,24 +93,24 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def check_arguments(arguments: argparse.Namespace, folders: list[Path]) -> None:
     if len(folders) > len(ascii_uppercase):
-        raise ValueError(f"{len(folders)} folders; at most {len(ascii_uppercase)} can be compared at a time.")
+        raise UserError(f"{len(folders)} folders; at most {len(ascii_uppercase)} can be compared at a time.")
     seen = {}
     for folder in folders:
         if folder.resolve() in seen:
-            raise ValueError(f"{seen[folder.resolve()]} and {folder} are the same folder; give two evaluations.")
+            raise UserError(f"{seen[folder.resolve()]} and {folder} are the same folder; give two evaluations.")
         seen[folder.resolve()] = folder
     if arguments.classes < 0:
-        raise ValueError(f"--classes is {arguments.classes}; give 0 or more.")
+        raise UserError(f"--classes is {arguments.classes}; give 0 or more.")
     weights = arguments.weights
     if weights and not arguments.ensemble:
-        raise ValueError("--weights are those of an --ensemble; give both.")
+        raise UserError("--weights are those of an --ensemble; give both.")
     if weights and (len(weights) != len(folders) or not all(0 < weight < np.inf for weight in weights)):
-        raise ValueError(f"--weights has {weights}; give a positive number for each of the {len(folders)} folders.")
+        raise UserError(f"--weights has {weights}; give a positive number for each of the {len(folders)} folders.")
     # classes.csv and scores.npz of an evaluation would be lost
     if arguments.output and (arguments.output / RESULT_FILE).exists():
-        raise ValueError(f"{arguments.output} holds an evaluation, which is not overwritten; give another --output.")
+        raise UserError(f"{arguments.output} holds an evaluation, which is not overwritten; give another --output.")
     if arguments.ensemble and (ensemble_file(arguments.ensemble).parent / RESULT_FILE).exists():
-        raise ValueError(f"{arguments.ensemble} would lie in an evaluation's folder; give another --ensemble.")
+        raise UserError(f"{arguments.ensemble} would lie in an evaluation's folder; give another --ensemble.")
 
 
 def ensemble_file(path: Path) -> Path:

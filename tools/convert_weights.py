@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nlvideo.config.compose import to_container
 from nlvideo.data.lists.path_list import read_classes
+from nlvideo.runtime.errors import UserError, UserFileExistsError
 from nlvideo.weights.checkpoint_file import save_checkpoint
 from nlvideo.weights.importers import SOURCES, import_weights
 
@@ -28,13 +29,13 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.checkpoint.exists():
-            raise FileExistsError(f"{arguments.checkpoint} exists already; nothing is overwritten.")
+            raise UserFileExistsError(f"{arguments.checkpoint} exists already; nothing is overwritten.")
         network, config = import_weights(arguments.weights, arguments.source, arguments.overrides)
         classes = [str(i) for i in range(network.num_classes)]
         if arguments.classes:
             classes = read_classes(arguments.classes)
             if len(classes) != network.num_classes:
-                raise ValueError(
+                raise UserError(
                     f"--classes {arguments.classes} names {len(classes)} classes, but {arguments.weights} has "
                     f"{network.num_classes}."
                 )

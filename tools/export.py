@@ -28,6 +28,7 @@ from nlvideo.config.compose import explain, from_container
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.normalize import normalize
 from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.runtime.errors import UserError, UserFileExistsError, UserFileNotFoundError
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
 
 ENDINGS = (".onnx", ".pt2")
@@ -76,15 +77,15 @@ def export(checkpoint: Path, out: Path, with_normalization: bool) -> None:
         ValueError, OSError: what the user can mend.
     """
     if out.suffix not in ENDINGS:
-        raise ValueError(f"{out} must end in {' or '.join(ENDINGS)}, which says what to write.")
+        raise UserError(f"{out} must end in {' or '.join(ENDINGS)}, which says what to write.")
     for path in (out, out.with_suffix(".json")):
         if path.exists():
-            raise FileExistsError(f"{path} exists already; nothing is overwritten.")
+            raise UserFileExistsError(f"{path} exists already; nothing is overwritten.")
     if not out.parent.is_dir():
-        raise FileNotFoundError(f"The folder {out.parent} does not exist.")
+        raise UserFileNotFoundError(f"The folder {out.parent} does not exist.")
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing and out.suffix == ".onnx":
-        raise ValueError(f"ONNX needs the packages {', '.join(missing)}: pip install nlvideo[export]")
+        raise UserError(f"ONNX needs the packages {', '.join(missing)}: pip install nlvideo[export]")
 
     content = load_checkpoint(checkpoint)
     trained, classes = from_container(TrainConfig, content["config"]), content["classes"]
@@ -137,7 +138,7 @@ def export_network(
         description: stands in the file as JSON, and beside it.
 
     Raises:
-        ValueError: the difference is larger than TOLERANCE; nothing is left behind.
+        UserError: the difference is larger than TOLERANCE; nothing is left behind.
     """
     description = dict(description or {})
     network = network.eval() if normalization is None else NormalizedNetwork(network, normalization).eval()
@@ -154,7 +155,7 @@ def export_network(
                 for clips in (_random_clips(batch, clip_shape, normalization) for batch in (1, 3))
             )
         if difference > TOLERANCE:
-            raise ValueError(
+            raise UserError(
                 f"{path} would differ from the network by {difference:.1e} of the largest logit, more than "
                 f"{TOLERANCE:.0e}; it was not written."
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from nlvideo.experiments.run_folders import read_runs
+from nlvideo.runtime.errors import UserError
 from nlvideo.training.run_log import read_metrics
 
 
@@ -34,7 +35,7 @@ def read_errors(folders: list[Path], rows: list[str]) -> dict[str, dict[str, lis
     """Returns {row: {split: [{step: error in percent} of each run]}}.
 
     Raises:
-        ValueError: a row that no run has, or that has no accuracy.
+        UserError: a row that no run has, or that has no accuracy.
     """
     found = {row: defaultdict(list) for row in rows}
     for run in [run for folder in folders for run in read_runs(folder)]:
@@ -49,7 +50,7 @@ def read_errors(folders: list[Path], rows: list[str]) -> dict[str, dict[str, lis
                     found[name][split].append(errors)
     for row, splits in found.items():
         if not splits:
-            raise ValueError(f"No run named {row} with a top-1 accuracy in {', '.join(map(str, folders))}.")
+            raise UserError(f"No run named {row} with a top-1 accuracy in {', '.join(map(str, folders))}.")
     return found
 
 

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from nlvideo.data.collections.worker_pool import Records, each, open_records, shard
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import VideoTable, read_table, videos_below
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")
 TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns, counter-clockwise
@@ -54,14 +55,14 @@ def prepare(arguments: argparse.Namespace) -> int:
     """Prepares the videos that no earlier call has, writes the lists, and returns 1 if any failed."""
     src, dst = arguments.src, arguments.dst
     if not src.is_dir():
-        raise FileNotFoundError(f"The folder {src} does not exist.")
+        raise UserFileNotFoundError(f"The folder {src} does not exist.")
     if dst.resolve() == src.resolve() or src.resolve() in dst.resolve().parents:
-        raise ValueError(f"DST {dst} must not be SRC or lie in it.")
+        raise UserError(f"DST {dst} must not be SRC or lie in it.")
     tables = {name: read_table(str(src), name, None) for name in arguments.list}
     names = list(dict.fromkeys(name for table in tables.values() for name in table.names()))
     names = names or sorted(str(path.relative_to(src)) for path in videos_below(src) if path.is_file())
     if not names:
-        raise ValueError(f"{src} holds no videos.")
+        raise UserError(f"{src} holds no videos.")
     _check_targets(names)
     mine = shard(names, arguments.shard)
     dst.mkdir(parents=True, exist_ok=True)
@@ -177,12 +178,12 @@ def _target(name: str) -> str:
 
 
 def _check_targets(names: list[str]) -> None:
-    """Raises ValueError if two videos would become one file."""
+    """Raises UserError if two videos would become one file."""
     made = {}
     for name in names:
         other = made.setdefault(_target(name), name)
         if other != name:
-            raise ValueError(f"{other} and {name} would both become {_target(name)}; rename one of them.")
+            raise UserError(f"{other} and {name} would both become {_target(name)}; rename one of them.")
 
 
 def write_lists(dst: Path, which: str, rows: list[dict[str, str]], tables: dict[str, VideoTable]) -> None:

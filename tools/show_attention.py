@@ -41,7 +41,7 @@ from nlvideo.data.clips.sampling import clip_indices, crop_offsets, resized_size
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.runtime.distributed import USER_ERRORS
+from nlvideo.runtime.errors import REPORTED_ERRORS, UserError
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
 
 USAGE = "\n       ".join(
@@ -97,38 +97,38 @@ def main() -> None:
     try:
         check_arguments(arguments)
         measure(arguments) if arguments.statistics else show(arguments)
-    except (*USER_ERRORS, DecodeError, SlowVideo) as error:
+    except (*REPORTED_ERRORS, DecodeError, SlowVideo) as error:
         sys.exit(f"error: {error}")
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Raises ValueError for options that do not go together or are out of range."""
+    """Raises UserError for options that do not go together or are out of range."""
     given = len(arguments.inputs)
     if arguments.statistics is None and given != 2:
-        raise ValueError(f"{given} paths given: CHECKPOINT VIDEO are wanted, or checkpoints and --statistics LIST.")
+        raise UserError(f"{given} paths given: CHECKPOINT VIDEO are wanted, or checkpoints and --statistics LIST.")
     idle = ("query", "block", "start", "top", "fps") if arguments.statistics else ("root", "limit", "num_clips")
     for name in idle:
         if getattr(arguments, name) is not None:
             with_it = "with" if arguments.statistics else "without"
-            raise ValueError(f"--{name.replace('_', '-')} has no effect {with_it} --statistics.")
+            raise UserError(f"--{name.replace('_', '-')} has no effect {with_it} --statistics.")
     for name in ("top", "fps", "limit", "num_clips"):
         value = getattr(arguments, name)
         if value is not None and value < (0 if name == "top" else 1):
-            raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least {0 if name == 'top' else 1}.")
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {0 if name == 'top' else 1}.")
 
 
 def load(path: str) -> Trained:
     """Returns the network of a checkpoint, in eval mode.
 
     Raises:
-        FileNotFoundError, ValueError: it is none, or its network has no context blocks.
+        UserError: it is none, or its network has no context blocks.
     """
     checkpoint = load_checkpoint(path)
     config = from_container(TrainConfig, checkpoint["config"])
     network = build_model(config.model, config.block, config.data, len(checkpoint["classes"]))
     network.load_state_dict(evaluation_weights(checkpoint))
     if not network.places:
-        raise ValueError(f"{path} has no context blocks, so there is no attention (block.kind=none).")
+        raise UserError(f"{path} has no context blocks, so there is no attention (block.kind=none).")
     load_decoder(config.data.decoder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Trained(path, network.eval().to(device), config.data, list(checkpoint["classes"]), device)
@@ -140,7 +140,7 @@ def read_clips(path: str, data: DataConfig, num_clips: int = 1, start: int | Non
 
     Raises:
         DecodeError, SlowVideo: the video cannot be decoded, or not in time.
-        ValueError: it ends before `start`.
+        UserError: it ends before `start`.
     """
     with open_video(path, data.decoder, data.time_limit_seconds) as video:
         if start is None:
@@ -148,7 +148,7 @@ def read_clips(path: str, data: DataConfig, num_clips: int = 1, start: int | Non
         elif 0 <= start < video.num_frames:
             wanted = clip_indices(start, video.num_frames, data.num_frames, data.frame_stride)[None]
         else:
-            raise ValueError(f"--start {start}: {path} has frames 0 to {video.num_frames - 1}.")
+            raise UserError(f"--start {start}: {path} has frames 0 to {video.num_frames - 1}.")
         unique, position = np.unique(wanted, return_inverse=True)
         size = resized_size(video.height, video.width, data.test.short_side)
         (offset,) = crop_offsets(1, *size, data.crop_size)
@@ -218,7 +218,7 @@ def measure(arguments: argparse.Namespace) -> None:
         for place, numbers in of_clips.items():
             if not numbers:
                 name, reason = next(iter(failures.items()))
-                raise ValueError(f"None of {count} videos of {table.source} can be decoded; {name}: {reason}")
+                raise UserError(f"None of {count} videos of {table.source} can be decoded; {name}: {reason}")
             counts = {"videos": len(numbers) // (arguments.num_clips or 1), "clips": len(numbers)}
             row = {"checkpoint": path, "block": place} | blocks[place] | counts
             rows.append(row | mean_statistics(numbers)._asdict())

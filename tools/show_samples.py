@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.build.data import prepare_data, read_train_table, train_clips
 from nlvideo.config.compose import store_schemas, to_dataclass
+from nlvideo.runtime.errors import UserError
 
 
 def main() -> None:
@@ -73,7 +74,7 @@ def draw(arguments: argparse.Namespace) -> None:
 def _key(text: str, num_videos: int) -> tuple[int, int]:
     epoch, _, index = text.partition(":")
     if not (epoch.isdigit() and index.isdigit() and int(index) < num_videos):
-        raise ValueError(f"--samples {text}: give EPOCH:INDEX with an index below {num_videos}, such as 0:3.")
+        raise UserError(f"--samples {text}: give EPOCH:INDEX with an index below {num_videos}, such as 0:3.")
     return int(epoch), int(index)
 
 

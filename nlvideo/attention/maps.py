@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock, attention_map
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import VideoResNet, context_names
+from nlvideo.runtime.errors import UserError
 
 SIGNED = ("dot_product",)  # kinds whose weights can be negative
 SOFTMAX = ("gaussian", "embedded_gaussian", "simplified_non_local", "global_context")  # rows sum to 1
@@ -200,7 +201,7 @@ def _group(block: NonLocalBlock, frames: int) -> int:
     if block.group_frames is None:
         return frames
     if frames % block.group_frames:
-        raise ValueError(f"group_frames={block.group_frames} does not divide the {frames} frames of the map.")
+        raise UserError(f"group_frames={block.group_frames} does not divide the {frames} frames of the map.")
     return block.group_frames
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from nlvideo.attention.maps import AVERAGE, Attention, Target, deepest
+from nlvideo.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,19 @@ def chosen_rows(
     """Returns the maps to be drawn, and in words what they are and how they are drawn.
 
     Raises:
-        ValueError: no such block, a query outside the clip, or one for blocks without; blocks without a map.
+        UserError: no such block, a query outside the clip, or one for blocks without; blocks without a map.
     """
     places = [seen.place for seen in found]
     if block is not None and block not in places:
-        raise ValueError(f"--block {block}: the network has no block there. Choose from: {', '.join(places)}.")
+        raise UserError(f"--block {block}: the network has no block there. Choose from: {', '.join(places)}.")
     if found[0].kind == AVERAGE:
-        raise ValueError("The blocks average over all positions (block.pooling=average): they have no map to show.")
+        raise UserError("The blocks average over all positions (block.pooling=average): they have no map to show.")
     last = next(seen for seen in found if seen.place == deepest(places))
     chosen = [seen for seen in found if block in (None, seen.place)]
     strongest = f"its strongest keys, at most {top}. Each row has its own scale."
     if found[0].one_map:
         if queries:
-            raise ValueError(f"--query {queries[0]}: {found[0].kind} has one map for all queries; leave --query out.")
+            raise UserError(f"--query {queries[0]}: {found[0].kind} has one map for all queries; leave --query out.")
         rows = [_row(seen, None, top) for seen in chosen]
         return rows, f"{found[0].kind}: one map for all queries.", f"Circles: {strongest}"
     points = [_query(text, last.clip_size) for text in queries or ()]
@@ -77,10 +78,10 @@ def _query(text: str, clip_size: tuple[int, int, int]) -> tuple[int, int, int]:
     parts = text.split(",")
     frames, height, width = clip_size
     if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise ValueError(f"--query {text}: give FRAME,X,Y as three whole numbers, such as 5,40,31.")
+        raise UserError(f"--query {text}: give FRAME,X,Y as three whole numbers, such as 5,40,31.")
     frame, x, y = map(int, parts)
     if not (frame < frames and x < width and y < height):
-        raise ValueError(
+        raise UserError(
             f"--query {text}: outside the clip, which has frames 0 to {frames - 1}, x 0 to {width - 1} and "
             f"y 0 to {height - 1}."
         )

@@ -14,6 +14,7 @@ from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.data.lists.published import read_published_classes, read_videos
 from nlvideo.data.synthetic.writing import write_set
 from nlvideo.data.synthetic.relations import LONG_RANGE_OPTIONS
+from nlvideo.runtime.errors import RunFailed, UserError
 
 
 def prepare_data(data: DataConfig) -> None:
@@ -30,13 +31,13 @@ def class_names(data: DataConfig) -> list[str] | None:
     """Returns the names in data.classes, None if there is no such file.
 
     Raises:
-        ValueError: the file and data.num_classes disagree.
+        UserError: the file and data.num_classes disagree.
     """
     if data.classes is None:
         return None
     names = read_published_classes(data.format, Path(data.root, data.classes))
     if data.num_classes not in (None, len(names)):
-        raise ValueError(f"data.num_classes={data.num_classes}, but data.classes={data.classes} names {len(names)}.")
+        raise UserError(f"data.num_classes={data.num_classes}, but data.classes={data.classes} names {len(names)}.")
     return names
 
 
@@ -44,11 +45,11 @@ def read_train_table(data: DataConfig) -> VideoTable:
     """Returns the training videos; their classes are what the network learns."""
     table = _read(data, data.train, class_names(data), training=True)
     if data.num_classes not in (None, len(table.classes)):
-        raise ValueError(f"data.num_classes={data.num_classes}, but {table.source} has {len(table.classes)} classes.")
+        raise UserError(f"data.num_classes={data.num_classes}, but {table.source} has {len(table.classes)} classes.")
     if data.format == "list" and data.classes is None and data.num_classes is None:
         empty = np.flatnonzero(np.bincount(table.targets, minlength=len(table.classes)) == 0)
         if len(empty):
-            raise ValueError(
+            raise UserError(
                 f"{table.source} has no video of class {', '.join(map(str, empty[:5]))} but of higher ones up to "
                 f"{len(table.classes) - 1}; if that is meant, give data.num_classes={len(table.classes)}."
             )
@@ -62,15 +63,15 @@ def read_val_table(data: DataConfig, classes: Sequence[str]) -> VideoTable:
     A class file with the same names in another order is followed by name.
 
     Raises:
-        ValueError: a class file with other names, or another number of classes.
+        UserError: a class file with other names, or another number of classes.
     """
     classes, named = tuple(classes), class_names(data)
     if named is None and data.num_classes not in (None, len(classes)):
-        raise ValueError(f"data.num_classes={data.num_classes}, but the network has {len(classes)} classes.")
+        raise UserError(f"data.num_classes={data.num_classes}, but the network has {len(classes)} classes.")
     if named is not None and sorted(named) != sorted(classes):
         strange = [name for name in named if name not in classes]
         lacking = [name for name in classes if name not in named]
-        raise ValueError(
+        raise UserError(
             f"data.classes={data.classes} names {len(named)} classes, the network has {len(classes)}: "
             f"{_listing(strange)} are not of the network, {_listing(lacking)} are not in the file."
         )

@@ -11,6 +11,7 @@ from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig
 from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, STEMS, VideoResNet, temporal_size
+from nlvideo.runtime.errors import UserError
 
 # kind: (class, the keys of BlockConfig that it takes); group_frames and places are the builder's own.
 BLOCKS = {
@@ -25,10 +26,10 @@ def build_model(model: ModelConfig, block: BlockConfig, data: DataConfig, num_cl
     """Returns the network with freshly initialised weights.
 
     Raises:
-        ValueError: a choice that does not exist or has no effect, or clips too short for the stem.
+        UserError: a choice that does not exist or has no effect, or clips too short for the stem.
     """
     if model.stem in STEMS and temporal_size(STEMS[model.stem], data.num_frames) < 1:
-        raise ValueError(f"data.num_frames={data.num_frames} is too short for model.stem={model.stem}.")
+        raise UserError(f"data.num_frames={data.num_frames} is too short for model.stem={model.stem}.")
     blocks = block_makers(block, model.depth)
     network = VideoResNet(
         model.layout,
@@ -52,34 +53,34 @@ def block_makers(block: BlockConfig, depth: int) -> dict[str, Callable[[int], nn
     """Returns {residual block as "res4.1": what makes its context block from the number of channels}.
 
     Raises:
-        ValueError: an unknown kind, no or repeated places for the depth, or an option that the kind does not have.
+        UserError: an unknown kind, no or repeated places for the depth, or an option that the kind does not have.
     """
     if block.kind != "none" and block.kind not in BLOCKS:
-        raise ValueError(f"block.kind={block.kind!r} is unknown. Choose from: none, {', '.join(BLOCKS)}.")
+        raise UserError(f"block.kind={block.kind!r} is unknown. Choose from: none, {', '.join(BLOCKS)}.")
     if depth not in DEPTHS:
-        raise ValueError(f"depth={depth!r} is unknown. Choose from: {', '.join(map(str, DEPTHS))}.")
+        raise UserError(f"depth={depth!r} is unknown. Choose from: {', '.join(map(str, DEPTHS))}.")
     _refuse_idle_options(block)
     if block.kind == "none":
         return {}
     places = block.places.get(f"r{depth}")
     if not places:
-        raise ValueError(
+        raise UserError(
             f"block.places says nothing for depth {depth} (it has {', '.join(block.places) or 'nothing'}); "
             f"give block.places.r{depth}=[res4.1,...] or choose block=none."
         )
     if len(set(places)) != len(places):
-        raise ValueError(f"block.places.r{depth} names a place twice: {', '.join(places)}.")
+        raise UserError(f"block.places.r{depth} names a place twice: {', '.join(places)}.")
     cls, options = BLOCKS[block.kind]
     makers = {place: partial(cls, **{option: getattr(block, option) for option in options}) for place in places}
     for stage, frames in block.group_frames.items():
         if not any(place.startswith(f"{stage}.") for place in places):
-            raise ValueError(f"block.group_frames.{stage}={frames}: no block stands in {stage}.")
+            raise UserError(f"block.group_frames.{stage}={frames}: no block stands in {stage}.")
         makers |= {p: partial(makers[p], group_frames=frames) for p in places if p.startswith(f"{stage}.")}
     return makers
 
 
 def _refuse_idle_options(block: BlockConfig) -> None:
-    """Raises ValueError for an option that differs from its default although the kind of block does not have it."""
+    """Raises UserError for an option that differs from its default although the kind of block does not have it."""
     cls, options = BLOCKS.get(block.kind, (None, ()))
     taken = {*options, "kind"}
     if cls is not None or not any(block.places.values()):
@@ -91,13 +92,13 @@ def _refuse_idle_options(block: BlockConfig) -> None:
     for field, default in vars(type(block)()).items():
         value = getattr(block, field)
         if field not in taken and value != default:
-            raise ValueError(
+            raise UserError(
                 f"block.{field}={value} has no effect on block.kind={block.kind}, which takes "
                 f"{', '.join(options) or 'no options'}."
             )
 
 
 def check_clip(network: VideoResNet, num_frames: int, height: int, width: int) -> None:
-    """Raises ValueError if the network cannot take clips of this size; shapes are followed, nothing is computed."""
+    """Raises UserError if the network cannot take clips of this size; shapes are followed, nothing is computed."""
     with torch.no_grad():
         copy.deepcopy(network).to("meta").eval()(torch.empty(1, 3, num_frames, height, width, device="meta"))

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.config.schema import EvaluateConfig, PredictConfig, TrainConfig
-from nlvideo.runtime.distributed import USER_ERRORS, message_of
+from nlvideo.runtime.errors import REPORTED_ERRORS, UserError, error_line
 
 
 def store_schemas() -> None:
@@ -34,11 +34,11 @@ def to_dataclass(config: DictConfig) -> Any:
     """Returns the composed config as its dataclass, checked.
 
     Raises:
-        ValueError: a missing value, an unknown key, or a value that is not allowed; says which.
+        UserError: a missing value, an unknown key, or a value that is not allowed; says which.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise ValueError(f"{missing[0]} has no value; give it as {missing[0]}=... on the command line.")
+        raise UserError(f"{missing[0]} has no value; give it as {missing[0]}=... on the command line.")
     made = OmegaConf.to_object(config)
     _refuse_unknown_keys(made, "")
     return made
@@ -81,7 +81,7 @@ def _group_file(group: str, choice: str) -> DictConfig:
             folder = Path(source.path)
         if (folder / group / f"{choice}.yaml").is_file():
             return OmegaConf.load(folder / group / f"{choice}.yaml")
-    raise ValueError(f"{group}={choice}: no such file on the search path.")
+    raise UserError(f"{group}={choice}: no such file on the search path.")
 
 
 def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
@@ -103,8 +103,8 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     def guarded(config: DictConfig) -> Any:
         try:
             return function(config)
-        except USER_ERRORS as error:
-            sys.exit(message_of(error))
+        except REPORTED_ERRORS as error:
+            sys.exit(error_line(error))
 
     store_schemas()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that its errors reach the lines below
@@ -142,6 +142,6 @@ def _refuse_unknown_keys(config: Any, path: str) -> None:
     names = {f.name for f in dataclasses.fields(config)}
     for key, value in vars(config).items():
         if key not in names:
-            raise ValueError(f"{path}{key}={value!r} is no known key. Choose from: {', '.join(sorted(names))}.")
+            raise UserError(f"{path}{key}={value!r} is no known key. Choose from: {', '.join(sorted(names))}.")
         if dataclasses.is_dataclass(value):
             _refuse_unknown_keys(value, f"{path}{key}.")

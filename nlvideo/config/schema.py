@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from nlvideo.runtime.errors import UserError
+
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "float64")
 SCHEDULES = ("steps", "cosine")
 RESUMES = ("never", "auto")
@@ -176,7 +178,7 @@ class EvaluateConfig:
         for key in ("num_devices", "views_per_step", "videos_per_step", "num_threads"):
             value = _value(self, key)
             if value is not None and value < 1:
-                raise ValueError(f"{key}={value}: must be at least 1.")
+                raise UserError(f"{key}={value}: must be at least 1.")
 
 
 @dataclass
@@ -198,12 +200,12 @@ class PredictConfig:
         for key in ("top", "views_per_step", "num_threads"):
             value = _value(self, key)
             if value is not None and value < 1:
-                raise ValueError(f"{key}={value}: must be at least 1.")
+                raise UserError(f"{key}={value}: must be at least 1.")
         if self.every_seconds is not None and not 0 < self.every_seconds < math.inf:
-            raise ValueError(f"every_seconds={self.every_seconds}: must be above 0, or null.")
+            raise UserError(f"every_seconds={self.every_seconds}: must be above 0, or null.")
         for key in ("every_seconds", "timeline"):
             if _value(self, key) is not None and not self.sliding:
-                raise ValueError(f"{key} has no effect without sliding=true.")
+                raise UserError(f"{key} has no effect without sliding=true.")
 
 
 def _check_ranges(config: TrainConfig) -> None:
@@ -214,17 +216,17 @@ def _check_ranges(config: TrainConfig) -> None:
     ).split():
         value = _value(config, key)
         if value < 1:
-            raise ValueError(f"{key}={value}: must be at least 1.")
+            raise UserError(f"{key}={value}: must be at least 1.")
     for key in (
         "seed precise_bn_steps profile_steps data.num_workers optim.warmup_steps optim.weight_decay optim.lr"
     ).split():
         value = _value(config, key)
         if not 0 <= value < math.inf:
-            raise ValueError(f"{key}={value}: must be a number that is not negative.")
+            raise UserError(f"{key}={value}: must be a number that is not negative.")
     for key in "model.dropout data.max_bad_share optim.momentum".split():
         value = _value(config, key)
         if not 0 <= value < 1:
-            raise ValueError(f"{key}={value}: must be at least 0 and below 1.")
+            raise UserError(f"{key}={value}: must be at least 0 and below 1.")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -240,22 +242,22 @@ def _check_data(data: DataConfig) -> None:
     if data.start_method is not None:
         _check_choice("data.start_method", data.start_method, multiprocessing.get_all_start_methods())
     if not 0 < data.frame_rate < math.inf:
-        raise ValueError(f"data.frame_rate={data.frame_rate}: must be above 0.")
+        raise UserError(f"data.frame_rate={data.frame_rate}: must be above 0.")
     limit = data.time_limit_seconds
     if limit is not None and not 0 < limit < math.inf:
-        raise ValueError(f"data.time_limit_seconds={limit}: must be a number of seconds above 0, or null.")
+        raise UserError(f"data.time_limit_seconds={limit}: must be a number of seconds above 0, or null.")
     if data.skip_slow and limit is None:
-        raise ValueError("data.skip_slow=true needs a data.time_limit_seconds.")
+        raise UserError("data.skip_slow=true needs a data.time_limit_seconds.")
     if data.num_classes is not None and data.num_classes < 1:
-        raise ValueError(f"data.num_classes={data.num_classes}: must be at least 1.")
+        raise UserError(f"data.num_classes={data.num_classes}: must be at least 1.")
     for name, values in (("mean", data.mean), ("std", data.std)):
         if len(values) != 3:
-            raise ValueError(f"data.{name}={values}: must be three numbers, for red, green and blue.")
+            raise UserError(f"data.{name}={values}: must be three numbers, for red, green and blue.")
         if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
-            raise ValueError(f"data.{name}={values}: must be finite numbers, std above 0.")
+            raise UserError(f"data.{name}={values}: must be finite numbers, std above 0.")
     low, high = data.scale_range if len(data.scale_range) == 2 else (0, 0)
     if not data.crop_size <= low <= high:
-        raise ValueError(
+        raise UserError(
             f"data.scale_range={data.scale_range}: must be two short sides in pixels, the smaller first, "
             f"neither below data.crop_size={data.crop_size}."
         )
@@ -268,19 +270,19 @@ def _check_long_range(synthetic: SyntheticConfig) -> None:
     if synthetic.kind != "long_range":
         for key in LONG_RANGE_OPTIONS:
             if getattr(synthetic, key) != getattr(SyntheticConfig, key):
-                raise ValueError(
+                raise UserError(
                     f"data.synthetic.{key}={getattr(synthetic, key)} has no effect on kind={synthetic.kind}; "
                     "kind=long_range takes it."
                 )
     elif not 0 < synthetic.gap_frames < synthetic.num_frames - 1:
-        raise ValueError(
+        raise UserError(
             f"data.synthetic.gap_frames={synthetic.gap_frames}: must be at least 1 and leave two or more of "
             f"data.synthetic.num_frames={synthetic.num_frames}."
         )
     elif not 0 <= synthetic.distance <= 0.5:
-        raise ValueError(f"data.synthetic.distance={synthetic.distance}: must be from 0 to 0.5 of the height.")
+        raise UserError(f"data.synthetic.distance={synthetic.distance}: must be from 0 to 0.5 of the height.")
     elif synthetic.num_distractors < 0:
-        raise ValueError(f"data.synthetic.num_distractors={synthetic.num_distractors}: must not be negative.")
+        raise UserError(f"data.synthetic.num_distractors={synthetic.num_distractors}: must not be negative.")
 
 
 def _check_views(data: DataConfig) -> None:
@@ -290,23 +292,23 @@ def _check_views(data: DataConfig) -> None:
     _check_choice("data.test.clip_sampling", test.clip_sampling, CLIP_SAMPLINGS)
     _check_choice("data.test.num_crops", test.num_crops, NUM_CROPS)
     if test.crop_size is None and test.num_crops != 1:
-        raise ValueError(
+        raise UserError(
             f"data.test.num_crops={test.num_crops}: data.test.crop_size=null takes the whole frame, once; give "
             "data.test.num_crops=1."
         )
     if test.crop_size is not None and not 1 <= test.crop_size <= test.short_side:
-        raise ValueError(
+        raise UserError(
             f"data.test.crop_size={test.crop_size}: must be at least 1 and not exceed data.test.short_side="
             f"{test.short_side}."
         )
     if data.crop_size > test.short_side:
-        raise ValueError(
+        raise UserError(
             f"data.crop_size={data.crop_size}: must not exceed data.test.short_side={test.short_side}, from which the "
             "centre crops of the validation are taken."
         )
     _check_choice("data.test.pooling", test.pooling, POOLINGS)
     if data.multi_label and test.pooling == "sum":
-        raise ValueError(
+        raise UserError(
             "data.test.pooling=sum: the classes of multi-label data have probabilities of their own, whose sum over "
             "views is none; choose from mean, max."
         )
@@ -317,16 +319,16 @@ def _check_optim(config: TrainConfig) -> None:
     _check_choice("optim.schedule", optim.schedule, SCHEDULES)
     passes = config.num_devices * optim.accumulate
     if optim.batch_size % passes:
-        raise ValueError(
+        raise UserError(
             f"optim.batch_size={optim.batch_size} cannot be shared evenly by num_devices={config.num_devices} "
             f"with optim.accumulate={optim.accumulate} passes each; it must be a multiple of {passes}."
         )
     if optim.max_grad_norm is not None and not 0 < optim.max_grad_norm < math.inf:
-        raise ValueError(f"optim.max_grad_norm={optim.max_grad_norm}: must be above 0, or null.")
+        raise UserError(f"optim.max_grad_norm={optim.max_grad_norm}: must be above 0, or null.")
     if optim.milestones != sorted(set(optim.milestones)):
-        raise ValueError(f"optim.milestones={optim.milestones}: must be rising steps.")
+        raise UserError(f"optim.milestones={optim.milestones}: must be rising steps.")
     if optim.nesterov and optim.momentum == 0:
-        raise ValueError("optim.nesterov=true needs a momentum; optim.momentum=0.")
+        raise UserError("optim.nesterov=true needs a momentum; optim.momentum=0.")
 
 
 def _check_model(config: TrainConfig) -> None:
@@ -335,11 +337,11 @@ def _check_model(config: TrainConfig) -> None:
     model = config.model
     for key in ("sync_bn", "precise_bn_steps"):
         if model.frozen_bn and _value(config, key):
-            raise ValueError(f"{key}={_value(config, key)} has no effect with model.frozen_bn=true.")
+            raise UserError(f"{key}={_value(config, key)} has no effect with model.frozen_bn=true.")
     for stage in model.activation_checkpointing:
         _check_choice("model.activation_checkpointing", stage, STAGES)
     if config.compile and model.activation_checkpointing:
-        raise ValueError(
+        raise UserError(
             f"model.activation_checkpointing={model.activation_checkpointing} does not go together with "
             "compile=true, which decides itself what is computed again."
         )
@@ -347,7 +349,7 @@ def _check_model(config: TrainConfig) -> None:
 
 def _check_choice(key: str, value: Any, allowed: tuple) -> None:
     if value not in allowed:
-        raise ValueError(f"{key}={value}: choose from {', '.join(map(str, allowed))}.")
+        raise UserError(f"{key}={value}: choose from {', '.join(map(str, allowed))}.")
 
 
 def _value(config: Any, key: str) -> Any:

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 
 from nlvideo.evaluation import metrics
 from nlvideo.evaluation.result_files import Evaluation, per_class
+from nlvideo.runtime.errors import UserError
 
 SHOWN_NAMES = 3  # of videos or classes in a message
 ENSEMBLE = "ensemble"
@@ -66,13 +67,13 @@ def aligned(runs: dict[str, Evaluation], common: bool) -> tuple[dict[str, Evalua
     """Returns the runs with the videos and classes in the baseline's order, and what was left out for that.
 
     Raises:
-        ValueError: the runs cannot be compared.
+        UserError: the runs cannot be compared.
     """
     (first, baseline), *others = runs.items()
     for name, run in others:
         if run.multi_label != baseline.multi_label:
             kinds = ("one class", "several classes")
-            raise ValueError(
+            raise UserError(
                 f"{first} has {kinds[baseline.multi_label]} a video, {name} {kinds[run.multi_label]}: "
                 "they share no metric."
             )
@@ -82,7 +83,7 @@ def aligned(runs: dict[str, Evaluation], common: bool) -> tuple[dict[str, Evalua
         refuse_other_targets(runs[name], baseline, (first, name))
     kept = np.logical_and.reduce([np.isin(baseline.ids, run.ids) for run in runs.values()])
     if not kept.any():
-        raise ValueError("No video is in the lists of all runs.")
+        raise UserError("No video is in the lists of all runs.")
     notes = [
         f"{name}: {len(run.ids) - kept.sum()} of {len(run.ids)} videos left out, which are not in all lists"
         for name, run in runs.items()
@@ -90,7 +91,7 @@ def aligned(runs: dict[str, Evaluation], common: bool) -> tuple[dict[str, Evalua
     ]
     runs = {name: chosen(run, baseline.ids[kept]) for name, run in runs.items()}
     if baseline.multi_label and not runs[first].targets.any():
-        raise ValueError("No video of the list has an action, so there is nothing to compare by.")
+        raise UserError("No video of the list has an action, so there is nothing to compare by.")
     return runs, notes
 
 
@@ -101,7 +102,7 @@ def with_classes(run: Evaluation, baseline: Evaluation, names: tuple[str, str]) 
     place = {name: k for k, name in enumerate(run.classes.tolist())}
     only = only_in(baseline.classes, run.classes, names)
     if only or not len(place) == len(run.classes) == len(baseline.classes):
-        raise ValueError(f"The classes of {names[0]} and {names[1]} differ: {only or 'a name occurs twice'}.")
+        raise UserError(f"The classes of {names[0]} and {names[1]} differ: {only or 'a name occurs twice'}.")
     order = np.array([place[name] for name in baseline.classes.tolist()])
     targets = run.targets[:, order] if run.multi_label else np.argsort(order)[run.targets]
     return run._replace(classes=baseline.classes, scores=run.scores[:, order], targets=targets)
@@ -112,11 +113,11 @@ def check_list(run: Evaluation, baseline: Evaluation, names: tuple[str, str], co
     for name, one in zip(names, (baseline, run), strict=True):
         found, counts = np.unique(one.ids, return_counts=True)
         if len(found) < len(one.ids):
-            raise ValueError(f"The list of {name} names videos twice ({some(found[counts > 1])}), so none is matched.")
+            raise UserError(f"The list of {name} names videos twice ({some(found[counts > 1])}), so none is matched.")
     only = only_in(baseline.ids, run.ids, names)
     if only and not common:
         both = np.isin(baseline.ids, run.ids).sum()
-        raise ValueError(
+        raise UserError(
             f"{names[0]} and {names[1]} scored other videos: {only}; --common compares the {both:,} that both have."
         )
 
@@ -126,7 +127,7 @@ def refuse_other_targets(run: Evaluation, baseline: Evaluation, names: tuple[str
     differs = chosen(baseline, ids).targets != chosen(run, ids).targets
     differs = differs.any(1) if run.multi_label else differs
     if differs.any():
-        raise ValueError(
+        raise UserError(
             f"{names[0]} and {names[1]} have other targets for {differs.sum():,} of {len(ids):,} videos "
             f"({some(ids[differs])}), so they cannot be compared."
         )
@@ -170,12 +171,12 @@ def ensemble(runs: dict[str, Evaluation], weights: list[float] | None, file: Pat
     """Returns the mean of the scores as a run, and notes on it. A video has the mean of the runs that decoded it.
 
     Raises:
-        ValueError: the scores are on different scales.
+        UserError: the scores are on different scales.
     """
     poolings = {name: run.result.get("views", {}).get("pooling") for name, run in runs.items()}
     if len(set(poolings.values())) > 1:
         listed = ", ".join(f"{name} {pooling}" for name, pooling in poolings.items())
-        raise ValueError(f"Scores pooled over views in different ways are on different scales: {listed}.")
+        raise UserError(f"Scores pooled over views in different ways are on different scales: {listed}.")
     scores = np.stack([run.scores for run in runs.values()]).astype(np.float64)  # (N, V, K)
     known = ~np.isnan(scores).any(2, keepdims=True)
     share = known * np.reshape(weights or [1.0] * len(runs), (-1, 1, 1))

@@ -16,6 +16,7 @@ import numpy as np
 from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.evaluation import metrics
 from nlvideo.evaluation.scoring import Found
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.training.run_status import write_whole
 
 RESULT_FILE, SCORES_FILE, PREDICTIONS_FILE, CLASSES_FILE = "result.json", "scores.npz", "predictions.csv", "classes.csv"
@@ -53,7 +54,7 @@ def merge_scores(parts: list[Found], table: VideoTable) -> Scores:
     failures = {video: found[video] for video in range(len(table)) if isinstance(found[video], str)}
     whole = [value for value in found.values() if not isinstance(value, str)]
     if not whole:
-        raise ValueError(
+        raise UserError(
             f"None of the {len(table)} videos of {table.source} could be decoded; the first, {table.path(0)}: "
             f"{failures[0]}"
         )
@@ -229,25 +230,27 @@ def read_results(folder: str | Path) -> Evaluation:
     """Returns what write_results wrote.
 
     Raises:
-        FileNotFoundError, ValueError: the folder holds no finished evaluation.
+        UserError: the folder holds no finished evaluation.
     """
     folder = Path(folder)
     for name in (RESULT_FILE, SCORES_FILE):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no finished evaluation: {name} is missing; run nlvideo-evaluate.")
+            raise UserFileNotFoundError(
+                f"{folder} holds no finished evaluation: {name} is missing; run nlvideo-evaluate."
+            )
     broken = f"{folder} holds no evaluation that can be read"
     if not zipfile.is_zipfile(folder / SCORES_FILE):  # as one that was cut
-        raise ValueError(f"{broken}: {SCORES_FILE} is no whole npz file.")
+        raise UserError(f"{broken}: {SCORES_FILE} is no whole npz file.")
     try:
         result = json.loads((folder / RESULT_FILE).read_text())
         with np.load(folder / SCORES_FILE) as held:
             arrays = [held[name] for name in ("ids", "classes", "scores", "targets")]
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{broken}: {error}") from None
+        raise UserError(f"{broken}: {error}") from None
     ids, classes, scores, targets = arrays
     size = (len(ids), len(classes))
     if not isinstance(result, dict) or scores.shape != size or targets.shape not in (size, size[:1]):
-        raise ValueError(f"{broken}: its arrays do not fit together.")
+        raise UserError(f"{broken}: its arrays do not fit together.")
     return Evaluation(folder, result, ids, classes, scores, targets)
 
 

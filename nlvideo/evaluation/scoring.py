@@ -25,8 +25,9 @@ from nlvideo.data.clips.sampling import spread_order
 from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.evaluation.metrics import target_ranks
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.runtime.distributed import RunFailed, World
-from nlvideo.runtime.folder_lock import claim
+from nlvideo.runtime.distributed import World
+from nlvideo.runtime.errors import RunFailed, UserFileExistsError
+from nlvideo.runtime.folder_lock import lock_folder
 from nlvideo.runtime.precision import autocast, input_dtype
 from nlvideo.training.run_status import write_whole
 
@@ -213,13 +214,13 @@ class Kept:
         """Makes the folder, or takes up the one that is there; returns the videos that it holds scores of.
 
         Raises:
-            FileExistsError: it holds scores of another evaluation, or another process is at work there.
+            UserError: it holds scores of another evaluation, or another process is at work there.
         """
         file = self.folder / IDENTITY_FILE
         if file.exists():
             refuse_other(json.loads(file.read_text()), self.identity, f"{self.folder} holds the beginning of")
         self.folder.mkdir(parents=True, exist_ok=True)
-        claim(self.folder)
+        lock_folder(self.folder)
         write_whole(file, json.dumps(self.identity, indent=1))
         self.before = {video: value for video, value in self._read().items() if not isinstance(value, str)}
         return sorted(self.before)
@@ -271,12 +272,12 @@ class Kept:
 
 
 def refuse_other(held: dict[str, Any], identity: dict[str, Any], what: str) -> None:
-    """Raises FileExistsError, which says the first difference, if `held` is of another evaluation.
+    """Raises UserFileExistsError, which says the first difference, if `held` is of another evaluation.
 
     Where checkpoint and list lie does not matter: their content is compared.
     """
     for key, value in identity.items():
         if key not in ("checkpoint", "list") and held.get(key) != value:
-            raise FileExistsError(
+            raise UserFileExistsError(
                 f"{what} another evaluation ({key}: {held.get(key)}, now {value}); give another output_dir."
             )

@@ -20,6 +20,7 @@ from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig, TrainCon
 from nlvideo.evaluation.metrics import headline
 from nlvideo.evaluation.result_files import RESULT_FILE
 from nlvideo.models.cost import count_cost
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.training.resume import CONFIG_FILE
 from nlvideo.training.run_log import METRICS, METRICS_FILE, read_metrics
 from nlvideo.training.run_status import STATUS_FILE, read_status
@@ -46,13 +47,13 @@ def read_runs(folder: Path) -> list[Run]:
     """Returns the runs in a folder, itself included, in the order of their names.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such folder, no run in it, or a file of one that cannot be read.
+        UserError: there is no such folder, no run in it, or a file of one that cannot be read.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"The folder {folder} does not exist.")
+        raise UserFileNotFoundError(f"The folder {folder} does not exist.")
     found = sorted({path.parent for name in (CONFIG_FILE, STATUS_FILE) for path in folder.rglob(name)})
     if not found:
-        raise ValueError(f"{folder} holds no run: there is no {CONFIG_FILE} in it or below.")
+        raise UserError(f"{folder} holds no run: there is no {CONFIG_FILE} in it or below.")
     return [read_run(path, folder) for path in found]
 
 
@@ -125,10 +126,10 @@ def naming(file: Path) -> Iterator[None]:
     try:
         yield
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file} cannot be read: {error.msg} in {error.doc.strip()[:60]!r}") from None
+        raise UserError(f"{file} cannot be read: {error.msg} in {error.doc.strip()[:60]!r}") from None
     except (ValueError, TypeError, AttributeError, KeyError, YAMLError, OmegaConfBaseException) as error:
         reason = f"it lacks {error}" if type(error) is KeyError else " ".join(str(error).split())
-        raise ValueError(f"{file} cannot be read: {reason}") from None
+        raise UserError(f"{file} cannot be read: {reason}") from None
 
 
 @cache

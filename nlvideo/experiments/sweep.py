@@ -28,7 +28,9 @@ from omegaconf.errors import OmegaConfBaseException
 from nlvideo.build.model import build_model
 from nlvideo.config.compose import explain, to_container, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
-from nlvideo.runtime.distributed import ending, under_torchrun
+from nlvideo.runtime.distributed import under_torchrun
+from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.launch import ending
 from nlvideo.runtime.signals import passed_on
 from nlvideo.training.resume import CONFIG_FILE, differences
 from nlvideo.training.run_status import FAILED, FINISHED, read_status, write_status
@@ -137,7 +139,7 @@ def _plan(config: DictConfig, config_name: str | None) -> list[Point]:
     """Returns the points of a sweep and, in its config, names its folder and which overrides make a point's name.
 
     Raises:
-        ValueError: a point that cannot be trained, two in one folder, or one whose folder holds another run.
+        UserError: a point that cannot be trained, two in one folder, or one whose folder holds another run.
     """
     swept = dict(config.hydra.sweeper.get("params") or {})  # what an ablation's file sweeps over; the command line wins
     lines = [*(f"{key}={values}" for key, values in swept.items()), *config.hydra.overrides.task]
@@ -159,14 +161,14 @@ def _plan(config: DictConfig, config_name: str | None) -> list[Point]:
         with torch.device("meta"):
             build_model(point_config.model, point_config.block, point_config.data, 1)
         if point_config.dry_run:
-            raise ValueError("dry_run=true says what one run would do; leave out -m.")
+            raise UserError("dry_run=true says what one run would do; leave out -m.")
         folder = Path(point_config.output_dir)
         if folder in points:
-            raise ValueError(f"-m: two points would have the folder {folder}; sweep over each value once.")
+            raise UserError(f"-m: two points would have the folder {folder}; sweep over each value once.")
         changed = _stored_differences(folder, point_config)
         if changed:
             lines = "\n  ".join(changed)
-            raise ValueError(f"{folder} holds another run than the point asked for:\n  {lines}")
+            raise UserError(f"{folder} holds another run than the point asked for:\n  {lines}")
         points[folder] = Point(folder, point_config)
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = root

@@ -5,15 +5,15 @@ import sys
 
 from nlvideo.config.compose import from_container
 from nlvideo.config.schema import TrainConfig
-from nlvideo.runtime.distributed import USER_ERRORS, message_of
+from nlvideo.runtime.errors import REPORTED_ERRORS, error_line
 from nlvideo.train import launch
 
 
 def main() -> None:
     try:
         launch(from_container(TrainConfig, json.load(sys.stdin)))
-    except USER_ERRORS as error:
-        sys.exit(message_of(error))
+    except REPORTED_ERRORS as error:
+        sys.exit(error_line(error))
 
 
 if __name__ == "__main__":

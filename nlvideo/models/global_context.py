@@ -6,6 +6,8 @@ N batch, C channels, P positions: T*H*W of a video or H*W of an image. Both bloc
 import torch
 from torch import Tensor, nn
 
+from nlvideo.runtime.errors import UserError
+
 POOLINGS = ("attention", "average")
 FUSIONS = ("add", "mul")
 
@@ -54,7 +56,7 @@ class GlobalContextBlock(nn.Module):
         norm: layer norm after W_v1.
 
     Raises:
-        ValueError: an unknown choice, or a ratio larger than channels.
+        UserError: an unknown choice, or a ratio larger than channels.
     """
 
     def __init__(
@@ -63,9 +65,9 @@ class GlobalContextBlock(nn.Module):
         super().__init__()
         for name, value, allowed in (("pooling", pooling, POOLINGS), ("fusion", fusion, FUSIONS)):
             if value not in allowed:
-                raise ValueError(f"{name}={value!r} is unknown. Choose from: {', '.join(allowed)}.")
+                raise UserError(f"{name}={value!r} is unknown. Choose from: {', '.join(allowed)}.")
         if not 1 <= ratio <= channels:
-            raise ValueError(f"ratio={ratio}: must be at least 1 and at most the {channels} channels.")
+            raise UserError(f"ratio={ratio}: must be at least 1 and at most the {channels} channels.")
         self.fusion = fusion
         self.key = nn.Linear(channels, 1) if pooling == "attention" else None
         inner = channels // ratio

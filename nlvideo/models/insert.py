@@ -5,6 +5,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from nlvideo.runtime.errors import UserError
+
 CHILD = "context_block"  # the name under which a submodule holds the block behind it
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -22,15 +24,15 @@ def insert_blocks(network: Network, blocks: Mapping[str, nn.Module]) -> Network:
         blocks: {name of a submodule as in named_modules(): the block}.
 
     Raises:
-        ValueError: no such submodule, or one that has a block already; the network is left as it was.
+        UserError: no such submodule, or one that has a block already; the network is left as it was.
     """
     modules = dict(network.named_modules())
     for name in blocks:
         if name not in modules:
             near = [known for known in modules if known.rsplit(".", 1)[0] == name.rsplit(".", 1)[0] and known]
-            raise ValueError(f"The network has no submodule {name!r}. Beside it: {', '.join(near[:8]) or 'none'}.")
+            raise UserError(f"The network has no submodule {name!r}. Beside it: {', '.join(near[:8]) or 'none'}.")
         if CHILD in dict(modules[name].named_children()):
-            raise ValueError(f"{name!r} is followed by a block already.")
+            raise UserError(f"{name!r} is followed by a block already.")
     for name, block in blocks.items():
         modules[name].add_module(CHILD, block)
         modules[name].register_forward_hook(_apply_block)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlvideo.models import pairwise
+from nlvideo.runtime.errors import UserError
 
 MODES = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 EXTENTS = ("spacetime", "space", "time")
@@ -62,11 +63,11 @@ class NonLocalBlock(nn.Module):
             ("init", init, INITS),
         ):
             if value not in allowed:
-                raise ValueError(f"{name}={value!r} is not a non-local {name}. Choose from: {', '.join(allowed)}.")
+                raise UserError(f"{name}={value!r} is not a non-local {name}. Choose from: {', '.join(allowed)}.")
         if scale and mode != "embedded_gaussian":
-            raise ValueError(f"scale=True applies to mode 'embedded_gaussian' only, not to {mode!r}.")
+            raise UserError(f"scale=True applies to mode 'embedded_gaussian' only, not to {mode!r}.")
         if group_frames is not None and group_frames < 1:
-            raise ValueError(f"group_frames={group_frames}: must be at least 1.")
+            raise UserError(f"group_frames={group_frames}: must be at least 1.")
         self.group_frames = group_frames
         self.plain = False  # set it to compute with the matrix of all pairs: the reference, and for exporters
         inner = inner_channels or channels // 2
@@ -147,14 +148,14 @@ class NonLocalBlock(nn.Module):
     def _forward_in_groups(self, x: Tensor) -> Tensor:
         n, _, t, _, _ = x.shape
         if t % self.group_frames:
-            raise ValueError(f"group_frames={self.group_frames} does not divide the {t} frames of the map.")
+            raise UserError(f"group_frames={self.group_frames} does not divide the {t} frames of the map.")
         groups = x.unflatten(2, (t // self.group_frames, self.group_frames)).transpose(1, 2).flatten(0, 1)
         return self.forward(groups).unflatten(0, (n, t // self.group_frames)).transpose(1, 2).flatten(2, 3)
 
     def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns phi and g, (N, D, T, H', W'); phi is x itself in gaussian mode."""
         if self.subsample and min(x.shape[3:]) < 2:
-            raise ValueError(f"A {x.shape[3]}x{x.shape[4]} map is too small for the 2x2 pooling; set subsample=False.")
+            raise UserError(f"A {x.shape[3]}x{x.shape[4]} map is too small for the 2x2 pooling; set subsample=False.")
         if self.pool == "before":
             pooled = self._pool(x)
             return (pooled if self.mode == "gaussian" else self.phi(pooled)), self.g(pooled)

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nlvideo.runtime.errors import UserError
+
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # residual blocks in res2..res5
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -161,7 +163,7 @@ class VideoResNet(nn.Module):
             the rest is computed again for the backward pass.
 
     Raises:
-        ValueError: a choice or a place that the network does not have.
+        UserError: a choice or a place that the network does not have.
     """
 
     def __init__(
@@ -182,13 +184,13 @@ class VideoResNet(nn.Module):
         super().__init__()
         for name, value, allowed in (("layout", layout, LAYOUTS), ("depth", depth, DEPTHS), ("stem", stem, STEMS)):
             if value not in allowed:
-                raise ValueError(f"{name}={value!r} is unknown. Choose from: {', '.join(map(str, allowed))}.")
+                raise UserError(f"{name}={value!r} is unknown. Choose from: {', '.join(map(str, allowed))}.")
         rows, thinning = LAYOUTS[layout], STEMS[stem]
         all_places = [f"{stage}.{i}" for stage, n in zip(STAGES, DEPTHS[depth], strict=True) for i in range(n)]
         blocks = blocks or {}
         for place in blocks:
             if place not in all_places:
-                raise ValueError(f"{place!r} is not a residual block of depth {depth}: {_ranges(depth)}.")
+                raise UserError(f"{place!r} is not a residual block of depth {depth}: {_ranges(depth)}.")
 
         self.num_classes, self.head_window, self.frozen_bn = num_classes, head_window, frozen_bn
         self.places, self.activation_checkpointing = tuple(blocks), tuple(activation_checkpointing)

@@ -21,7 +21,7 @@ from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.path_list import videos_below
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
 from nlvideo.prediction.predictor import BLOCK_BYTES, Predictions, Predictor, Timeline, progress_bar, reduction
-from nlvideo.runtime.distributed import RunFailed
+from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError, UserFileNotFoundError
 
 HYDRA_WITH_VALUE = "--cfg -c --package -p --config-path -cp --config-name -cn --config-dir -cd --info -i".split()
 OUTPUTS = {"write": ".mp4", "timeline": ".png"}
@@ -49,15 +49,15 @@ def expand(paths: Sequence[str]) -> list[str]:
     A folder stands for all videos below it, or, if there are none, for the video whose frames its pictures are.
 
     Raises:
-        FileNotFoundError, ValueError: a path that does not exist, a glob or a folder without videos, or nothing.
+        UserError: a path that does not exist, a glob or a folder without videos, or nothing.
     """
     if not paths:
-        raise ValueError("no video given: nlvideo-predict VIDEO ... checkpoint=PATH")
+        raise UserError("no video given: nlvideo-predict VIDEO ... checkpoint=PATH")
     found = []
     for name in paths:
         matching = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
         if not matching:
-            raise FileNotFoundError(f"{name} {'matches no file' if glob.has_magic(name) else 'does not exist'}.")
+            raise UserFileNotFoundError(f"{name} {'matches no file' if glob.has_magic(name) else 'does not exist'}.")
         for path in matching:
             found += _videos_in(path) if os.path.isdir(path) else [path]
     return list(dict.fromkeys(found))
@@ -69,7 +69,7 @@ def _videos_in(folder: str) -> list[str]:
         # the parent's view of it: a folder that holds pictures is a video
         if Path(folder).absolute() in videos_below(Path(folder).absolute().parent):
             return [folder]
-        raise ValueError(f"The folder {folder} holds no video and no frames.")
+        raise UserError(f"The folder {folder} holds no video and no frames.")
     return below
 
 
@@ -77,17 +77,17 @@ def run(composed: DictConfig, paths: Sequence[str]) -> None:
     """Prints the predictions of all videos; one that cannot be decoded does not stop the others."""
     videos, given = expand(paths), command_line_keys(composed)
     if OmegaConf.is_missing(composed, "checkpoint"):
-        raise ValueError("checkpoint has no value; give it as checkpoint=PATH on the command line.")
+        raise UserError("checkpoint has no value; give it as checkpoint=PATH on the command line.")
     for key, suffix in OUTPUTS.items():
         if composed[key] is not None:
             check_output(key, Path(composed[key]), suffix, len(videos))
     idle = [key for key in ("data.test.num_clips", "data.test.clip_sampling") if composed.sliding and key in given]
     if idle:
-        raise ValueError(f"{idle[0]} has no effect with sliding=true; windows come every_seconds.")
+        raise UserError(f"{idle[0]} has no effect with sliding=true; windows come every_seconds.")
     torch.set_num_threads(composed.num_threads or len(os.sched_getaffinity(0)))
     predictor = Predictor(composed.checkpoint, settings=given)
     if composed.sliding and predictor.config.data.test.pooling == "sum":
-        raise ValueError("data.test.pooling=sum: scores from moment to moment need mean or max with sliding=true.")
+        raise UserError("data.test.pooling=sum: scores from moment to moment need mean or max with sliding=true.")
     failures = []
     with progress_bar(len(videos) > 1, videos, desc="predicting", unit="video") as bar:
         for path in bar:
@@ -108,15 +108,15 @@ def run(composed: DictConfig, paths: Sequence[str]) -> None:
 
 
 def check_output(key: str, file: Path, suffix: str, num_videos: int) -> None:
-    """Raises ValueError or OSError if a file cannot be written as asked, before anything is computed."""
+    """Raises UserError or OSError if a file cannot be written as asked, before anything is computed."""
     if num_videos > 1:
-        raise ValueError(f"{key}={file} is for one video; {num_videos} are given.")
+        raise UserError(f"{key}={file} is for one video; {num_videos} are given.")
     if file.suffix.lower() != suffix:
-        raise ValueError(f"{key}={file}: the name must end in {suffix}.")
+        raise UserError(f"{key}={file}: the name must end in {suffix}.")
     if file.exists():
-        raise FileExistsError(f"{key}={file} exists; remove it or give another name.")
+        raise UserFileExistsError(f"{key}={file} exists; remove it or give another name.")
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"{key}={file}: the folder {file.parent} does not exist.")
+        raise UserFileNotFoundError(f"{key}={file}: the folder {file.parent} does not exist.")
 
 
 def answer_for(predictor: Predictor, path: str, sliding_crops: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, Video
 from nlvideo.evaluate import VIEWS_PER_STEP, load_network, merge_data
 from nlvideo.evaluation.scoring import Scorer, pool
-from nlvideo.runtime.distributed import RunFailed
+from nlvideo.runtime.errors import RunFailed, UserError
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.weights.checkpoint_file import load_checkpoint
 
@@ -92,7 +92,7 @@ class Predictor:
         classes: names, in the order of the scores.
 
     Raises:
-        FileNotFoundError, ValueError: no such checkpoint, or settings that do not fit it.
+        UserError: no such checkpoint, or settings that do not fit it.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Predictor:
         given |= {} if precision is None else {"precision": precision}
         for key in given:
             if key.startswith("data.") and not key.startswith("data.test.") and key not in DATA_KEYS:
-                raise ValueError(
+                raise UserError(
                     f"{key} has no effect on predictions. Choose from: data.test.*, {', '.join(DATA_KEYS)}."
                 )
         content = load_checkpoint(checkpoint)
@@ -170,7 +170,7 @@ class Predictor:
             RunFailed: the scores are not finite.
         """
         if self.config.data.test.pooling == "sum":
-            raise ValueError("data.test.pooling=sum: scores from moment to moment need mean or max.")
+            raise UserError("data.test.pooling=sum: scores from moment to moment need mean or max.")
         data, reduce, found = self.config.data, reduction(self.config), []
         window = data.num_frames * data.frame_stride
         with self.open(path) as video:

@@ -5,12 +5,14 @@ import fcntl
 import os
 from pathlib import Path
 
+from nlvideo.runtime.errors import UserFileExistsError
 
-def claim(folder: Path) -> None:
+
+def lock_folder(folder: Path) -> None:
     """Keeps other processes out of this folder as long as this one lives; one that does not exist is free.
 
     Raises:
-        FileExistsError: another one does already.
+        UserError: another one does already.
     """
     if not folder.is_dir():
         return
@@ -19,5 +21,7 @@ def claim(folder: Path) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone, not of the workers that it forks
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise FileExistsError(f"output_dir={folder}: another process is at work there at this moment.") from None
+            raise UserFileExistsError(
+                f"output_dir={folder}: another process is at work there at this moment."
+            ) from None
         # otherwise a file system without locks

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from nlvideo.runtime.errors import UserError
+
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Returns the type that the network's products are computed in.
@@ -12,13 +14,13 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     float64 means everything.
 
     Raises:
-        ValueError: bfloat16 on a GPU without it.
+        UserError: bfloat16 on a GPU without it.
     """
     if precision == "auto":
         return torch.bfloat16 if _has_bfloat16(device) else torch.float32
     dtype = getattr(torch, precision)
     if dtype == torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
-        raise ValueError(
+        raise UserError(
             f"precision=bfloat16: {torch.cuda.get_device_name(device)} has none; choose float16 or float32."
         )
     return dtype
@@ -34,10 +36,10 @@ def use_tf32(allowed: bool, device: torch.device) -> None:
     """Lets float32 products round their factors to TF32, or not.
 
     Raises:
-        ValueError: TF32 on a device without it.
+        UserError: TF32 on a device without it.
     """
     if allowed and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
-        raise ValueError("tf32=true: only NVIDIA GPUs from Ampere on have TF32, and this device is not one.")
+        raise UserError("tf32=true: only NVIDIA GPUs from Ampere on have TF32, and this device is not one.")
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
 

@@ -16,7 +16,8 @@ from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.models.cost import activation_bytes, cost_table
 from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
-from nlvideo.runtime import distributed as world_of
+from nlvideo.runtime import distributed
+from nlvideo.runtime.errors import UserError
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2  # batches that each worker of a DataLoader holds ready
@@ -43,7 +44,7 @@ def check_inputs(config: TrainConfig) -> Inputs:
     """Returns the videos and the network.
 
     Raises:
-        ValueError, FileNotFoundError: anything that would make the run fail.
+        UserError: anything that would make the run fail.
     """
     check_writable(Path(config.output_dir))
     load_decoder(config.data.decoder)
@@ -51,35 +52,35 @@ def check_inputs(config: TrainConfig) -> Inputs:
     train_table = read_train_table(config.data)
     val_table = read_val_table(config.data, train_table.classes)
     if val_table.multi_label and not val_table.targets.any():
-        raise ValueError(f"data.val={config.data.val}: none of its videos holds an action, so nothing can be measured.")
+        raise UserError(f"data.val={config.data.val}: none of its videos holds an action, so nothing can be measured.")
     torch.manual_seed(config.seed)  # the same initial weights in every process and every time
     network = build_model(config.model, config.block, config.data, len(train_table.classes))
     check_clip(network, config.data.num_frames, config.data.crop_size, config.data.crop_size)
     check_norm_batch(config)
     check_shared_memory(config)
     if config.sync_bn and not torch.cuda.is_available():
-        raise ValueError("sync_bn=true: PyTorch has synchronised batch norm for CUDA only, and there is no GPU here.")
+        raise UserError("sync_bn=true: PyTorch has synchronised batch norm for CUDA only, and there is no GPU here.")
     return Inputs(train_table, val_table, network)
 
 
 def check_writable(folder: Path) -> None:
-    """Raises ValueError if a run could not write into its folder; nothing is left behind."""
+    """Raises UserError if a run could not write into its folder; nothing is left behind."""
     existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
     if not existing.is_dir():
-        raise ValueError(f"output_dir={folder}: {existing} is a file, not a folder.")
+        raise UserError(f"output_dir={folder}: {existing} is a file, not a folder.")
     probe = existing / f".writable_{os.getpid()}"
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"output_dir={folder} cannot be written: {error.strerror} ({existing}).") from None
+        raise UserError(f"output_dir={folder} cannot be written: {error.strerror} ({existing}).") from None
 
 
 def check_norm_batch(config: TrainConfig) -> None:
-    """Raises ValueError if a pass gives the batch norms of res5 one value a channel, which has no variance."""
+    """Raises UserError if a pass gives the batch norms of res5 one value a channel, which has no variance."""
     frames = temporal_size(STEMS[config.model.stem], config.data.num_frames)
     if clips_a_pass(config) * frames * (-(-config.data.crop_size // 32)) ** 2 == 1 and not config.model.frozen_bn:
-        raise ValueError(
+        raise UserError(
             f"optim.batch_size={config.optim.batch_size}: batch norm in res5 would see a single value a channel in "
             "each pass; give at least two clips a pass, larger crops or longer clips."
         )
@@ -87,7 +88,7 @@ def check_norm_batch(config: TrainConfig) -> None:
 
 def clips_a_pass(config: TrainConfig) -> int:
     """Returns how many clips go through the network of one process together."""
-    processes = max(config.num_devices, world_of.num_processes())
+    processes = max(config.num_devices, distributed.num_processes())
     return config.optim.batch_size // processes // config.optim.accumulate
 
 
@@ -100,12 +101,12 @@ def shared_memory_needed(config: TrainConfig) -> int:
 
 
 def check_shared_memory(config: TrainConfig) -> None:
-    """Raises ValueError if the workers' batches do not fit: they would die of a bus error, somewhere in the run."""
+    """Raises UserError if the workers' batches do not fit: they would die of a bus error, somewhere in the run."""
     if not SHARED_MEMORY.is_dir():
         return
     needed, total = shared_memory_needed(config), shutil.disk_usage(SHARED_MEMORY).total
     if needed > total:
-        raise ValueError(
+        raise UserError(
             f"data.num_workers={config.data.num_workers}: the batches that they hold ready take {needed / 1e6:.0f} MB "
             f"of shared memory, and {SHARED_MEMORY} has {total / 1e6:.0f} MB. Give fewer workers, or more of it "
             "(docker run --shm-size)."
@@ -113,7 +114,7 @@ def check_shared_memory(config: TrainConfig) -> None:
 
 
 def describe(
-    config: TrainConfig, inputs: Inputs, world: world_of.World, dtype: torch.dtype, notes: list[str]
+    config: TrainConfig, inputs: Inputs, world: distributed.World, dtype: torch.dtype, notes: list[str]
 ) -> list[str]:
     """Returns lines: what is trained, on what, from which weights, and why at this learning rate.
 
@@ -151,11 +152,11 @@ def describe(
     return lines
 
 
-def print_plan(config: TrainConfig, inputs: Inputs, world: world_of.World, dtype: torch.dtype) -> None:
+def print_plan(config: TrainConfig, inputs: Inputs, world: distributed.World, dtype: torch.dtype) -> None:
     """Prints what a dry run knows without computing anything.
 
     Raises:
-        ValueError: the device has less memory than a step needs.
+        UserError: the device has less memory than a step needs.
     """
     from rich.console import Console
     from rich.table import Table
@@ -183,14 +184,14 @@ def print_plan(config: TrainConfig, inputs: Inputs, world: world_of.World, dtype
     parts = f"weights, gradients and momentum {weights / 1e9:.2f}, activations of {clips} clips {activations / 1e9:.2f}"
     print(f"memory    {needed / 1e9:.2f} GB predicted: {parts}; {there / 1e9:.2f} GB are there", flush=True)
     if needed > there:
-        raise ValueError(
+        raise UserError(
             f"optim.batch_size={config.optim.batch_size}: a pass of {clips} clips needs {needed / 1e9:.1f} GB or more, "
             f"and this device has {there / 1e9:.1f}. Give a larger optim.accumulate={config.optim.accumulate}, more "
             "devices, or model.activation_checkpointing."
         )
 
 
-def print_trial(config: TrainConfig, inputs: Inputs, world: world_of.World, trial: Trial) -> None:
+def print_trial(config: TrainConfig, inputs: Inputs, world: distributed.World, trial: Trial) -> None:
     """Prints what a dry run measured, and what follows for the whole run."""
     from rich.console import Console
     from rich.table import Table

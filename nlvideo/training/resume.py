@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 from nlvideo.config.compose import from_container, to_container
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.lists.path_list import VideoTable
-from nlvideo.runtime.distributed import restarted
+from nlvideo.runtime.distributed import is_restarted
+from nlvideo.runtime.errors import UserError, UserFileExistsError
 from nlvideo.training.run_log import METRICS_FILE
 from nlvideo.weights.checkpoint_file import NEWEST_FILE, STEPS_FOLDER, Found, config_differences, newest_checkpoint
 
@@ -26,15 +27,15 @@ def find_checkpoint(config: TrainConfig, table: VideoTable) -> Found | None:
     A restart by torchrun, after a process has died, goes on too.
 
     Raises:
-        FileExistsError: the folder holds a run and resume is not "auto".
-        ValueError: it is another run, or none of its checkpoints is whole.
+        UserError: the folder holds a run and resume is not "auto".
+        UserError: it is another run, or none of its checkpoints is whole.
     """
     folder = Path(config.output_dir)
     held = [name for name in (NEWEST_FILE, STEPS_FOLDER, METRICS_FILE, CONFIG_FILE) if (folder / name).exists()]
     if not held:
         return None
-    if config.resume != "auto" and not restarted():
-        raise FileExistsError(
+    if config.resume != "auto" and not is_restarted():
+        raise UserFileExistsError(
             f"output_dir={config.output_dir} holds a run already ({', '.join(held)}): continue it with resume=auto, or "
             "give another output_dir. Nothing is overwritten."
         )
@@ -45,7 +46,7 @@ def find_checkpoint(config: TrainConfig, table: VideoTable) -> Found | None:
         return None
     checkpoint = found.content
     if "optimizer" not in checkpoint:
-        raise ValueError(f"{found.path} holds weights, not a run; use it as model.pretrained.")
+        raise UserError(f"{found.path} holds weights, not a run; use it as model.pretrained.")
     others = []
     if checkpoint["list_sha256"] != table.digest():
         others.append(f"the training list: {table.source} has other videos, labels or class names than before")
@@ -93,4 +94,4 @@ def _check_same_run(folder: Path, stored: dict | None, config: TrainConfig, othe
     changed = (differences(stored, config) if stored else []) + others
     if changed:
         lines = "\n  ".join(changed)
-        raise ValueError(f"{folder} holds another run than the one asked for:\n  {lines}")
+        raise UserError(f"{folder} holds another run than the one asked for:\n  {lines}")

@@ -18,8 +18,9 @@ from nlvideo.data.clips.loading import Share
 from nlvideo.data.clips.normalize import normalize
 from nlvideo.data.lists.path_list import VideoTable
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.runtime import distributed as world_of
-from nlvideo.runtime.folder_lock import claim
+from nlvideo.runtime import distributed
+from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.folder_lock import lock_folder
 from nlvideo.runtime.precision import autocast, input_dtype, resolve_precision, use_tf32
 from nlvideo.training.optim import param_groups
 from nlvideo.training.preflight import Inputs, check_inputs
@@ -34,7 +35,7 @@ class Run:
     """All that a training process works with."""
 
     config: TrainConfig
-    world: world_of.World
+    world: distributed.World
     network: VideoResNet
     model: torch.nn.Module  # the network, wrapped where several processes share the gradients
     optimizer: torch.optim.Optimizer
@@ -69,26 +70,26 @@ class Run:
 
 def set_up(config: TrainConfig) -> Run:
     """Joins the other processes and builds the network with its weights, new or resumed, and the optimizer."""
-    world = world_of.init_world()
-    world_of.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
+    world = distributed.init_world()
+    distributed.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
     if config.optim.batch_size % (world.size * config.optim.accumulate):
-        raise ValueError(
+        raise UserError(
             f"optim.batch_size={config.optim.batch_size} cannot be shared evenly by {world.size} processes with "
             f"optim.accumulate={config.optim.accumulate} passes each."
         )
     dtype = resolve_precision(config.precision, world.device)
     use_tf32(config.tf32, world.device)
-    world_of.on_main(prepare_data, config.data)
-    inputs = world_of.together(check_inputs, config)
+    distributed.on_main(prepare_data, config.data)
+    inputs = distributed.together(check_inputs, config)
     if not config.dry_run:
-        world_of.on_main(claim, Path(config.output_dir))
-    found = world_of.on_main(find_checkpoint, config, inputs.train_table)
+        distributed.on_main(lock_folder, Path(config.output_dir))
+    found = distributed.on_main(find_checkpoint, config, inputs.train_table)
     network, checkpoint = inputs.network, found and found.content
     if checkpoint:
         network.load_state_dict(checkpoint["model"])
         notes = notes_on(found, config, world.size, str(dtype).removeprefix("torch."))
     else:
-        notes = [world_of.on_main(initialize, network, config, inputs.train_table)]
+        notes = [distributed.on_main(initialize, network, config, inputs.train_table)]
     network = network.to(world.device, input_dtype(dtype), memory_format=torch.channels_last_3d)
     if config.sync_bn:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -116,7 +117,7 @@ def set_up(config: TrainConfig) -> Run:
     )
 
 
-def share_gradients(network: VideoResNet, world: world_of.World) -> torch.nn.Module:
+def share_gradients(network: VideoResNet, world: distributed.World) -> torch.nn.Module:
     """Returns the network so that all processes start from rank 0's weights and average their gradients."""
     if world.size == 1:
         return network

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from nlvideo.data.clips.datasets import Batch
 from nlvideo.data.lists.path_list import VideoTable
-from nlvideo.runtime import distributed as world_of
+from nlvideo.runtime import distributed
+from nlvideo.runtime.errors import RunFailed
 from nlvideo.training.step_timer import StepTimer
 
 # Values that depend on the machine's speed; all others are the same in every run of a config.
@@ -55,25 +56,25 @@ class Meter:
             skipped: (videos,) bool tensor; where some process met a video that took too long, it is marked in all.
 
         Raises:
-            world_of.RunFailed: loss or gradient are not finite in some process; names the step and its videos.
+            RunFailed: loss or gradient are not finite in some process; names the step and its videos.
         """
         failures = [failure for batch in passes for failure in batch.failures]
         slow = [failure.video for failure in failures if failure.slow]
         num_clips = sum(len(batch.targets) for batch in passes)
         finite = math.isfinite(result.loss) and (math.isfinite(result.grad_norm) or not result.updated)
-        stopping, broken, bad, clips, num_slow, loss, right = world_of.sum_over_ranks(
+        stopping, broken, bad, clips, num_slow, loss, right = distributed.sum_over_ranks(
             [bool(stop), not finite, len(failures), num_clips, len(slow), result.loss, result.right or 0.0]
         )
         if not finite:
             videos = ", ".join(table.name(i) for batch in passes for i in batch.videos.tolist())
-            raise world_of.RunFailed(
+            raise RunFailed(
                 f"The loss is {result.loss} and the norm of the gradient {result.grad_norm} at step {step}, on the "
                 f"videos {videos}."
             )
         if broken:
-            raise world_of.RunFailed(f"At step {step} the loss of another process is not finite; it names the videos.")
+            raise RunFailed(f"At step {step} the loss of another process is not finite; it names the videos.")
         if num_slow:
-            for videos in world_of.gather(slow):
+            for videos in distributed.gather(slow):
                 skipped[videos] = True
         for failure in failures:
             row = {
@@ -107,7 +108,7 @@ class Meter:
 
     def take_failures(self) -> list[dict[str, Any]]:
         """Returns the videos that could not be decoded since the last call, of all processes in the order of steps."""
-        rows = [row for rows in world_of.gather(self._failures) for row in rows]
+        rows = [row for rows in distributed.gather(self._failures) for row in rows]
         self._failures = []
         return sorted(rows, key=lambda row: row["step"])
 
@@ -118,7 +119,7 @@ class Meter:
         """
         seconds = time.monotonic() - self._start
         spent = {"data_wait": self._wait, "forward": 0.0, "backward": 0.0, **timer.take()}
-        shares = world_of.sum_over_ranks([value / seconds for value in spent.values()])
+        shares = distributed.sum_over_ranks([value / seconds for value in spent.values()])
         values = {
             "loss": math.fsum(self._losses) / len(self._losses),
             **({"top1": math.fsum(self._right) / len(self._right)} if self._right else {}),

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
+
 FORMAT = 2  # raised when an older program could misread a newer file
 KEYS = ("format", "sha256", "model", "step", "config", "classes")
 
@@ -54,7 +56,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Returns the content of an nlvideo checkpoint, tensors on the CPU.
 
     Raises:
-        FileNotFoundError, ValueError: it does not exist, is not one, or is damaged.
+        UserError: it does not exist, is not one, or is damaged.
         NewerFormat: a ValueError too.
     """
     content = read_tensor_file(path)
@@ -63,16 +65,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_content(content: Any, path: str | Path) -> None:
-    """Raises ValueError if what was read from `path` is not a whole nlvideo checkpoint."""
+    """Raises UserError if what was read from `path` is not a whole nlvideo checkpoint."""
     if isinstance(content, Mapping) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
         raise NewerFormat(f"{path} was written by a newer nlvideo (format {content['format']}, known up to {FORMAT}).")
     if isinstance(content, Mapping) and content.get("format") == 1:
-        raise ValueError(f"{path} was written by an nlvideo before 0.1, without a SHA-256; train or convert it again.")
+        raise UserError(f"{path} was written by an nlvideo before 0.1, without a SHA-256; train or convert it again.")
     if not isinstance(content, Mapping) or any(key not in content for key in KEYS):
         held = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(f"{path} is not an nlvideo checkpoint: it holds {held}; expected {', '.join(KEYS)}.")
+        raise UserError(f"{path} is not an nlvideo checkpoint: it holds {held}; expected {', '.join(KEYS)}.")
     if content["sha256"] != digest(content):
-        raise ValueError(f"{path} is damaged: its content is not what its SHA-256 says.")
+        raise UserError(f"{path} is damaged: its content is not what its SHA-256 says.")
 
 
 def evaluation_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -120,7 +122,7 @@ def newest_checkpoint(folder: Path) -> Found | None:
 
     Raises:
         NewerFormat: the newest one is whole but needs a newer nlvideo.
-        ValueError: there are checkpoints, but none is whole.
+        UserError: there are checkpoints, but none is whole.
     """
     files = _step_files(folder)[::-1] or [path for path in [folder / NEWEST_FILE] if path.exists()]
     skipped = []
@@ -133,7 +135,7 @@ def newest_checkpoint(folder: Path) -> Found | None:
             skipped.append(str(error))
     if skipped:
         reasons = "\n  ".join(skipped)
-        raise ValueError(
+        raise UserError(
             f"No checkpoint in {folder} can be resumed from:\n  {reasons}\n"
             "To start again from the first step, remove the folder or give another output_dir."
         )
@@ -213,12 +215,12 @@ def read_tensor_file(path: str | Path) -> Any:
     """Returns what a file written by torch.save holds, tensors on the CPU, without running code from the file.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not such a file, damaged, or holding more than tensors and plain containers.
+        UserError: no such file.
+        UserError: not such a file, damaged, or holding more than tensors and plain containers.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"The checkpoint {path} does not exist.")
+        raise UserFileNotFoundError(f"The checkpoint {path} does not exist.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in as many ways as pickle and zip have
@@ -228,7 +230,7 @@ def read_tensor_file(path: str | Path) -> Any:
             raise
         found = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) (\S+)", str(error))
         reason = f"it holds {found[1]}, not only tensors and containers" if found else "damaged, or another format"
-        raise ValueError(f"{path} is not a checkpoint that can be read: {reason}.") from error
+        raise UserError(f"{path} is not a checkpoint that can be read: {reason}.") from error
 
 
 def config_differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:

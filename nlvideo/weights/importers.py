@@ -23,6 +23,7 @@ from nlvideo.build.model import build_model
 from nlvideo.config.compose import from_container, store_schemas, to_dataclass
 from nlvideo.config.schema import TrainConfig
 from nlvideo.models.resnet import VideoResNet
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.weights.checkpoint_file import KEYS, evaluation_weights, load_checkpoint
 from nlvideo.weights.inflate import inflate_state_dict
 
@@ -162,13 +163,13 @@ def load_model(path: str | Path, *, source: str = "nlvideo", config: Sequence[st
             "block=nl5"]; they follow the source's preset and win over it.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: an unknown source; a file that is damaged, holds objects other than numbers and containers, or is
+        UserError: no such file.
+        UserError: an unknown source; a file that is damaged, holds objects other than numbers and containers, or is
             of another network than the config says. Names every kind of mismatch with its first keys.
     """
     if source == "nlvideo":
         if config:
-            raise ValueError("config: an nlvideo checkpoint brings its own; leave it out.")
+            raise UserError("config: an nlvideo checkpoint brings its own; leave it out.")
         checkpoint = load_checkpoint(path)
         trained = from_container(TrainConfig, checkpoint["config"])
         network = build_model(trained.model, trained.block, trained.data, len(checkpoint["classes"]))
@@ -181,7 +182,7 @@ def load_model(path: str | Path, *, source: str = "nlvideo", config: Sequence[st
 def import_weights(path: str | Path, source: str, config: Sequence[str]) -> tuple[VideoResNet, TrainConfig]:
     """Returns the network of load_model and its config, for one of SOURCES."""
     if source not in SOURCES:
-        raise ValueError(f"source={source!r} is unknown. Choose from: nlvideo, {', '.join(SOURCES)}.")
+        raise UserError(f"source={source!r} is unknown. Choose from: nlvideo, {', '.join(SOURCES)}.")
     rename, skipped = SOURCES[source].rename, SOURCES[source].skipped
     trained = compose_config(source, config)
     state, unknown = {}, []
@@ -192,7 +193,7 @@ def import_weights(path: str | Path, source: str, config: Sequence[str]) -> tupl
         elif not re.fullmatch(skipped, key):
             unknown.append(key)
     if "fc.weight" not in state:
-        raise ValueError(f"{path} has no classifier under the name that {source} gives it: {_first(unknown)}.")
+        raise UserError(f"{path} has no classifier under the name that {source} gives it: {_first(unknown)}.")
     state["fc.weight"] = state["fc.weight"].flatten(1)  # Caffe2's test network has a 1x1x1 convolution
     network = build_model(trained.model, trained.block, trained.data, len(state["fc.weight"]))
     _load(network, state, unknown, path, source)
@@ -239,7 +240,7 @@ def _load(network: VideoResNet, state: dict[str, Tensor], unknown: list[str], pa
         if keys
     ]
     if report:
-        raise ValueError(f"{path} does not fit the network that the config describes:\n  " + "\n  ".join(report))
+        raise UserError(f"{path} does not fit the network that the config describes:\n  " + "\n  ".join(report))
     network.load_state_dict(state)
 
 
@@ -251,11 +252,11 @@ def read_foreign(path: str | Path, source: str) -> dict[str, Tensor]:
     """Returns the weights in another project's file by that project's names.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or none that can be read.
+        UserError: no such file, or none that can be read.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"The file {path} does not exist.")
+        raise UserFileNotFoundError(f"The file {path} does not exist.")
     try:
         content = _read_caffe2(path) if source == "caffe2" else _read_torch(path)
         if source == "pyslowfast" and isinstance(content, Mapping):
@@ -266,17 +267,17 @@ def read_foreign(path: str | Path, source: str) -> dict[str, Tensor]:
         state = {key.removeprefix("module."): torch.as_tensor(value) for key, value in _arrays(content).items()}
     except Exception as error:  # a damaged file fails in as many ways as pickle and zip have
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-        raise ValueError(f"{path} is no {source} checkpoint that can be read ({reason}).") from error
+        raise UserError(f"{path} is no {source} checkpoint that can be read ({reason}).") from error
     if not state:
-        raise ValueError(f"{path} holds no weights.")
+        raise UserError(f"{path} holds no weights.")
     if set(KEYS) <= state.keys():
-        raise ValueError(f"{path} is an nlvideo checkpoint; load it with source='nlvideo'.")
+        raise UserError(f"{path} is an nlvideo checkpoint; load it with source='nlvideo'.")
     return state
 
 
 def _arrays(content: Any) -> dict[str, Any]:
     if not isinstance(content, Mapping):
-        raise ValueError(f"it holds {type(content).__name__}, not named weights")
+        raise UserError(f"it holds {type(content).__name__}, not named weights")
     return {str(k): v for k, v in content.items() if isinstance(v, Tensor | np.ndarray) and not isinstance(v, str)}
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nlvideo.models.resnet import VideoResNet, context_names
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.weights.checkpoint_file import check_content, evaluation_weights, read_tensor_file
 from nlvideo.weights.inflate import inflate_state_dict
 
@@ -22,8 +23,8 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
             `keep_head` says so.
 
     Raises:
-        FileNotFoundError: the file does not exist or could not be downloaded.
-        ValueError: the file is something else, or the weights are of another network.
+        UserError: the file does not exist or could not be downloaded.
+        UserError: the file is something else, or the weights are of another network.
     """
     content = _download_imagenet(depth) if source == "imagenet" else read_tensor_file(source)
     if isinstance(content, Mapping) and {"model", "config", "classes"} <= content.keys():
@@ -40,7 +41,7 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
     try:
         state = inflate_state_dict(state, network.state_dict())
     except ValueError as error:
-        raise ValueError(f"model.pretrained={source} does not fit the network: {error}.") from None
+        raise UserError(f"model.pretrained={source} does not fit the network: {error}.") from None
     missing, unexpected = network.load_state_dict(state, strict=False)
 
     names = [name for name in context_names(network) if not any(key.startswith(f"{name}.") for key in state)]
@@ -51,7 +52,7 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
         if not key.startswith("fc.") and key not in new_keys and not key.endswith("num_batches_tracked")
     ]
     if unexpected or lost:
-        raise ValueError(
+        raise UserError(
             f"model.pretrained={source} is of another network: {_listing(lost)} of this network are not in it, "
             f"{_listing(unexpected)} in it are not of this network. Nothing but fc.* and new blocks may be missing."
         )
@@ -62,19 +63,19 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
 
 
 def check_blocks_can_learn(network: VideoResNet) -> None:
-    """Raises ValueError for a block behind a frozen norm of zero gain: it would stay the identity for ever."""
+    """Raises UserError for a block behind a frozen norm of zero gain: it would stay the identity for ever."""
     for name in context_names(network):
         module = network.get_submodule(name)
         if isinstance(getattr(module, "bn", None), torch.nn.BatchNorm3d):
             if not module.bn.weight.requires_grad and not module.bn.weight.any():
-                raise ValueError(
+                raise UserError(
                     f"model.frozen_bn=true freezes the zero gain of the new block {name}, which could never learn: "
                     "choose block.norm=false, or a model.pretrained whose blocks are trained."
                 )
 
 
 def _refuse_other_function(network: VideoResNet, block: Mapping[str, Any], source: str) -> None:
-    """Raises ValueError if the checkpoint's blocks have the same weights as the network's but mean another function."""
+    """Raises UserError if the checkpoint's blocks have the same weights as the network's but mean another function."""
     if block.get("kind") != "non_local":
         return
     for name in context_names(network):
@@ -82,7 +83,7 @@ def _refuse_other_function(network: VideoResNet, block: Mapping[str, Any], sourc
         for option in ("mode", "extent", "subsample", "pool", "scale"):
             ours = getattr(module, option, None)
             if option in block and ours is not None and ours != block[option]:
-                raise ValueError(
+                raise UserError(
                     f"model.pretrained={source} was trained with block.{option}={block[option]}, this network has "
                     f"{ours}; the same weights give another function."
                 )
@@ -96,7 +97,7 @@ def _torchvision_state(content: Any, source: str) -> dict[str, Tensor]:
         if "conv1.weight" in state:
             return state
     keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
-    raise ValueError(
+    raise UserError(
         f"model.pretrained={source} holds neither an nlvideo checkpoint nor a torchvision ResNet (it holds: {keys})."
     )
 
@@ -106,12 +107,12 @@ def _download_imagenet(depth: int) -> Mapping[str, Tensor]:
 
     weights = {50: ResNet50_Weights.IMAGENET1K_V1, 101: ResNet101_Weights.IMAGENET1K_V1}.get(depth)
     if weights is None:
-        raise ValueError(f"model.pretrained=imagenet has no weights for model.depth={depth}; it has 50 and 101.")
+        raise UserError(f"model.pretrained=imagenet has no weights for model.depth={depth}; it has 50 and 101.")
     file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(weights.url)
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-        raise FileNotFoundError(
+        raise UserFileNotFoundError(
             f"model.pretrained=imagenet: {weights.url} could not be downloaded ({error}). Fetch it elsewhere and put "
             f"it at {file}, or give model.pretrained=PATH; model.pretrained=null starts from random weights."
         ) from None

@@ -10,7 +10,7 @@ from nlvideo.build.data import center_batches, train_batches, video_views
 from nlvideo.data.clips.datasets import MultiViews, Opener, TrainClips
 from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps, each_video, watched
 from nlvideo.data.lists.path_list import read_table
-from nlvideo.runtime.distributed import RunFailed
+from nlvideo.runtime.errors import RunFailed
 
 
 def stream(batches):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from nlvideo.data.clips.datasets import Batch, MultiViews, TrainClips, VideoViews, collate, without_views
 from nlvideo.data.clips.worker_watch import LostWorker
 from nlvideo.data.decoding.video import SlowVideo
-from nlvideo.runtime.distributed import RunFailed
+from nlvideo.runtime.errors import RunFailed
 from nlvideo.runtime.signals import STOP_SIGNALS
 
 

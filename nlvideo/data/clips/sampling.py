@@ -7,6 +7,8 @@ the first of every frame_stride frames of it. Frames past the end of a short vid
 
 import numpy as np
 
+from nlvideo.runtime.errors import UserError
+
 CLIP_SAMPLINGS = ("uniform", "vnl", "slowfast", "mmaction", "mmaction_dense", "points")
 NUM_CROPS = (1, 3)
 
@@ -66,7 +68,7 @@ def view_indices(
     elif sampling == "mmaction_dense":
         starts = np.linspace(0, max(num_video_frames - 64, 0), num_clips, dtype=np.int64)
     else:
-        raise ValueError(f"clip sampling {sampling!r} is unknown. Choose from: {', '.join(CLIP_SAMPLINGS)}.")
+        raise UserError(f"clip sampling {sampling!r} is unknown. Choose from: {', '.join(CLIP_SAMPLINGS)}.")
     return np.stack([clip_indices(int(start), num_video_frames, num_frames, frame_stride) for start in starts])
 
 
@@ -98,4 +100,4 @@ def crop_offsets(num_crops: int, height: int, width: int, crop_size: int) -> lis
         if height > width:
             return [(0, left), (top, left), (height - crop_size, left)]
         return [(top, 0), (top, left), (top, width - crop_size)]
-    raise ValueError(f"{num_crops} test crops are not defined. Choose from: {', '.join(map(str, NUM_CROPS))}.")
+    raise UserError(f"{num_crops} test crops are not defined. Choose from: {', '.join(map(str, NUM_CROPS))}.")

@@ -8,6 +8,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nlvideo.runtime.errors import UserError
+
 
 class Outcome(NamedTuple):
     item: Any
@@ -111,11 +113,11 @@ def shard(items: Sequence[Any], which: str) -> list[Any]:
     """Returns every n-th item for which = "i/n", 1 <= i <= n.
 
     Raises:
-        ValueError: not of that form.
+        UserError: not of that form.
     """
     i, _, n = which.partition("/")
     if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
-        raise ValueError(f"--shard {which}: give i/n with 1 <= i <= n, such as 2/8.")
+        raise UserError(f"--shard {which}: give i/n with 1 <= i <= n, such as 2/8.")
     return list(items[int(i) - 1 :: int(n)])
 
 
@@ -158,10 +160,10 @@ def read_records(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Returns the whole lines of a file of Records.
 
     Raises:
-        ValueError: it is no such file.
+        UserError: it is no such file.
     """
     text = file.read_text(encoding="utf-8", errors="surrogateescape")
     reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines(keepends=True))
     if text and tuple(reader.fieldnames or ()) != tuple(columns):
-        raise ValueError(f"{file} has other columns than {', '.join(columns)}: it is not of this program or version.")
+        raise UserError(f"{file} has other columns than {', '.join(columns)}: it is not of this program or version.")
     return [row for row in reader if None not in row and None not in row.values()]

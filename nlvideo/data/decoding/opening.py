@@ -6,6 +6,7 @@ import os
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import Video
+from nlvideo.runtime.errors import UserError
 
 # name: (module and class, the package it needs and how that is installed)
 DECODERS = {
@@ -29,7 +30,7 @@ def open_video(
 
     Raises:
         DecodeError: no such file, no video, or one that the decoder does not read rightly.
-        ValueError: the decoder is not installed.
+        UserError: the decoder is not installed.
     """
     if os.path.isdir(path):
         return FrameFolder(path, frame_rate)
@@ -42,15 +43,15 @@ def load_decoder(name: str) -> type[Video]:
     """Returns the class of one of DECODERS.
 
     Raises:
-        ValueError: an unknown name, or a package that is missing or does not start, with its install line.
+        UserError: an unknown name, or a package that is missing or does not start, with its install line.
     """
     if name not in DECODERS:
-        raise ValueError(f"data.decoder={name!r} is unknown. Choose from: {', '.join(DECODERS)}.")
+        raise UserError(f"data.decoder={name!r} is unknown. Choose from: {', '.join(DECODERS)}.")
     place, package, install = DECODERS[name]
     try:
         importlib.import_module(package)
     except Exception as error:  # a package without the libraries it needs fails in its own ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"data.decoder={name} needs {package} ({install}), which does not start: {reason}") from error
+        raise UserError(f"data.decoder={name} needs {package} ({install}), which does not start: {reason}") from error
     module, cls = place.split(".")
     return getattr(importlib.import_module(f"nlvideo.data.decoding.{module}"), cls)

@@ -12,6 +12,7 @@ import numpy as np
 
 from nlvideo.data.decoding.frame_folder import SUFFIXES as PICTURE_SUFFIXES
 from nlvideo.data.lists.actions import Segments
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
 _ROW = re.compile(r"\s*(.*\S)[\s,]\s*(-?\d+)\s*")  # path, then a space, comma or tab, then the label
@@ -92,9 +93,9 @@ class VideoTable:
         return [path for path in map(self.path, range(len(self))) if not os.path.exists(path)]
 
     def check_files(self) -> None:
-        """Raises FileNotFoundError if not one of the videos exists."""
+        """Raises UserFileNotFoundError if not one of the videos exists."""
         if not any(os.path.exists(self.path(i)) for i in range(len(self))):
-            raise FileNotFoundError(
+            raise UserFileNotFoundError(
                 f"{self.source} names no existing file: none of its {len(self)} videos is there, the first would be "
                 f"{self.path(0)}. Check data.root and data.videos, which lead to {self.root}."
             )
@@ -119,29 +120,29 @@ def read_table(
         videos: folder that a list's paths start from.
 
     Raises:
-        FileNotFoundError: no such list or folder.
-        ValueError: an empty list, a line that is none, a label out of range, a folder that is no class.
+        UserError: no such list or folder.
+        UserError: an empty list, a line that is none, a label out of range, a folder that is no class.
     """
     place = Path(root, source)
     if place.is_dir():
         return _read_tree(place, classes)
     if not place.is_file():
-        raise FileNotFoundError(f"The list {place} does not exist (data.root={root}).")
+        raise UserFileNotFoundError(f"The list {place} does not exist (data.root={root}).")
     columns, root = Columns(), str(Path(root, videos))
     try:
         with open(place, encoding="utf-8-sig") as file:
             _read_rows(file, place, root, columns)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{place} is not a text file in UTF-8: {error.reason} at byte {error.start}.") from None
+        raise UserError(f"{place} is not a text file in UTF-8: {error.reason} at byte {error.start}.") from None
     if not columns.targets:
-        raise ValueError(f"{place} lists no video.")
+        raise UserError(f"{place} lists no video.")
     if classes is None:
         classes = [str(i) for i in range(max(columns.targets) + 1 if num_classes is None else num_classes)]
     table = columns.table(root, place, classes)
     outside = np.flatnonzero((table.targets < 0) | (table.targets >= len(classes)))
     if len(outside):
         row = int(outside[0])
-        raise ValueError(
+        raise UserError(
             f"{place}, line {columns.lines[row]}: label {table.targets[row]} of {table.name(row)} is out of range; "
             f"there are {len(classes)} classes, so labels go from 0 to {len(classes) - 1}."
         )
@@ -176,14 +177,14 @@ def _read_rows(file: Iterable[str], place: Path, root: str, columns: Columns) ->
         if match is None:
             if not line.strip() or (number == 1 and not any(suffix in line.lower() for suffix in VIDEO_SUFFIXES)):
                 continue  # empty, or the header
-            raise ValueError(f"{place}, line {number}: {line.strip()!r} is not `path label` with an integer label.")
+            raise UserError(f"{place}, line {number}: {line.strip()!r} is not `path label` with an integer label.")
         name = match[1].rstrip(", \t")
         if counted is None:
             counted = _COUNTED.fullmatch(name) is not None and not Path(root, name).exists()
         if counted:
             path = _COUNTED.fullmatch(name)
             if path is None:
-                raise ValueError(
+                raise UserError(
                     f"{place}, line {number}: {line.strip()!r} is not `path number_of_frames label` as the first line."
                 )
             name = path[1].rstrip(", \t")
@@ -193,18 +194,18 @@ def _read_rows(file: Iterable[str], place: Path, root: str, columns: Columns) ->
 def _read_tree(place: Path, classes: Sequence[str] | None) -> VideoTable:
     folders = sorted(entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
-        raise ValueError(f"{place} has no sub-folders; expected one for each class.")
+        raise UserError(f"{place} has no sub-folders; expected one for each class.")
     classes = folders if classes is None else classes
     label = {name: i for i, name in enumerate(classes)}
     strange = [name for name in folders if name not in label]
     if strange:
-        raise ValueError(f"{place}: the folders {', '.join(strange[:5])} are none of the {len(classes)} classes.")
+        raise UserError(f"{place}: the folders {', '.join(strange[:5])} are none of the {len(classes)} classes.")
     columns = Columns()
     for folder in folders:
         for video in sorted(videos_below(place / folder)):
             columns.add(str(video.relative_to(place)), label[folder])
     if not columns.targets:
-        raise ValueError(
+        raise UserError(
             f"{place} holds no video with one of the endings {' '.join(VIDEO_SUFFIXES)} and no folder of frames."
         )
     return columns.table(place, place, classes)
@@ -224,15 +225,15 @@ def read_classes(path: str | Path) -> list[str]:
     """Returns the class names of a file with one name a line, in the order of the labels.
 
     Raises:
-        FileNotFoundError, ValueError: no such file; an empty one; a name that stands twice.
+        UserError: no such file; an empty one; a name that stands twice.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"The class file {path} does not exist (data.classes).")
+        raise UserFileNotFoundError(f"The class file {path} does not exist (data.classes).")
     names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not names:
-        raise ValueError(f"The class file {path} is empty.")
+        raise UserError(f"The class file {path} is empty.")
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
     if twice:
-        raise ValueError(f"The class file {path} names {', '.join(sorted(twice))} more than once.")
+        raise UserError(f"The class file {path} names {', '.join(sorted(twice))} more than once.")
     return names

@@ -16,6 +16,7 @@ import numpy as np
 
 from nlvideo.data.lists.actions import Segments
 from nlvideo.data.lists.path_list import Columns, VideoTable, read_classes, read_table
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 CHARADES_COLUMNS = ("id", "actions")
 SPLIT_MARKS = {True: "1", False: "2"}  # HMDB51's for training and for testing; 0 is neither
@@ -51,7 +52,7 @@ def read_videos(
         training: hmdb51: which of a split's two parts.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or a line of it that is none; says which.
+        UserError: no such file, or a line of it that is none; says which.
     """
     if kind == "list":
         return read_table(root, source, classes, num_classes, videos)
@@ -60,12 +61,12 @@ def read_videos(
         return _read_charades(root, Path(source), classes, num_classes)
     rows = list(ROWS[kind](source, training))
     if not rows:
-        raise ValueError(f"{source} lists no video.")
+        raise UserError(f"{source} lists no video.")
     classes = sorted({row.label for row in rows}) if classes is None else classes
     target, columns = {name: i for i, name in enumerate(classes)}, Columns()
     for row in rows:
         if row.label not in target:
-            raise ValueError(f"{row.place}: {row.label!r} is none of the {len(classes)} classes.")
+            raise UserError(f"{row.place}: {row.label!r} is none of the {len(classes)} classes.")
         columns.add(row.name, target[row.label])
     return columns.table(root, Path(source), classes)
 
@@ -80,17 +81,17 @@ def read_published_classes(kind: str, path: Path) -> list[str]:
         try:
             pairs = [(int(number), name) for name, number in numbers.items()]
         except (AttributeError, TypeError, ValueError):
-            raise ValueError(f'{path} is not {{"name": "number", ...}}.') from None
+            raise UserError(f'{path} is not {{"name": "number", ...}}.') from None
     elif kind in ("ucf101", "hmdb51"):
         lines = [line.split(maxsplit=1) for line in read_classes(path)]
         if any(len(line) != 2 or not line[0].isdigit() for line in lines):
-            raise ValueError(f"{path} does not consist of `number name` lines.")
+            raise UserError(f"{path} does not consist of `number name` lines.")
         pairs = [(int(number), name) for number, name in lines]
     else:
         return read_classes(path)
     numbers = sorted(number for number, _ in pairs)
     if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-        raise ValueError(f"The numbers of the {len(numbers)} classes in {path} are not one after the other.")
+        raise UserError(f"The numbers of the {len(numbers)} classes in {path} are not one after the other.")
     return [name for _, name in sorted(pairs)]
 
 
@@ -103,16 +104,16 @@ def _read_charades(root: str, source: Path, classes: Sequence[str] | None, num_c
     try:
         rows = list(csv.DictReader(_lines(source), strict=True))
     except csv.Error as error:  # such as a quote that is never closed
-        raise ValueError(f"{source} is no whole csv file: {error}.") from None
+        raise UserError(f"{source} is no whole csv file: {error}.") from None
     if not rows:
-        raise ValueError(f"{source} lists no video.")
+        raise UserError(f"{source} lists no video.")
     lacking = [name for name in CHARADES_COLUMNS if name not in rows[0]]
     if lacking:
-        raise ValueError(f"{source} has no column {' and no '.join(lacking)}, as Charades's lists have.")
+        raise UserError(f"{source} has no column {' and no '.join(lacking)}, as Charades's lists have.")
     ids = [row["id"] for row in rows]
     if "" in ids or len(set(ids)) < len(ids):
         twice = next(name for name in ids if not name or ids.count(name) > 1)
-        raise ValueError(f"{source}: the id {twice!r} is empty or stands there twice.")
+        raise UserError(f"{source}: the id {twice!r} is empty or stands there twice.")
     suffix = "" if any(Path(root, name).is_dir() for name in ids) else ".mp4"
     found = [_actions(row["actions"] or "", f"{source}, {row['id']}") for row in rows]
     if classes is None:
@@ -124,7 +125,7 @@ def _read_charades(root: str, source: Path, classes: Sequence[str] | None, num_c
         columns.add(f"{row['id']}{suffix}", -1)
         for number, start, end in actions:
             if f"c{number:03}" not in target:
-                raise ValueError(f"{source}, {row['id']}: c{number:03} is none of the {len(classes)} classes.")
+                raise UserError(f"{source}, {row['id']}: c{number:03} is none of the {len(classes)} classes.")
             numbers.append(target[f"c{number:03}"])
             times.extend((start, end))
         ends.append(len(numbers))
@@ -141,10 +142,10 @@ def _actions(text: str, place: str) -> list[tuple[int, float, float]]:
     for part in filter(None, (part.strip() for part in text.split(";"))):
         words = part.split()
         if len(words) != 3 or not re.fullmatch(r"c\d{3}", words[0]):
-            raise ValueError(f"{place}: {part!r} is not an action as in `c092 11.90 21.20`.")
+            raise UserError(f"{place}: {part!r} is not an action as in `c092 11.90 21.20`.")
         start, end = (_number(word, f"{place}, {part!r}") for word in words[1:])
         if not start <= end:
-            raise ValueError(f"{place}: {part!r} ends before it starts.")
+            raise UserError(f"{place}: {part!r} ends before it starts.")
         actions.append((int(words[0][1:]), start, end))
     return actions
 
@@ -153,9 +154,9 @@ def _number(word: str, place: str) -> float:
     try:
         number = float(word)
     except ValueError:
-        raise ValueError(f"{place}: {word!r} is not a number of seconds.") from None
+        raise UserError(f"{place}: {word!r} is not a number of seconds.") from None
     if math.isinf(number):
-        raise ValueError(f"{place}: {word!r} is not a number of seconds.")
+        raise UserError(f"{place}: {word!r} is not a number of seconds.")
     return number
 
 
@@ -168,7 +169,7 @@ def _ucf101(source: str, _training: bool) -> Iterator[Row]:
         name = name if name and last.isdigit() else line.strip()
         label, slash, _ = name.partition("/")
         if not slash:
-            raise ValueError(f"{source}, line {number}: {line.strip()!r} is not `Class/video`.")
+            raise UserError(f"{source}, line {number}: {line.strip()!r} is not `Class/video`.")
         yield Row(name, label, f"{source}, line {number}")
 
 
@@ -176,15 +177,15 @@ def _hmdb51(source: str, training: bool) -> Iterator[Row]:
     """Yields the lines `video.avi 1` (training) or `video.avi 2` (testing) of CLASS_test_split1.txt, all classes."""
     files = sorted(Path(source).parent.glob(Path(source).name))
     if not files:
-        raise FileNotFoundError(f"No file is called {source}; give a split as folder/*_test_split1.txt.")
+        raise UserFileNotFoundError(f"No file is called {source}; give a split as folder/*_test_split1.txt.")
     for file in files:
         label = re.sub(r"_test_split\d+\.txt$", "", file.name)
         if label == file.name:
-            raise ValueError(f"{file} is not called CLASS_test_splitN.txt.")
+            raise UserError(f"{file} is not called CLASS_test_splitN.txt.")
         for number, line in enumerate(_lines(file), 1):
             words = line.split()
             if words and (len(words) != 2 or words[1] not in ("0", "1", "2")):
-                raise ValueError(f"{file}, line {number}: {line.strip()!r} is not `video 0`, `video 1` or `video 2`.")
+                raise UserError(f"{file}, line {number}: {line.strip()!r} is not `video 0`, `video 1` or `video 2`.")
             if words and words[1] == SPLIT_MARKS[training]:
                 yield Row(f"{label}/{words[0]}", label, f"{file}, line {number}")
 
@@ -194,7 +195,7 @@ def _something(source: str, _training: bool) -> Iterator[Row]:
     entries = _read_json(Path(source))
     for entry in entries if isinstance(entries, list) else [entries]:
         if not isinstance(entry, dict) or not (entry.get("id") and isinstance(entry.get("template"), str)):
-            raise ValueError(f"{source}: {str(entry)[:60]} has no id or no template; the test list has no labels.")
+            raise UserError(f"{source}: {str(entry)[:60]} has no id or no template; the test list has no labels.")
         label = entry["template"].replace("[", "").replace("]", "")
         yield Row(f"{entry['id']}.webm", label, f"{source}, {entry['id']}")
 
@@ -203,17 +204,17 @@ def _read_json(path: Path):
     try:
         return json.loads("".join(_lines(path)))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no json file: {error}.") from None
+        raise UserError(f"{path} is no json file: {error}.") from None
 
 
 def _lines(path: Path) -> Iterable[str]:
     if not path.is_file():
-        raise FileNotFoundError(f"The list {path} does not exist.")
+        raise UserFileNotFoundError(f"The list {path} does not exist.")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             return file.readlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8: {error.reason} at byte {error.start}.") from None
+        raise UserError(f"{path} is not a text file in UTF-8: {error.reason} at byte {error.start}.") from None
 
 
 ROWS = {"ucf101": _ucf101, "hmdb51": _hmdb51, "something": _something}

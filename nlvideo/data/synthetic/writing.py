@@ -14,6 +14,7 @@ from tqdm import tqdm
 from nlvideo.data.synthetic.motions import write_actions, write_motions
 from nlvideo.data.synthetic.relations import write_long_range, write_short_range, write_stills
 from nlvideo.data.synthetic.video_spec import FRAME_RATE, Picture
+from nlvideo.runtime.errors import UserError
 
 SETS = {
     "motions": write_motions,
@@ -50,7 +51,7 @@ def write_set(
         options: of long_range alone, see draw_long_range in relations.py.
 
     Raises:
-        ValueError: `root` holds a set written with other settings, or other files.
+        UserError: `root` holds a set written with other settings, or other files.
     """
     root = Path(root)
     settings = {"num_train": num_train, "num_val": num_val, "num_frames": num_frames, "height": height, "seed": seed}
@@ -59,14 +60,14 @@ def write_set(
     if card.exists():
         held = json.loads(card.read_text())
         if held["settings"] != settings:
-            raise ValueError(
+            raise UserError(
                 f"{root} holds a synthetic set with other settings ({held['settings']}, wanted {settings}); give "
                 "another data.root, or delete that folder."
             )
         if held["complete"]:
             return
     elif root.exists() and any(root.iterdir()):
-        raise ValueError(f"data.root={root} is not empty and holds no synthetic set; give another folder.")
+        raise UserError(f"data.root={root} is not empty and holds no synthetic set; give another folder.")
     root.mkdir(parents=True, exist_ok=True)
     _write_card(card, settings, complete=False)
     pictures = [

@@ -1,0 +1,63 @@
+"""Writing files whole: after a crash, a kill or a power failure a file has its old content or its new one."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL_FILES = ".*.part"  # glob pattern of what a killed process leaves behind
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; what is written there becomes `path` when the block succeeds.
+
+    The name is unique, so several processes may write the same file: the last one wins. When the block raises, the
+    temporary file is removed and `path` stays as it was.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file whole; characters that UTF-8 cannot hold (undecodable file names) are escaped."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def link(file: Path, name: Path) -> None:
+    """Gives a file a second name, replacing what had that name; copies it where the file system has no links."""
+    partial = name.with_name(f".{name.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        try:
+            os.link(file, partial)
+        except OSError:
+            shutil.copyfile(file, partial)
+        partial.replace(name)
+        sync_folder(name.parent)
+    finally:
+        partial.unlink(missing_ok=True)  # replacing a name of the same file does nothing
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes what killed processes left in a folder. The caller holds the folder's lock."""
+    for path in folder.glob(PARTIAL_FILES):
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder outlast a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,94 @@
+"""Starts the ranks of one machine."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from nlvideo.runtime.distributed import under_torchrun
+from nlvideo.runtime.errors import RunFailed, UserError, reporting_errors
+from nlvideo.runtime.signals import STOP_SIGNALS, passed_on
+
+
+def launch_ranks(function: Callable[[Any], Any], config: Any, num_devices: int) -> Any:
+    """Calls function(config) in num_devices processes of this machine and returns what rank 0 returns.
+
+    With one device, or under torchrun, which has started the processes already, it is called in this process.
+
+    Raises:
+        UserError: more devices than there are, or num_devices given under torchrun.
+        RunFailed: a rank has failed.
+    """
+    if under_torchrun():
+        if num_devices > 1:
+            raise UserError(f"num_devices={num_devices}: torchrun has started the processes; leave num_devices out.")
+        return function(config)
+    if num_devices > 1 and torch.cuda.is_available() and num_devices > torch.cuda.device_count():
+        raise UserError(f"num_devices={num_devices}: this machine has {torch.cuda.device_count()} GPUs.")
+    if num_devices == 1:
+        return function(config)
+    results = _elastic_launch(function, config, num_devices)
+    stopped = max(code for _, code in results.values())
+    if stopped:
+        sys.exit(stopped)
+    return results[0][0]
+
+
+def _elastic_launch(function: Callable[[Any], Any], config: Any, num_devices: int) -> dict[int, tuple[Any, int]]:
+    """Returns what _call returns on each rank."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # torchrun gives each process one thread unless told otherwise; here they share the cores evenly.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_devices)))
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    if hasattr(settings, "signals_to_handle"):
+        # The launcher kills its processes 30 s after a signal, which may be less than a step and a checkpoint take.
+        # So it does not handle the signals; they are passed on here. Older launchers cannot be asked for that.
+        settings.signals_to_handle = "SIGHUP,SIGQUIT"
+    with passed_on(_signal_children):
+        try:
+            return elastic_launch(settings, _call)(function, config)
+        except SignalException as stop:
+            sys.exit(128 + stop.sigval)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            raise RunFailed(f"Rank {rank} failed ({ending(failure.exitcode)}); its error stands above.") from None
+
+
+def _signal_children(number: int) -> None:
+    for process in multiprocessing.active_children():
+        with suppress(ProcessLookupError):
+            if process.pid is not None:
+                os.kill(process.pid, number)
+
+
+def ending(exitcode: int) -> str:
+    """Returns how a process ended, in words."""
+    return f"exit code {exitcode}" if exitcode >= 0 else f"killed by {signal.Signals(-exitcode).name}"
+
+
+def _call(function: Callable[[Any], Any], config: Any) -> tuple[Any, int]:
+    """Returns function(config) and 0, or None and the exit code of a stop signal; runs in a started process."""
+    try:
+        with reporting_errors():
+            return function(config), 0
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code - 128 in STOP_SIGNALS:
+            return None, end.code  # to the launcher this is no failure
+        raise
