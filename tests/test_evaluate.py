@@ -277,9 +277,12 @@ def test_failures_are_tried_again_and_other_processes_are_kept_out(checkpoint, v
         with pytest.raises(KeyboardInterrupt):
             evaluate(config)
     (tmp_path / "away.mp4").rename(tmp_path / "set/val/a video 0.mp4")
-    code = "import sys; from pathlib import Path; from nlvideo.runtime.folder_lock import lock_folder; lock_folder(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from nlvideo.runtime.folder_lock import lock_folder; "
+        "lock_folder(Path(sys.argv[1]))"
+    )
     other = subprocess.run([sys.executable, "-c", code, tmp_path / "out/unfinished"], capture_output=True, text=True)
-    assert "another process is at work there" in other.stderr  # this one still holds it
+    assert "is in use by another process" in other.stderr  # this one still holds it
     result = evaluate(config)
     assert result["num_scored_before"] == 4 and result["num_undecodable"] == 0
 

@@ -512,11 +512,12 @@ def test_a_run_without_a_whole_checkpoint_is_not_started_again(video_folder, tmp
 
 def test_two_programs_do_not_train_in_one_folder(video_folder, tmp_path):
     (tmp_path / "run").mkdir()
-    program = f"from nlvideo.runtime.folder_lock import lock_folder; from pathlib import Path; lock_folder(Path('{tmp_path}/run'))"
+    imports = "from pathlib import Path; from nlvideo.runtime.folder_lock import lock_folder"
+    program = f"{imports}; lock_folder(Path('{tmp_path}/run'))"
     command = [sys.executable, "-c", f"{program}; print('claimed', flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "claimed\n"
-        with pytest.raises(FileExistsError, match="another process is at work there"):
+        with pytest.raises(FileExistsError, match="is in use by another process"):
             train(config_of(video_folder, tmp_path / "run"))
         other.communicate("\n")
     train(config_of(video_folder, tmp_path / "run", "resume=auto"))

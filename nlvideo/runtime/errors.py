@@ -13,7 +13,7 @@ TRACEBACK_VARIABLE = "NLVIDEO_TRACEBACK"
 
 
 class UserError(ValueError):
-    """Something the user can fix: a key, a value, a file. The message names it and says what is allowed or what to do."""
+    """Something the user can fix: a key, a value, a file. The message names it and says what to do."""
 
 
 class UserFileNotFoundError(UserError, FileNotFoundError):
@@ -25,7 +25,7 @@ class UserFileExistsError(UserError, FileExistsError):
 
 
 class RunFailed(RuntimeError):
-    """A run that cannot continue, for a reason that its message fully explains: a bad video, a full disk, a NaN loss."""
+    """A run that cannot continue, for a reason that its message fully explains: a full disk, a NaN loss."""
 
 
 REPORTED_ERRORS = (UserError, RunFailed)

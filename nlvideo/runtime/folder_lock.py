@@ -21,7 +21,5 @@ def lock_folder(folder: Path) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone, not of the workers that it forks
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UserFileExistsError(
-                f"output_dir={folder}: another process is at work there at this moment."
-            ) from None
+            raise UserFileExistsError(f"output_dir={folder} is in use by another process.") from None
         # otherwise a file system without locks
