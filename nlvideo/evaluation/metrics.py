@@ -1,4 +1,4 @@
-"""Scores and targets in, numbers out. V videos, K classes, R resamples."""
+"""Metrics of scores against targets, with their bootstrap intervals. V videos, K classes, R resamples."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 2000
-LEVEL = 0.95  # of the intervals
-CHUNK = 4_000_000  # weights made at a time, which bounds the memory
+LEVEL = 0.95  # confidence level of the intervals
+MAX_WEIGHTS = 4_000_000  # resampling weights in memory at a time
 
 
 def headline(values: Mapping[str, Any]) -> str:
-    """Returns the name of the metric by which results are compared: map for multi-label data, else top1."""
+    """Returns the name of the main metric: map for multi-label data, else top1."""
     return "map" if "map" in values else "top1"
 
 
 def target_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Returns (V,) how many classes stand before the target: 0 where it has the best score.
+    """Returns (V,) the number of classes ranked before the target: 0 where it has the best score.
 
-    Equal scores stand in the order of the classes, as they do in every list of best classes that we write. A video
-    without scores (NaN) ranks last.
+    Ties are broken by class order, as in every list of best classes that nlvideo writes. A video without scores (NaN)
+    ranks last.
 
     Args:
         scores: (V, K).
@@ -32,25 +32,25 @@ def target_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def topk_accuracy(ranks: np.ndarray, k: int) -> float:
-    """Returns the share of videos whose target is among the k best classes."""
+    """Returns the fraction of videos whose target is among the k best classes."""
     return float(np.mean(ranks < k))
 
 
 def class_accuracies(ranks: np.ndarray, targets: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns (K,) each class's share of right videos, nan for a class without videos."""
+    """Returns (K,) the top-1 accuracy of each class, NaN for a class without videos."""
     return _class_accuracies(ranks == 0, targets, num_classes, np.ones((1, len(ranks))))[0]
 
 
 def mean_class_accuracy(ranks: np.ndarray, targets: np.ndarray) -> float:
-    """Returns the mean over the classes that occur of each one's share of right videos."""
+    """Returns the mean of the top-1 accuracies of the classes that have videos."""
     return float(np.nanmean(class_accuracies(ranks, targets, int(targets.max()) + 1)))
 
 
 def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Returns (K,) the average precision of each class by the official rules, nan for a class without positives.
+    """Returns (K,) the average precision of each class by the Charades rules, NaN for a class without positives.
 
-    The precisions at each positive's place in the falling order of scores, averaged; equal scores stay in the order of
-    the list, as Charades_v1_classify.m's stable sort leaves them. A video without scores (NaN) comes last.
+    This is the mean of the precisions at the positives, by descending score. Ties keep the order of the list, as in
+    the stable sort of Charades_v1_classify.m. A video without scores (NaN) ranks last.
 
     Args:
         scores: (V, K).
@@ -60,50 +60,52 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Returns the mean of average_precisions over the classes with positives, nan if there are none."""
+    """Returns the mean of average_precisions over the classes with positives, NaN if there are none."""
     return float(_mean_of_defined(average_precisions(scores, targets)[None])[0])
 
 
 def without_actions_last(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Returns the scores with -inf for videos without any action, which the official classification leaves out so."""
+    """Returns scores (V, K) with -inf for videos without actions, as Charades_v1_classify.m drops them."""
     return np.where(targets.any(1, keepdims=True), scores, -np.inf)
 
 
 def accuracy_interval(right: np.ndarray) -> list[float]:
-    """Returns the bootstrap interval of the share of right videos.
+    """Returns the bootstrap interval of the accuracy.
 
     Args:
-        right: (V,) bool; or 1, 0 and -1, what one run has right less what another has: their paired difference.
+        right: (V,) bool; or the paired difference of two runs: 1 where only the run is right, -1 where only the
+            baseline is, else 0.
     """
     return interval(lambda weights: weights @ right / weights.sum(1), len(right))
 
 
 def class_accuracy_interval(right: np.ndarray, targets: np.ndarray) -> list[float]:
-    """Returns the bootstrap interval of the mean over classes of each one's share of right videos, see above."""
+    """Returns the bootstrap interval of the mean class accuracy; `right` is that of accuracy_interval."""
     num_classes = int(targets.max()) + 1
     return interval(lambda w: _mean_of_defined(_class_accuracies(right, targets, num_classes, w)), len(right))
 
 
 def map_interval(scores: np.ndarray, targets: np.ndarray) -> list[float]:
-    """Returns the bootstrap interval of the mean of average_precisions over the classes with positives."""
+    """Returns the bootstrap interval of mean_average_precision."""
     return interval(lambda w: map_of_draws(scores, targets, w), len(scores))
 
 
 def map_of_draws(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns (R,) the mean average precision for videos counted `weights` (R, V) times; nan without any positive."""
+    """Returns (R,) the mAP with each video counted `weights` (R, V) times, NaN without positives."""
     return _mean_of_defined(weighted_average_precisions(scores, targets, weights))
 
 
 def interval(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> list[float]:
-    """Returns the ends of the percentile bootstrap interval: videos drawn with replacement, RESAMPLES times.
+    """Returns the ends of the percentile bootstrap interval at LEVEL, over RESAMPLES draws with replacement.
 
-    Draws for which the metric is not defined, nan, are left out.
+    Draws for which the metric is NaN are left out. The draws depend on the number of videos alone, so two metrics of
+    the same videos see the same draws.
 
     Args:
-        metric: (R, V) how often each video was drawn -> (R,) values. The draws are the same in every call.
+        metric: maps how often each video was drawn, (R, V), to values (R,).
     """
     rng, values = np.random.default_rng(0), []
-    size = max(1, min(RESAMPLES, CHUNK // num_videos))
+    size = max(1, min(RESAMPLES, MAX_WEIGHTS // num_videos))
     for first in range(0, RESAMPLES, size):
         count = min(size, RESAMPLES - first)
         values.append(metric(rng.multinomial(num_videos, np.full(num_videos, 1 / num_videos), count).astype(float)))
@@ -112,14 +114,14 @@ def interval(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> lis
 
 
 def _mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Returns (R,) means over the classes (R, K) that are not nan, nan where all are."""
+    """Returns (R,) the means of values (R, K) without NaN, NaN where all are."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0).sum(1) / known.sum(1)
 
 
 def _class_accuracies(right: np.ndarray, targets: np.ndarray, num_classes: int, weights: np.ndarray) -> np.ndarray:
-    """Returns (R, K) for videos counted `weights` (R, V) times; nan where a class was not drawn."""
+    """Returns (R, K) with each video counted `weights` (R, V) times, NaN where a class was not drawn."""
     membership = np.zeros((len(targets), num_classes))
     membership[np.arange(len(targets)), targets] = 1
     with np.errstate(invalid="ignore"):
@@ -127,7 +129,7 @@ def _class_accuracies(right: np.ndarray, targets: np.ndarray, num_classes: int, 
 
 
 def weighted_average_precisions(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns (R, K) for videos counted `weights` (R, V) times, copies of one standing together."""
+    """Returns (R, K) average precisions with each video counted `weights` (R, V) times, its copies adjacent."""
     found = np.full((len(weights), targets.shape[1]), np.nan)
     for k in np.flatnonzero(targets.any(0)):
         order = np.argsort(-np.nan_to_num(scores[:, k], nan=-np.inf, neginf=-np.inf), kind="stable")
@@ -135,7 +137,7 @@ def weighted_average_precisions(scores: np.ndarray, targets: np.ndarray, weights
         drawn = weights[:, order]
         before = np.cumsum(drawn, 1)
         hits = np.cumsum(drawn * positive, 1)
-        # w copies of a positive: the precisions at each of their places, which rise by one hit and one place each
+        # The copies of a positive take consecutive places; at each, hits and places both grow by one.
         count = drawn[:, positive]
         first_hit, first_place = hits[:, positive] - count, before[:, positive] - count
         total = sum(

@@ -17,11 +17,11 @@ SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.4, 0.4,
 TARGETS = np.array([1, 2, 1, 1])
 
 
-def test_ranks_count_the_classes_before_the_target():
+def test_rank_is_the_number_of_classes_before_the_target():
     assert target_ranks(SCORES, TARGETS).tolist() == [0, 2, 1, 1]
 
 
-def test_equal_scores_stand_in_the_order_of_the_classes():
+def test_ties_rank_in_class_order():
     assert target_ranks(np.ones((3, 3)), np.array([0, 1, 2])).tolist() == [0, 1, 2]
 
 
@@ -48,7 +48,7 @@ def test_topk_agrees_with_torch():
 
 
 def by_hand(scores, targets):
-    """The official script's loop, with the list's order where scores are equal."""
+    """The loop of Charades_v1_classify.m; ties keep the order of the list."""
     values = []
     for k in range(scores.shape[1]):
         order = sorted(range(len(scores)), key=lambda v: (-scores[v, k], v))
@@ -73,14 +73,14 @@ def random_multi_label(seed=0, videos=60, classes=9, levels=None):
 
 
 @pytest.mark.parametrize("levels", [None, 4], ids=["no ties", "ties"])
-def test_average_precision_follows_the_official_rules(levels):
+def test_average_precision_follows_the_charades_rules(levels):
     scores, targets = random_multi_label(levels=levels)
     found = average_precisions(scores, targets)
     np.testing.assert_allclose(found, by_hand(scores, targets), atol=1e-12)
     assert np.isnan(found[3]) and np.isfinite(np.delete(found, 3)).all()
 
 
-def test_average_precision_is_that_of_scikit_learn_where_no_scores_are_equal():
+def test_average_precision_equals_scikit_learn_without_ties():
     average_precision_score = pytest.importorskip("sklearn.metrics").average_precision_score
     scores, targets = random_multi_label(videos=500)
     for k in (0, 1, 2, 4):
@@ -88,11 +88,11 @@ def test_average_precision_is_that_of_scikit_learn_where_no_scores_are_equal():
         assert average_precisions(scores, targets)[k] == pytest.approx(expected, abs=1e-12)
 
 
-def test_videos_without_actions_or_scores_come_last():
+def test_videos_without_actions_or_scores_rank_last():
     scores, targets = np.array([[0.9], [0.5], [0.4], [np.nan]]), np.array([[False], [True], [False], [True]])
     assert average_precisions(scores, targets)[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
     official = without_actions_last(scores, targets)
-    # order: 0.5 (right), then the two without actions and the one without scores in the order of the list
+    # order: 0.5 (right), then, in list order, the two without actions and the one without scores
     assert average_precisions(official, targets)[0] == pytest.approx((1 / 1 + 2 / 4) / 2)
 
 
@@ -105,14 +105,14 @@ def test_weights_are_repeated_videos():
         np.testing.assert_allclose(row, by_hand(scores[drawn], targets[drawn]), atol=1e-12)
 
 
-def test_intervals_are_those_of_drawing_videos_again():
+def test_intervals_match_the_normal_approximation():
     generator = np.random.default_rng(0)
     right = generator.random(400) < 0.7
     low, high = accuracy_interval(right)
     deviation = np.sqrt(right.mean() * (1 - right.mean()) / 400)
     assert low == pytest.approx(right.mean() - 1.96 * deviation, abs=0.006)
     assert high == pytest.approx(right.mean() + 1.96 * deviation, abs=0.006)
-    assert accuracy_interval(right) == [low, high]  # the same draws every time
+    assert accuracy_interval(right) == [low, high]  # same draws in every call
     targets = generator.integers(4, size=400)
     low, high = class_accuracy_interval(right, targets)
     assert low < np.mean([right[targets == k].mean() for k in range(4)]) < high
