@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nlvideo.runtime.errors import UserError
+
 PARTIAL_FILES = ".*.part"  # glob pattern of what a killed process leaves behind
 
 
@@ -48,6 +50,24 @@ def link(file: Path, name: Path) -> None:
         partial.unlink(missing_ok=True)  # replacing a name of the same file does nothing
 
 
+def make_folder(path: Path, given: str) -> None:
+    """Creates a folder that the user chose, with its parents; it may exist.
+
+    Args:
+        path: the folder.
+        given: how the user named it, such as "--output PATH" or "output_dir=PATH".
+
+    Raises:
+        UserError: the folder cannot be created or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{given}: cannot create the folder {path} ({error.strerror}).") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{given}: the folder {path} is not writable.")
+
+
 def remove_partial_files(folder: Path) -> None:
     """Removes what killed processes left in a folder. The caller holds the folder's lock."""
     for path in folder.glob(PARTIAL_FILES):
@@ -61,3 +81,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_writable(folder: Path, key: str = "output_dir") -> None:
+    """Raises UserError if nothing could be written into a folder that need not exist; nothing is left behind."""
+    existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"{key}={folder}: {existing} is a file, not a folder.")
+    probe = existing / f".writable_{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{key}={folder} cannot be written: {error.strerror} ({existing}).") from None
