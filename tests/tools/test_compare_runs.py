@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nlvideo.evaluation import metrics
-from nlvideo.evaluation.comparison import accuracy_differences, mcnemar
+from nlvideo.evaluation.comparison import accuracy_differences, mcnemar_p
 from nlvideo.evaluation.result_files import read_results
 
 TOOL = Path(__file__).parents[2] / "tools" / "compare_runs.py"
@@ -24,7 +24,7 @@ def tool():
 
 @pytest.fixture
 def compare(tool, monkeypatch, capsys):
-    """Returns a function that calls the tool in this process: arguments -> (exit status, stdout, stderr)."""
+    """Returns a function that runs the tool in this process: arguments -> (exit status, stdout, stderr)."""
 
     def call(*arguments) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["compare_runs.py", *map(str, arguments)])
@@ -78,7 +78,7 @@ def planted(tmp_path):
     return write_run(tmp_path / "a", best(a), targets), write_run(tmp_path / "b", best(b), targets)
 
 
-def test_planted_changes_are_found(planted, compare, tmp_path):
+def test_planted_changes_are_reported(planted, compare, tmp_path):
     status, out, err = compare(*planted, "--output", tmp_path / "out")
     assert status == 0, err
     changed = {row["video"]: row for row in rows_of(tmp_path / "out/changed.csv")}
@@ -86,7 +86,7 @@ def test_planted_changes_are_found(planted, compare, tmp_path):
         "000.mp4": "fixed", "001.mp4": "fixed", "010.mp4": "broken", "020.mp4": "other"}  # fmt: skip
     assert list(changed["020.mp4"].values()) == [
         str(planted[1]), "020.mp4", "jump", "other", "swim", "0.500000", "climb", "0.500000"]  # fmt: skip
-    assert "videos with another best class: 4 (2 fixed, 1 broken, 1 other)" in out
+    assert "videos with a different best class: 4 (2 fixed, 1 broken, 1 other)" in out
     classes = rows_of(tmp_path / "out/classes.csv")
     assert [(row["class"], float(row["gain"])) for row in classes] == [
         ("walk", 0.2), ("jump", 0), ("sit", 0), ("swim", 0), ("climb", 0), ("run", -0.1)]  # fmt: skip
@@ -94,17 +94,17 @@ def test_planted_changes_are_found(planted, compare, tmp_path):
     assert cells(out, "walk") == ["walk", "10", "80.00", "100.00", "+20.00"]
     assert cells(out, "A")[2:4] == ["60", "95.00"] and cells(out, "B")[2:4] == ["60", "96.67"]
     assert "only A right b = 1, only B right c = 2, p = 1\n" in out
-    assert "B is better by 1.67 points in top-1, between -" in out and "60 videos cannot tell them apart." in out
+    assert "B is better by 1.67 points in top-1, between -" in out and "inconclusive on these 60 videos." in out
     with Image.open(tmp_path / "out/comparison.png") as picture:
         assert min(picture.size) > 300
 
 
-def test_nothing_is_written_without_being_asked(planted, compare, tmp_path):
+def test_nothing_is_written_by_default(planted, compare, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     assert compare(*planted)[0] == 0 and sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_number_of_classes_shown(planted, compare):
+def test_the_number_of_classes_printed(planted, compare):
     gain = "│ +20.00 │"
     assert gain in compare(*planted, "--classes", 1)[1]
     out = compare(*planted, "--classes", 0)[1]
@@ -112,18 +112,18 @@ def test_the_number_of_classes_shown(planted, compare):
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 5), (3, 12), (8, 8), (1, 0), (0, 0), (40, 20)])
-def test_mcnemar_is_the_sum_of_binomial_coefficients(tool, b, c):
+def test_mcnemar_equals_the_sum_of_binomial_coefficients(b, c):
     n = b + c
     by_hand = min(1, 2 * sum(math.comb(n, i) for i in range(min(b, c) + 1)) / 2**n)
-    assert mcnemar((b, c)) == pytest.approx(by_hand)
+    assert mcnemar_p((b, c)) == pytest.approx(by_hand)
 
 
-def test_the_paired_interval_is_narrower_and_holds_the_true_difference(tmp_path):
+def test_the_paired_interval_is_narrower_and_contains_the_true_difference(tmp_path):
     generator = np.random.default_rng(0)
     targets = generator.integers(0, 6, 800)
     wrong = (targets + 1) % 6
     draw = generator.random(800)
-    # of all videos that could be drawn A has 50 % right, and B the same ones and 3 % more
+    # over the population A gets 50 % right, B the same ones and 3 % more
     a, b = (write_run(tmp_path / name, best(np.where(draw < share, targets, wrong)), targets)
             for name, share in (("a", 0.5), ("b", 0.53)))  # fmt: skip
     found = accuracy_differences(read_results(b), read_results(a))
@@ -132,14 +132,14 @@ def test_the_paired_interval_is_narrower_and_holds_the_true_difference(tmp_path)
     assert found["top1"].value == pytest.approx(right_b.mean() - right_a.mean()) and 0 < low <= 0.03 <= high
     unpaired = np.subtract(metrics.accuracy_interval(right_b), metrics.accuracy_interval(right_a)[::-1])
     assert high - low < 0.5 * (unpaired[1] - unpaired[0])
-    # the ends are those of the difference of both runs' resamples
+    # the ends equal those of the difference of the runs' resampled accuracies
     both = metrics.interval(lambda w: w @ right_b / w.sum(1) - w @ right_a / w.sum(1), 800)
     assert (low, high) == pytest.approx(both)
     assert found["mean_class_accuracy"].ends == pytest.approx([low, high], abs=0.01)
     assert found["top5"].ends[0] <= found["top5"].value <= found["top5"].ends[1]
 
 
-def test_a_clear_difference_is_called_one_either_way(compare, tmp_path):
+def test_a_clear_difference_is_reported_in_both_directions(compare, tmp_path):
     targets = np.arange(60) % 6
     a = write_run(tmp_path / "a", best(np.where(np.arange(60) < 30, targets, (targets + 1) % 6)), targets)
     b = write_run(tmp_path / "b", best(targets), targets)
@@ -148,8 +148,8 @@ def test_a_clear_difference_is_called_one_either_way(compare, tmp_path):
     assert "B is worse by 50.00 points in top-1, between -" in compare(b, a)[1]
 
 
-def test_equal_runs_and_equal_scores(compare, tmp_path):
-    """Equal scores stand in the order of the classes: the first one is the best."""
+def test_equal_runs_and_tied_scores(compare, tmp_path):
+    """Ties are broken by class order: the first class is the best."""
     targets = np.array([0, 1, 2, 0] * 5)
     tied = np.ones((20, 6))
     a, same, other = (write_run(tmp_path / name, scores, targets)
@@ -157,8 +157,8 @@ def test_equal_runs_and_equal_scores(compare, tmp_path):
     for run in (same, other):
         status, out, err = compare(a, run, "--output", tmp_path / "out")
         assert status == 0, err
-        assert "b = 0, only B right c = 0, p = 1\n" in out and "another best class: 0 (0 fixed" in out
-        assert "B and A are equal in top-1 on this list of 20 videos, whichever of them are drawn." in out
+        assert "b = 0, only B right c = 0, p = 1\n" in out and "a different best class: 0 (0 fixed" in out
+        assert "B and A have equal top-1 on these 20 videos, and in every resample of them." in out
     assert cells(out, "A")[3] == "50.00"
 
 
@@ -174,7 +174,7 @@ def test_undecodable_videos_are_wrong(compare, tmp_path):
     rows = [row for row in rows_of(tmp_path / "out/changed.csv") if row["run"] == str(b)]
     assert [(row["video"], row["change"], row["baseline best"], row["score"]) for row in rows] == [
         ("000.mp4", "fixed", "", "0.500000"), ("005.mp4", "broken", "climb", "")]  # fmt: skip
-    assert "note: ensemble: 2 videos have the mean of those runs alone that decoded them" in out
+    assert "note: ensemble: 2 videos are averaged over only the runs that decoded them" in out
     with np.load(tmp_path / "mean.npz") as held:
         assert np.flatnonzero(np.isnan(held["scores"]).any(1)).tolist() == [3]
 
@@ -239,7 +239,7 @@ def test_multi_label_equal_undecodable_and_without_actions(compare, tmp_path):
     status, out, err = compare(*runs)
     assert status == 0, err
     assert "(0 risen, 0 fallen, 1 decoded by one)" in out and "undecodable │" in out
-    assert "C and A are equal in mAP" in out
+    assert "C and A have equal mAP" in out
     none = [write_run(tmp_path / f"none{i}", a, np.zeros_like(targets)) for i in range(2)]
     status, _, err = compare(*none)
     assert status == 1 and err.startswith("error: No video of the list has an action")
@@ -278,10 +278,10 @@ def test_scores_on_different_scales_are_not_averaged(compare, tmp_path):
     assert "differ in: views.pooling (mean | sum)" in compare(*runs)[1]
     fewer = write_run(tmp_path / "fewer", best(targets), targets, pooling="sum", views={"num_clips": 1})
     status, out, _ = compare(runs[1], fewer, "--ensemble", tmp_path / "mean.npz")
-    assert status == 0 and "sums over more views weigh more" in out
+    assert status == 0 and "sums over more views weigh more; --weights can balance them" in out
 
 
-def test_what_differs_in_the_protocol_is_said(compare, tmp_path):
+def test_differing_settings_are_reported(compare, tmp_path):
     targets = np.arange(12) % 6
     same = {"num_frames": 8, "step": 10, "precision": "float32"}
     a, b, moved = (
@@ -293,22 +293,22 @@ def test_what_differs_in_the_protocol_is_said(compare, tmp_path):
     out = compare(a, b, moved)[1]
     expected = "checkpoint (a.pt, step 10, 01 | b.pt, step 10, 02), views.num_clips (10 | 1), batch_norm (running | pre"
     assert f"note: differ in: {expected}cise)" in out
-    assert out.count("differ in") == 1  # the same checkpoint in another place is no difference
+    assert out.count("differ in") == 1  # the same checkpoint at another path is no difference
 
 
-def test_lists_that_differ(compare, tmp_path):
+def test_differing_lists(compare, tmp_path):
     targets = np.arange(12) % 6
     ids = np.array([f"v{i}" for i in range(12)])
     scores = best(targets)
     a = write_run(tmp_path / "a", scores, targets, ids=ids)
-    keep = [11, 3, 4, 5, 6, 7, 8, 9, 10]  # another order, and none of the first three
+    keep = [11, 3, 4, 5, 6, 7, 8, 9, 10]  # another order, without the first three
     wrong = scores[keep].copy()
     wrong[0] = best([0])
     b = write_run(tmp_path / "b", np.vstack([wrong, scores[:1]]), [*targets[keep], 0], ids=[*ids[keep], "new"])
     status, _, err = compare(a, b)
     assert status == 1 and err == (
-        "error: A and B scored other videos: 3 only in A (v0, v1, v2), 1 only in B (new); "
-        "--common compares the 9 that both have."
+        "error: A and B scored different videos: 3 only in A (v0, v1, v2), 1 only in B (new); "
+        "use --common to compare the 9 that both have."
     )
     status, out, err = compare(a, b, "--common")
     assert status == 0, err
@@ -321,16 +321,16 @@ def test_lists_that_differ(compare, tmp_path):
     c = write_run(tmp_path / "c", scores, other, ids=ids)
     for arguments in ((a, c), (a, c, "--common"), (b, c, "--common")):
         status, _, err = compare(*arguments)
-        assert status == 1 and "A and B have other targets for 2 of " in err and "(v4, v5)" in err
+        assert status == 1 and "A and B have different targets for 2 of " in err and "(v4, v5)" in err
     apart = write_run(tmp_path / "apart", scores, targets, ids=np.char.add("x", ids))
     status, _, err = compare(a, apart, "--common")
-    assert status == 1 and err == "error: No video is in the lists of all runs."
+    assert status == 1 and err == "error: No video is in all of the lists."
     twice = write_run(tmp_path / "twice", scores, targets, ids=[*ids[:-1], "v0"])
     status, _, err = compare(a, twice, "--common")
-    assert status == 1 and "The list of B names videos twice (v0)" in err
+    assert status == 1 and "The list of B repeats videos (v0)" in err
 
 
-def test_what_cannot_be_compared_is_refused(compare, planted, tmp_path):
+def test_incomparable_runs_are_refused(compare, planted, tmp_path):
     a, b = planted
     targets = np.repeat(np.arange(6), 10)
     many = write_run(tmp_path / "many", best(targets), np.eye(6, dtype=bool)[targets])
@@ -344,7 +344,7 @@ def test_what_cannot_be_compared_is_refused(compare, planted, tmp_path):
     unfit = write_run(tmp_path / "unfit", best(targets)[:-1], targets)
     out, mean = ("--output", tmp_path / "out"), ("--ensemble", tmp_path / "mean.npz")
     for arguments, message in (
-        ([a, many], "A has one class a video, B several classes: they share no metric"),
+        ([a, many], "A is single-label, B multi-label: they share no metric"),
         ([a, named], "The classes of A and B differ: 1 only in A (climb), 1 only in B (fly)"),
         ([a, unfinished], "holds no finished evaluation: result.json is missing"),
         ([a, tmp_path / "nowhere"], "nowhere holds no finished evaluation"),
@@ -352,20 +352,21 @@ def test_what_cannot_be_compared_is_refused(compare, planted, tmp_path):
         ([a, empty], "empty holds no evaluation that can be read"),
         ([a, unfit], "unfit holds no evaluation that can be read: its arrays do not fit together"),
         ([a, b, a / "../b"], "are the same folder"),
-        ([a, b, "--classes", -1], "--classes is -1"),
-        ([a, b, "--weights", 1, 2], "--weights are those of an --ensemble"),
-        ([a, b, *mean, "--weights", 1], "a positive number for each of the 2 folders"),
+        ([a, b, "--classes", -1], "--classes -1: must not be negative"),
+        ([a, b, "--weights", 1, 2], "--weights has no effect without --ensemble"),
+        ([a, b, *mean, "--weights", 1], "--weights 1: give a positive number for each of the 2 folders"),
         ([a, b, *mean, "--weights", 1, 0], "a positive number for each of the 2 folders"),
-        ([a, b, "--output", b], "holds an evaluation, which is not overwritten"),
-        ([a, b, "--ensemble", b], "would lie in an evaluation's folder"),
-        ([a, b, "--ensemble", b / "scores.npz"], "would lie in an evaluation's folder"),
+        ([a, b, "--output", b], "holds an evaluation, which would be overwritten"),
+        ([a, b, "--output", tmp_path / "a/result.json/x"], "cannot create the folder"),
+        ([a, b, "--ensemble", b], "its folder holds an evaluation"),
+        ([a, b, "--ensemble", b / "scores.npz"], "its folder holds an evaluation"),
     ):
         status, _, err = compare(*arguments, *([] if "--output" in arguments else out))
         assert status == 1 and message in err and err.startswith("error: ") and "\n" not in err, (arguments, err)
     assert not (tmp_path / "out").exists() and not (tmp_path / "mean.npz").exists()
 
 
-def test_many_classes_and_runs_are_drawn_without_names(compare, tmp_path):
+def test_many_classes_are_plotted_without_names(compare, tmp_path):
     generator = np.random.default_rng(0)
     targets, classes = np.arange(140) % 70, [f"class number {k} of those with a [long] name" for k in range(70)]
     runs = [write_run(tmp_path / name, generator.random((140, 70)) + np.eye(70)[targets] * 0.5, targets,
