@@ -1,11 +1,11 @@
 """C2D and I3D ResNets for video, with torchvision's parameter names.
 
-N batch, C channels, T frames, H height, W width. Stages are named as in the paper where they are chosen
-(res2..res5) and as in torchvision where they are stored (layer1..layer4).
+N batch, C channels, T frames, H height, W width. Configuration names the stages as the paper does (res2..res5), the
+state dict as torchvision does (layer1..layer4).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,33 +16,45 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.torch_private import BatchNorm
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # residual blocks in res2..res5
 STAGES = ("res2", "res3", "res4", "res5")
 
+BlockMaker = Callable[[int], nn.Module]  # from the number of channels to a context block
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a network looks along time: the temporal kernel sizes of its convolutions.
+    """The temporal kernel sizes of a network's convolutions.
 
-    `inflated` gives for each stage (first, step): in the residual blocks first, first + step, ... one kernel has 3
-    planes in time, the first 1x1, or the 3x3 where `middle` says so; None for stages without.
+    Attributes:
+        conv1: temporal size of conv1.
+        inflated: (first, step) for each stage: one convolution of residual blocks first, first + step, ... has temporal
+            size 3. None: all of the stage's have size 1.
+        inflate_3x3: the inflated convolution is the 3x3; otherwise it is the first 1x1.
     """
 
     conv1: int
     inflated: tuple[tuple[int, int] | None, ...]
-    middle: bool = False
+    inflate_3x3: bool = False
+
+    def block_kernels(self, stage: int, num_blocks: int) -> list[tuple[int, int]]:
+        """Returns the temporal sizes of the first 1x1 and of the 3x3 for each residual block of a stage (0 is res2)."""
+        first, step = self.inflated[stage] or (num_blocks, 1)
+        sizes = [3 if i >= first and (i - first) % step == 0 else 1 for i in range(num_blocks)]
+        return [(1, size) if self.inflate_3x3 else (size, 1) for size in sizes]
 
 
 LAYOUTS = {
-    # Table 1: convolutions never look along time.
+    # Table 1: no temporal convolutions.
     "c2d": Layout(conv1=1, inflated=(None, None, None, None)),
-    # Sec. 4, "3x1x1", with the blocks that the authors' code inflates (resnet_video.py): all of res2, every
-    # second of res3 and res4 from the first on, the second of res5.
+    # Sec. 4, "3x1x1", in the blocks that the authors' code inflates (resnet_video.py): all of res2, every other block
+    # of res3 and res4 starting with the first, the second block of res5.
     "i3d": Layout(conv1=5, inflated=((0, 1), (0, 2), (0, 2), (1, 2))),
-    # Sec. 4, "3x3x3", in the same blocks, since the paper gives no others (Table 2e's 1.5x and 1.8x come out).
-    "i3d_333": Layout(conv1=5, inflated=((0, 1), (0, 2), (0, 2), (1, 2)), middle=True),
-    # SlowFast's slow pathway alone, GCNet's Kinetics baseline: time is looked along in res4 and res5 only.
+    # Sec. 4, "3x3x3". The paper does not list the blocks; the same ones reproduce Table 2e's 1.5x and 1.8x.
+    "i3d_333": Layout(conv1=5, inflated=((0, 1), (0, 2), (0, 2), (1, 2)), inflate_3x3=True),
+    # SlowFast's slow pathway alone, GCNet's Kinetics baseline: temporal convolutions in res4 and res5 only.
     "slow": Layout(conv1=1, inflated=(None, None, (0, 1), (0, 1))),
 }
 
@@ -58,7 +70,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Stem:
-    """How a clip is thinned out before res3: conv1's temporal stride, the pool after it, the pool after res2."""
+    """How a clip is downsampled before res3: conv1's temporal stride, the pool after it, the pool after res2."""
 
     conv1_stride: int
     pool1: Pool
@@ -74,9 +86,9 @@ STEMS = {
     "released_8x8": Stem(1, Pool((1, 3, 3), (1, 2, 2), (0, 0, 0)), Pool((2, 1, 1), (2, 1, 1), (0, 0, 0))),
     # PySlowFast's C2D and I3D: the latter, padded.
     "pyslowfast": Stem(1, Pool((1, 3, 3), (1, 2, 2), (0, 1, 1)), Pool((2, 1, 1), (2, 1, 1), (0, 0, 0))),
-    # mmaction2's I3D for 32x2 clips (resnet3d.py): pool1 looks at one frame but takes every second.
+    # mmaction2's I3D for 32x2 clips (resnet3d.py): pool1 has temporal kernel 1 and stride 2.
     "mmaction2": Stem(2, Pool((1, 3, 3), (2, 2, 2), (0, 1, 1)), Pool((2, 1, 1), (2, 1, 1), (0, 0, 0))),
-    # Slow, and C2D without temporal pooling: every frame is kept to the end.
+    # Slow, and C2D without temporal pooling: no temporal downsampling at all.
     "all_frames": Stem(1, Pool((1, 3, 3), (1, 2, 2), (0, 1, 1)), Pool((1, 1, 1), (1, 1, 1), (0, 0, 0))),
 }
 
@@ -90,25 +102,29 @@ def temporal_size(stem: Stem, num_frames: int) -> int:
 
 
 class TemporalConv(nn.Conv3d):
-    """A convolution over time that also has right gradients where the clip is shorter than its kernel.
+    """A Conv3d whose gradients are also correct for clips shorter than its temporal kernel.
 
-    On CPUs oneDNN leaves the bfloat16 weight gradient uninitialised when 1 < T < kernel (seen with torch 2.15), unless
-    the zeros are put around the clip first.
+    On CPUs oneDNN leaves the bfloat16 weight gradient uninitialised when 1 < T < kernel (seen with torch 2.15). Padding
+    the clip explicitly avoids it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] >= self.kernel_size[0]:
             return super().forward(x)
+        assert not isinstance(self.padding, str)
         t, h, w = self.padding
         return F.conv3d(F.pad(x, (0, 0, 0, 0, t, t)), self.weight, self.bias, self.stride, (0, h, w))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut; the spatial stride is on the 3x3 (authors' code, resnet_helper.py).
+    """A residual block of 1x1, 3x3 and 1x1 convolutions; the 3x3 has the stride (authors' code, resnet_helper.py).
 
     Args:
+        in_channels: C of the input.
+        channels: of the first 1x1 and the 3x3; the output has `expansion` times as many.
+        stride: spatial.
         kernels: temporal sizes of the first 1x1 and of the 3x3.
-        context: a block over the residual branch, before the shortcut is added (GCNet's "after 1x1").
+        context: block at the end of the residual branch, before the shortcut is added (GCNet's "after 1x1").
     """
 
     expansion = 4
@@ -127,7 +143,7 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm3d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.context = context
-        self.downsample = None
+        self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
                 nn.Conv3d(in_channels, out_channels, 1, (1, stride, stride), bias=False), nn.BatchNorm3d(out_channels)
@@ -144,27 +160,34 @@ class Bottleneck(nn.Module):
 
 
 class VideoResNet(nn.Module):
-    """A ResNet over clips (N, 3, T, H, W), with context blocks after chosen residual blocks.
+    """A ResNet for clips (N, 3, T, H, W) with context blocks after chosen residual blocks.
 
     Args:
         layout: a key of LAYOUTS.
         depth: a key of DEPTHS.
         stem: a key of STEMS.
         num_classes: outputs of fc.
-        width: channels of conv1 (64 in the paper); every other width follows.
-        dropout: probability before fc, in training.
-        frozen_bn: batch norm uses its running statistics and learns nothing: neither statistics nor gain and
-            bias (Sec. 5.1, 128 frames; the authors' AffineNd).
-        head_window: height and width in res5 that one prediction averages over: the size of the map that the
-            training crop gives (7 for 224). Used by position_logits.
-        blocks: {residual block as "res4.1", counted from 0: what makes its context block from the number of channels}.
-        inside: the context blocks stand in the residual branch, before the shortcut is added, not behind it.
-        activation_checkpointing: stages of STAGES that keep only what goes into each of their blocks in training;
-            the rest is computed again for the backward pass.
+        width: channels of conv1 (64 in the paper); all other widths scale with it.
+        dropout: probability before fc.
+        frozen_bn: batch norm uses its running statistics and trains neither them nor its gain and bias (Sec. 5.1,
+            128 frames; the authors' AffineNd).
+        head_window: height and width of res5 for the training crop (7 for 224). position_logits averages over windows
+            of this size.
+        blocks: {residual block, such as "res4.1", counted from 0: function from the number of channels to its context
+            block}.
+        inside: put the context blocks at the end of the residual branch, before the shortcut is added, instead of after
+            the residual block.
+        activation_checkpointing: stages of STAGES that in training keep only the inputs of their blocks and recompute
+            the rest in the backward pass.
 
     Raises:
-        UserError: a choice or a place that the network does not have.
+        UserError: an unknown layout, depth or stem, or a block at a place that the network does not have.
     """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(
         self,
@@ -177,58 +200,43 @@ class VideoResNet(nn.Module):
         dropout: float = 0.0,
         frozen_bn: bool = False,
         head_window: int = 7,
-        blocks: Mapping[str, Callable[[int], nn.Module]] | None = None,
+        blocks: Mapping[str, BlockMaker] | None = None,
         inside: bool = False,
         activation_checkpointing: Sequence[str] = (),
     ):
         super().__init__()
-        for name, value, allowed in (("layout", layout, LAYOUTS), ("depth", depth, DEPTHS), ("stem", stem, STEMS)):
-            if value not in allowed:
-                raise UserError(f"{name}={value!r} is unknown. Choose from: {', '.join(map(str, allowed))}.")
-        rows, thinning = LAYOUTS[layout], STEMS[stem]
-        all_places = [f"{stage}.{i}" for stage, n in zip(STAGES, DEPTHS[depth], strict=True) for i in range(n)]
         blocks = blocks or {}
-        for place in blocks:
-            if place not in all_places:
-                raise UserError(f"{place!r} is not a residual block of depth {depth}: {_ranges(depth)}.")
-
+        _check_choices(layout, depth, stem, blocks)
+        kernels, sampling = LAYOUTS[layout], STEMS[stem]
         self.num_classes, self.head_window, self.frozen_bn = num_classes, head_window, frozen_bn
         self.places, self.activation_checkpointing = tuple(blocks), tuple(activation_checkpointing)
         self.conv1 = TemporalConv(
-            3, width, (rows.conv1, 7, 7), (thinning.conv1_stride, 2, 2), (rows.conv1 // 2, 3, 3), bias=False
+            3, width, (kernels.conv1, 7, 7), (sampling.conv1_stride, 2, 2), (kernels.conv1 // 2, 3, 3), bias=False
         )
         self.bn1 = nn.BatchNorm3d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = _max_pool(thinning.pool1)
-        channels_in = width
+        self.maxpool = _max_pool(sampling.pool1)
+        in_channels = width
         for s, (stage, num_blocks) in enumerate(zip(STAGES, DEPTHS[depth], strict=True)):
-            first, step = rows.inflated[s] or (num_blocks, 1)
-            channels_out = width * 2**s * Bottleneck.expansion
-            children = OrderedDict()
-            for i in range(num_blocks):
-                kernel = 3 if i >= first and (i - first) % step == 0 else 1
-                kernels = (1, kernel) if rows.middle else (kernel, 1)
-                stride = 2 if i == 0 and s > 0 else 1
-                block = blocks[f"{stage}.{i}"](channels_out) if f"{stage}.{i}" in blocks else None
-                children[str(i)] = Bottleneck(channels_in, width * 2**s, stride, kernels, block if inside else None)
-                if block is not None and not inside:
-                    children[f"{i}_nl"] = block
-                channels_in = channels_out
-            setattr(self, f"layer{s + 1}", nn.Sequential(children))
-        self.pool2 = _max_pool(thinning.pool2)
+            channels = width * 2**s
+            layer = _build_stage(stage, in_channels, channels, kernels.block_kernels(s, num_blocks), blocks, inside)
+            setattr(self, f"layer{s + 1}", layer)
+            in_channels = channels * Bottleneck.expansion
+        self.pool2 = _max_pool(sampling.pool2)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels_in, num_classes)
+        self.fc = nn.Linear(in_channels, num_classes)
         self._init_weights()
         self.train(self.training)
 
     def _init_weights(self) -> None:
-        """He et al. for the residual convolutions, zero gain for the last norm of each branch, N(0, 0.01) for fc."""
+        """He et al. for convolutions, zero gain for the last norm of each residual branch, N(0, 0.01) for fc."""
         for module in self.modules():
             if isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
-                for conv in (module.conv1, module.conv2, module.conv3, module.downsample and module.downsample[0]):
-                    if conv is not None:
-                        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                projection = [] if module.downsample is None else [module.downsample[0].weight]
+                for weight in (module.conv1.weight, module.conv2.weight, module.conv3.weight, *projection):
+                    assert isinstance(weight, Tensor)
+                    nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
@@ -242,62 +250,116 @@ class VideoResNet(nn.Module):
         return self
 
     def features(self, clips: Tensor) -> Tensor:
-        """Returns res5's output (N, 32 * width, T', H / 32, W / 32) for normalised clips (N, 3, T, H, W)."""
+        """Returns res5's output (N, 32 * width, T', H / 32, W / 32) for normalized clips (N, 3, T, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(clips))))
-        x = self.pool2(self._stage("res2", self.layer1, x))
+        x = self.pool2(self._run_stage("res2", self.layer1, x))
         for stage, layer in zip(STAGES[1:], (self.layer2, self.layer3, self.layer4), strict=True):
-            x = self._stage(stage, layer, x)
+            x = self._run_stage(stage, layer, x)
         return x
 
-    def _stage(self, stage: str, layer: nn.Sequential, x: Tensor) -> Tensor:
+    def _run_stage(self, stage: str, layer: nn.Sequential, x: Tensor) -> Tensor:
         if not (self.training and stage in self.activation_checkpointing):
             return layer(x)
         for block in layer:
-            contexts = partial(_again_without_statistics, block)
+            contexts = partial(_recompute_contexts, block)
             x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
         return x
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Returns logits (N, num_classes): one prediction from the average over all positions."""
+        """Returns logits (N, num_classes) of normalized clips (N, 3, T, H, W), from the average over all positions."""
         return self._classify(self.features(clips).mean((2, 3, 4)))
 
     def position_logits(self, clips: Tensor) -> Tensor:
         """Returns logits (N, positions, num_classes), fully convolutional in space (Sec. 4.1).
 
-        Each position averages over all frames and head_window x head_window of res5, so that for clips of the
-        training crop's size there is one position and it equals forward.
+        Each position averages over all frames and a head_window x head_window window of res5. Clips of the training
+        crop's size have one position, and its logits equal forward's.
         """
         x = self.features(clips)
         window = (x.shape[2], min(self.head_window, x.shape[3]), min(self.head_window, x.shape[4]))
-        return self._classify(F.avg_pool3d(x, window, stride=1).flatten(2).transpose(1, 2))  # of (N, positions, C)
+        averages = F.avg_pool3d(x, window, stride=1).flatten(2).transpose(1, 2)  # (N, positions, C)
+        return self._classify(averages)
 
     def _classify(self, x: Tensor) -> Tensor:
-        """Returns logits (..., num_classes) of features (..., 32 * width), of 32 bits also under autocast: among 16-bit
-        logits many are equal, and their order would be that of the classes."""
+        """Returns logits (..., num_classes) of features (..., 32 * width), float32 even under autocast.
+
+        16-bit logits have many ties, which top-k would break by class index.
+        """
         if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
             return self.fc(self.dropout(x))
         with torch.autocast(x.device.type, enabled=False):
             return self.fc(self.dropout(x.to(self.fc.weight.dtype)))
 
 
-def _again_without_statistics(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Returns the contexts of a block's forward pass and of its repetition, which must not count as a second batch."""
+def _check_choices(layout: str, depth: int, stem: str, blocks: Mapping[str, BlockMaker]) -> None:
+    choices: tuple[tuple[str, object, Iterable], ...] = (
+        ("layout", layout, LAYOUTS),
+        ("depth", depth, DEPTHS),
+        ("stem", stem, STEMS),
+    )
+    for name, value, allowed in choices:
+        if value not in allowed:
+            raise UserError(f"{name}={value!r} is unknown. Choose from: {', '.join(map(str, allowed))}.")
+    sizes = dict(zip(STAGES, DEPTHS[depth], strict=True))
+    known = {f"{stage}.{i}" for stage, size in sizes.items() for i in range(size)}
+    for place in blocks:
+        if place not in known:
+            ranges = ", ".join(f"{stage}.0 to {stage}.{size - 1}" for stage, size in sizes.items())
+            raise UserError(f"{place!r} is not a residual block of depth {depth}: {ranges}.")
+
+
+def _build_stage(
+    stage: str,
+    in_channels: int,
+    channels: int,
+    kernels: Sequence[tuple[int, int]],
+    blocks: Mapping[str, BlockMaker],
+    inside: bool,
+) -> nn.Sequential:
+    """Returns a stage: a Bottleneck for each pair of temporal sizes, with the context blocks chosen for it.
+
+    Blocks between the Bottlenecks have names of their own, "1_nl", so that the keys of "0", "1", ... are torchvision's.
+    """
+    children: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, sizes in enumerate(kernels):
+        make = blocks.get(f"{stage}.{i}")
+        block = None if make is None else make(channels * Bottleneck.expansion)
+        stride = 2 if i == 0 and stage != STAGES[0] else 1
+        children[str(i)] = Bottleneck(in_channels, channels, stride, sizes, block if inside else None)
+        if block is not None and not inside:
+            children[f"{i}_nl"] = block
+        in_channels = channels * Bottleneck.expansion
+    return nn.Sequential(children)
+
+
+def _max_pool(pool: Pool) -> nn.MaxPool3d:
+    return nn.MaxPool3d(pool.kernel, pool.stride, pool.padding)
+
+
+def _recompute_contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Returns the contexts of a checkpointed block's forward pass and of its recomputation."""
     return nullcontext(), _untracked(block)
 
 
 @contextmanager
 def _untracked(block: nn.Module) -> Iterator[None]:
-    """Lets the batch norms use the statistics of their batch, as in training, without remembering them."""
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    """Makes batch norms normalize by batch statistics, as in training, without updating their running statistics.
+
+    The recomputation sees the same batch a second time, which must not count twice.
+    """
+    norms = [module for module in block.modules() if isinstance(module, BatchNorm) and module.training]
+    momenta = [norm.momentum for norm in norms]
+    counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    counts = [counter.clone() for counter in counters]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+        for counter, count in zip(counters, counts, strict=True):
+            counter.copy_(count)
 
 
 def context_names(network: VideoResNet) -> list[str]:
@@ -312,15 +374,13 @@ def context_names(network: VideoResNet) -> list[str]:
 
 @torch.no_grad()
 def block_gains(network: VideoResNet) -> dict[str, float]:
-    """Returns {place: root mean square of the weights that a new block has at zero}: how much each block says."""
-    blocks = [network.get_submodule(name) for name in context_names(network)]
-    gains = [block.last_weight.square().mean().sqrt().item() for block in blocks]
-    return dict(zip(network.places, gains, strict=True))
+    """Returns {place: gain}: the root mean square of each block's `last_weight`, which is zero in a new block.
 
-
-def _max_pool(pool: Pool) -> nn.MaxPool3d:
-    return nn.MaxPool3d(pool.kernel, pool.stride, pool.padding)
-
-
-def _ranges(depth: int) -> str:
-    return ", ".join(f"{stage}.0 to {stage}.{n - 1}" for stage, n in zip(STAGES, DEPTHS[depth], strict=True))
+    New blocks whose fusion is "add" are the identity at gain 0.
+    """
+    gains = {}
+    for place, name in zip(network.places, context_names(network), strict=True):
+        weight = network.get_submodule(name).last_weight
+        assert isinstance(weight, Tensor), f"{name} has no last_weight"
+        gains[place] = weight.square().mean().sqrt().item()
+    return gains
