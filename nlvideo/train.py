@@ -1,24 +1,25 @@
 """nlvideo-train: the whole training program, in reading order.
 
-N clips of a pass of this process, K classes.
+N clips of a micro-batch of this rank, K classes.
 """
 
-import dataclasses
+import json
 import sys
 import time
 from contextlib import ExitStack, nullcontext
 from itertools import takewhile
-from pathlib import Path
 
+import nlvideo.runtime.threads  # noqa: F401, before torch is loaded
+
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
+from torch import Tensor
 
 from nlvideo.build.data import center_batches, train_batches
-from nlvideo.config.compose import run_command, to_dataclass, to_yaml
+from nlvideo.config.compose import from_container, run_command, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.datasets import Batch
 from nlvideo.data.clips.loading import end_workers
@@ -29,141 +30,129 @@ from nlvideo.evaluation.metrics import (
     topk_accuracy,
     without_actions_last,
 )
-from nlvideo.experiments.sweep import Sweep, run_point, wants_configs
+from nlvideo.experiments.sweep import POINT_FLAG, in_sweep, show_points_instead, train_point
 from nlvideo.models.resnet import block_gains
-from nlvideo.runtime import distributed
-from nlvideo.runtime.errors import RunFailed, UserError
+from nlvideo.runtime import distributed, files
+from nlvideo.runtime.errors import RunFailed, reporting_errors
 from nlvideo.runtime.folder_lock import lock_folder
 from nlvideo.runtime.launch import launch_ranks
 from nlvideo.runtime.signals import StopSignal
-from nlvideo.training import preflight
+from nlvideo.training.bad_videos import LEDGER_FILE
+from nlvideo.training.dry_run import try_steps
+from nlvideo.training.learner import Learner
 from nlvideo.training.optim import lr_at
 from nlvideo.training.precise_bn import precise_statistics, using
+from nlvideo.training.preflight import check_inputs, plan_lines, planned_share
 from nlvideo.training.resume import CONFIG_FILE, find_checkpoint
-from nlvideo.training.run_log import LEDGER_FILE, RunLogger, print_results
-from nlvideo.training.run_status import FINISHED, STATUS_FILE, STOPPED, write_status, write_whole
+from nlvideo.training.run_log import RunLog, print_results
+from nlvideo.training.run_status import FINISHED, STATUS_FILE, STOPPED, write_status
 from nlvideo.training.setup import Run, set_up, state_of
-from nlvideo.training.step_metrics import Meter, StepResult
+from nlvideo.training.step_files import go_back_to, name_best, save_step
+from nlvideo.training.step_metrics import StepResult, reduce_step, refuse_non_finite
 from nlvideo.training.step_timer import profiler
-from nlvideo.weights.checkpoint_file import go_back_to, name_best, save_step
 
 TRACE_FOLDER = "trace"
-DRY_STEPS = 3  # tried in a dry run; the first warms up
 SMALLEST_SCALE = 2.0**-14  # of a float16 loss
 
 
 def main() -> None:
-    Sweep.only_shown = wants_configs(sys.argv)
-    run_command(run, "train")
-    Sweep.end()
+    if sys.argv[1:] == [POINT_FLAG]:  # a sweep started this process for one of its points
+        with reporting_errors():
+            launch(from_container(TrainConfig, json.load(sys.stdin)))
+        return
+    show_points_instead(sys.argv)
+    run_command(train_composed, "train")
 
 
-def run(composed: DictConfig) -> float:
+def train_composed(composed: DictConfig) -> float:
     """Trains one run, or one point of a sweep, and returns its last validation score."""
     config = to_dataclass(composed)
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        return run_point(config)
-    if HydraConfig.initialized() and HydraConfig.get().sweeper.get("params"):
-        raise UserError("This configuration is a sweep over several runs: add -m, or leave +ablation=... out.")
-    return launch(config)
+    return train_point(config) if in_sweep() else launch(config)
 
 
 def launch(config: TrainConfig) -> float:
-    """Trains one run in as many processes as it asks for."""
+    """Trains one run on as many ranks as it asks for."""
     if config.num_devices > 1:
-        inputs = preflight.check_inputs(config)  # before any process is started, so that a mistake is one message
+        inputs = check_inputs(config)  # before any rank is started, so that a mistake is one message
         find_checkpoint(config, inputs.train_table)
     return launch_ranks(train, config, config.num_devices)
 
 
 def train(config: TrainConfig) -> float:
-    """Trains in this process, together with the others if there are any; returns the last validation score."""
+    """Trains in this process, together with the other ranks if there are any; returns the last validation score."""
     run = set_up(config)
-    if config.dry_run:
-        return try_steps(run)
-    stopping = StopSignal()
-    folder, logger = Path(config.output_dir), None
-    with ExitStack() as stack:
-        if run.world.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock_folder(folder)
-            go_back_to(folder, run.first_step)
-            (folder / STATUS_FILE).unlink(missing_ok=True)
-            write_whole(folder / CONFIG_FILE, to_yaml(config))
-            print(to_yaml(config))
-            print_lines(run)
-            logger = stack.enter_context(RunLogger(folder, run.first_step, config.optim.max_steps))
-        step, score = train_steps(run, stopping, logger)
     if run.world.is_main:
-        left = config.optim.max_steps - step
-        state = FINISHED if left < 0 or left == 0 and logger.has_validation(step) else STOPPED
-        last = None if np.isnan(score) else score
-        write_status(folder, state, step=step, score=last, metric=run.headline, num_classes=run.network.num_classes)
-        print_results(folder, step, config.optim.max_steps, state == FINISHED)
-    distributed.wait_for_all()  # the launcher ends all with the first
-    distributed.leave_world()
+        print(to_yaml(config))
+        for line in plan_lines(config, run.inputs, run.world, run.learner.dtype, run.notes):
+            print(line, flush=True)
+    if config.dry_run:
+        try_steps(run, train_step)
+        distributed.leave_together()
+        return float("nan")
+    stopping = StopSignal()
+    with ExitStack() as stack:
+        log = stack.enter_context(open_log(run)) if run.world.is_main else None
+        step, score = train_steps(run, stopping, log)
+    if log:
+        report_end(run, step, score, log.has_validation(step))
+    distributed.leave_together()
     if stopping.received:
         sys.exit(128 + stopping.received)
     return score
 
 
-def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tuple[int, float]:
+def open_log(run: Run) -> RunLog:
+    """Takes the run's folder for this process and returns its log; called on rank 0."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    lock_folder(run.folder)
+    go_back_to(run.folder, run.first_step)
+    (run.folder / STATUS_FILE).unlink(missing_ok=True)
+    files.write_text(run.folder / CONFIG_FILE, to_yaml(run.config))
+    return RunLog(run.folder, run.first_step, run.config.optim.max_steps)
+
+
+def report_end(run: Run, step: int, score: float, validated: bool) -> None:
+    """Writes and prints how the run ended; called on rank 0."""
+    left = run.config.optim.max_steps - step
+    state = FINISHED if left < 0 or left == 0 and validated else STOPPED
+    last = None if np.isnan(score) else score
+    write_status(run.folder, state, step=step, score=last, metric=run.headline, num_classes=run.network.num_classes)
+    print_results(run.folder, step, run.config.optim.max_steps, state == FINISHED)
+
+
+def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int, float]:
     """Trains to the last step, or until asked to stop; returns the steps done and the last validation score."""
     config, step = run.config, run.first_step
-    meter = Meter(run.world.size, step * config.optim.batch_size, run.meter_state)
-    score, validated = distributed.gather((logger.last_score(), logger.has_validation(step)) if logger else None)[0]
-    if is_due(step, config.validate_every_steps, config) and not validated:
-        score = validate_and_log(run, step, meter, logger, stopping)  # the run was stopped before or in this validation
-        if score is None:
+    score, validated = distributed.gather((log.last_score(), log.has_validation(step)) if log else None)[0]
+    if is_due(step, config.validate_every_steps, config) and not validated:  # the run was stopped before it
+        found = validate_and_log(run, step, log, stopping)
+        if found is None:
             return step, float("nan")
-
-    steps = train_batches(
-        config.data,
-        run.train_table,
-        run.share(),
-        run.skipped,
-        seed=config.seed,
-        first_step=step,
-        last_step=config.optim.max_steps,
-    )
-    profiled = config.profile_steps if run.world.is_main else 0
-    with profiler(profiled, Path(config.output_dir) / TRACE_FOLDER) as profile:
-        for step, passes in enumerate(meter.timed(steps), run.first_step + 1):
-            if logger and step == run.first_step + 1:
-                logger.show_clips(step, passes[0].clips)
-            lr = set_learning_rate(run, step - 1)
-            # Dropout is a function of (seed, rank, step), so a resumed run needs no saved random state.
-            torch.manual_seed(int(np.random.SeedSequence([config.seed, run.world.rank, step]).generate_state(1)[0]))
-            result = train_step(run, passes)
+        score = found
+    place = {"first_step": step, "last_step": config.optim.max_steps}
+    steps = train_batches(config.data, run.train_table, run.share(), run.skipped, seed=config.seed, **place)
+    with profiler(config.profile_steps if run.world.is_main else 0, run.folder / TRACE_FOLDER) as profile:
+        for step, batches in enumerate(run.metrics.timed(steps), run.first_step + 1):
+            if log and step == run.first_step + 1:
+                log.show_clips(step, batches[0].clips)
+            lr = set_learning_rate(run.learner, step - 1)
+            seed_dropout(run, step)
+            result = train_step(run.learner, batches)
             profile.step()
 
-            stop = meter.add(result, passes, step, run.train_table, run.skipped, stopping.received)
-            too_bad = meter.too_many_bad(config.data.max_bad_share, len(run.train_table))
+            stop = count_step(run, result, batches, step, stopping.received)
             validating = is_due(step, config.validate_every_steps, config)  # which may take long, so it saves first
             saving = is_due(step, config.checkpoint_every_steps, config) or validating or stop
-            logging = is_due(step, config.log_every_steps, config)
-            if logging or too_bad:
-                values = meter.take(lr, run.timer)
-                if logger:
-                    logger.log("train", step, values)
-                    logger.log_gains(step, block_gains(run.network))
-            if logging or saving or too_bad:
-                failures = meter.take_failures()
-                if logger:
-                    logger.log_failures(failures)
-            if too_bad:
-                ledger = Path(config.output_dir) / LEDGER_FILE
-                raise RunFailed(f"{too_bad}; {ledger} names each with its reason.")
-            paused = time.monotonic()
-            if logger:
-                logger.advance()
-                if saving:
-                    logger.sync()
-                    save_step(Path(config.output_dir), state_of(run, step, meter), config.keep)
-            if validating and not stop:
-                found = validate_and_log(run, step, meter, logger, stopping)
-                score, stop = (score, True) if found is None else (found, False)
-            meter.exclude(time.monotonic() - paused)
+            log_step(run, step, lr, log, saving)
+            with run.metrics.paused():
+                if log:
+                    log.advance()
+                    if saving:
+                        log.sync()
+                        save_step(run.folder, state_of(run, step), config.keep)
+                if validating and not stop:
+                    found = validate_and_log(run, step, log, stopping)
+                    score, stop = (score, True) if found is None else (found, False)
             if stop:
                 end_workers()
                 break
@@ -171,116 +160,17 @@ def train_steps(run: Run, stopping: StopSignal, logger: RunLogger | None) -> tup
 
 
 def is_due(step: int, every: int, config: TrainConfig) -> bool:
-    """Returns whether what is done every so many steps, and after the last, is done after this one."""
+    """Returns True every `every` steps and at the last step."""
     return step > 0 and (step % every == 0 or step == config.optim.max_steps)
 
 
-def train_step(run: Run, passes: list[Batch]) -> StepResult:
-    """Updates the weights once, from the gradients of all passes."""
-    run.model.train()
-    run.optimizer.zero_grad(set_to_none=True)
-    run.timer.start()
-    total, right = 0.0, 0.0
-    for i, batch in enumerate(passes, 1):
-        # Gradients travel between processes with the last pass.
-        alone = run.model.no_sync() if run.world.size > 1 and i < len(passes) else nullcontext()
-        with alone:
-            with run.autocast():
-                logits = run.model(run.normalize(batch.clips))  # (N, K)
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            targets = batch.targets.to(run.world.device, non_blocking=True)
-            if run.train_table.multi_label:  # targets (N, K) bool
-                loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype)) / len(passes)
-            else:
-                loss = F.cross_entropy(logits, targets) / len(passes)
-                right += (logits.detach().argmax(1) == targets).double().mean() / len(passes)
-            run.timer.lap("forward")
-            run.scaler.scale(loss).backward()
-        total += loss.detach()
-        run.timer.lap("backward")
-    run.scaler.unscale_(run.optimizer)
-    allowed = run.config.optim.max_grad_norm or float("inf")
-    norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), allowed)
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    if run.scaler.is_enabled() and run.scaler.get_scale() < SMALLEST_SCALE:
-        raise RunFailed(
-            f"float16: gradients are not finite even with the loss scaled by {run.scaler.get_scale():g}; nothing is "
-            "learnt. Choose precision=bfloat16 or float32."
-        )
-    loss, norm, right = torch.stack([total.double(), norm.double(), torch.as_tensor(right).to(total.device)]).tolist()
-    right = None if run.train_table.multi_label else right
-    return StepResult(loss, norm, right, updated=np.isfinite(norm) or not run.scaler.is_enabled())
+def seed_dropout(run: Run, step: int) -> None:
+    """Makes dropout a function of (seed, rank, step), so that a resumed run needs no saved random state."""
+    torch.manual_seed(int(np.random.SeedSequence([run.config.seed, run.world.rank, step]).generate_state(1)[0]))
 
 
-def validate_and_log(run: Run, step: int, meter: Meter, logger: RunLogger | None, stopping: StopSignal) -> float | None:
-    """Validates the weights after a step, keeps them if they are the best so far, and returns top-1, or mAP.
-
-    Asked to stop meanwhile, it gives up and returns None. The line of metrics comes last: a run that was stopped before
-    it validates again.
-    """
-    distributed.copy_from_main(list(run.network.buffers()))  # each process updated its batch norms with its own clips
-    folder, precise, started = Path(run.config.output_dir), None, time.monotonic()
-    if run.config.precise_bn_steps:
-        precise = statistics_after(run, step, stopping)
-    with using(run.network, precise or {}):
-        values = validate(run, stopping)
-    if values is None:
-        return None
-    if logger:
-        if precise:
-            save_step(folder, state_of(run, step, meter, precise), run.config.keep)
-        if values[headline(values)] > logger.best_score():
-            name_best(folder, step)
-        logger.log("val", step, values | {"seconds": time.monotonic() - started})
-    return values[headline(values)]
-
-
-@torch.inference_mode()
-def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] | None:
-    """Returns top-1 and top-5, or mAP, on the centre clips; every video counts once, an undecodable one as wrong.
-
-    None if a process was asked to stop.
-    """
-    run.network.eval()
-    table, world = run.inputs.val_table, run.world
-    found, bad = {}, []  # logits of each video; those that cannot be decoded
-    clips_a_pass = preflight.clips_a_pass(run.config)
-    for batch in center_batches(run.config.data, table, clips_a_pass, rank=world.rank, size=world.size):
-        if stopping and stopping.received:
-            break
-        bad += [failure.video for failure in batch.failures]
-        if len(batch.videos):
-            with run.autocast():
-                logits = run.network(run.normalize(batch.clips))
-            found.update(zip(batch.videos.tolist(), logits.float().cpu().numpy(), strict=True))
-    if any(distributed.gather(bool(stopping and stopping.received))):
-        return None
-    scores, num_bad = np.full((len(table), run.network.num_classes), np.nan, np.float32), 0
-    for part, missing in distributed.gather((found, bad)):
-        num_bad += len(missing)
-        for video, values in part.items():
-            scores[video] = values
-    counts = {"num_videos": len(table), "num_undecodable": num_bad}
-    if table.multi_label:
-        official = without_actions_last(scores, table.targets)
-        return {"map": mean_average_precision(official, table.targets), **counts}
-    ranks = target_ranks(scores, table.targets)
-    return {"top1": topk_accuracy(ranks, 1), "top5": topk_accuracy(ranks, min(5, scores.shape[1])), **counts}
-
-
-def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, torch.Tensor]:
-    """Returns precise statistics of the batch norms, over the clips of the steps that follow this one."""
-    place = {"first_step": step, "last_step": step + run.config.precise_bn_steps}
-    steps = train_batches(run.config.data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
-    # Synchronised batch norm talks to the other processes, so all stop before the same step.
-    steps = takewhile(lambda _: not any(distributed.sum_over_ranks([stopping.received])), steps)
-    with run.autocast():
-        return precise_statistics(run.network, (run.normalize(batch.clips) for passes in steps for batch in passes))
-
-
-def set_learning_rate(run: Run, step: int) -> float:
-    optim = run.config.optim
+def set_learning_rate(learner: Learner, step: int) -> float:
+    optim = learner.config.optim
     lr = lr_at(
         step,
         lr=optim.lr * optim.batch_size / optim.lr_batch_size,
@@ -289,45 +179,159 @@ def set_learning_rate(run: Run, step: int) -> float:
         milestones=optim.milestones,
         warmup_steps=optim.warmup_steps,
     )
-    for group in run.optimizer.param_groups:
+    for group in learner.optimizer.param_groups:
         group["lr"] = lr
     return lr
 
 
-def try_steps(run: Run) -> float:
-    """Trains a few steps, says what the run would cost, and leaves nothing behind."""
-    if run.world.is_main:
-        print(to_yaml(run.config))
-        print_lines(run)
-    distributed.on_main(preflight.print_plan, run.config, run.inputs, run.world, run.dtype)
-    # Loaded here and not by workers, whose first batches come together: what one batch costs is seen.
-    steps = train_batches(
-        dataclasses.replace(run.config.data, num_workers=0),
-        run.train_table,
-        run.share(),
-        run.skipped,
-        seed=run.config.seed,
-        first_step=run.first_step,
-        last_step=run.first_step + DRY_STEPS,
-    )
-    loading, computing, started = [], [], time.monotonic()
-    for passes in steps:
-        loaded = time.monotonic()
-        train_step(run, passes)
-        loading.append(loaded - started)
-        started = time.monotonic()
-        computing.append(started - loaded)
-    if run.world.is_main:
-        trial = preflight.Trial(np.mean(loading[1:]).item(), np.mean(computing[1:]).item(), DRY_STEPS - 1)
-        preflight.print_trial(run.config, run.inputs, run.world, trial)
-    distributed.wait_for_all()
-    distributed.leave_world()
-    return float("nan")
+def train_step(learner: Learner, batches: list[Batch]) -> StepResult:
+    """Updates the weights once, from the gradients of all micro-batches."""
+    learner.model.train()
+    learner.optimizer.zero_grad(set_to_none=True)
+    learner.timer.start()
+    total, right = torch.zeros((), device=learner.world.device), torch.zeros((), device=learner.world.device)
+    for i, batch in enumerate(batches, 1):
+        # Gradients are averaged over ranks with the last micro-batch.
+        alone = learner.model.no_sync() if learner.world.size > 1 and i < len(batches) else nullcontext()
+        with alone:
+            with learner.autocast():
+                logits = learner.model(learner.normalize(batch.clips))  # (N, K)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            targets = batch.targets.to(learner.world.device, non_blocking=True)
+            if learner.multi_label:  # targets (N, K) bool
+                loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype)) / len(batches)
+            else:
+                loss = F.cross_entropy(logits, targets) / len(batches)
+                right = right + (logits.detach().argmax(1) == targets).double().mean() / len(batches)
+            learner.timer.lap("forward")
+            learner.scaler.scale(loss).backward()
+        total = total + loss.detach()
+        learner.timer.lap("backward")
+    return update_weights(learner, total, right)
 
 
-def print_lines(run: Run) -> None:
-    for line in preflight.describe(run.config, run.inputs, run.world, run.dtype, run.notes):
-        print(line, flush=True)
+def update_weights(learner: Learner, loss: Tensor, right: Tensor) -> StepResult:
+    """Takes the optimizer's step with the gradients that have been accumulated."""
+    learner.scaler.unscale_(learner.optimizer)
+    allowed = learner.config.optim.max_grad_norm or float("inf")
+    grad_norm = torch.nn.utils.clip_grad_norm_(learner.network.parameters(), allowed)
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
+    if learner.scaler.is_enabled() and learner.scaler.get_scale() < SMALLEST_SCALE:
+        raise RunFailed(
+            "float16: gradients are not finite even with the loss scaled by "
+            f"{learner.scaler.get_scale():g}, so nothing is learnt. Use precision=bfloat16 or float32."
+        )
+    values = torch.stack([loss.double(), grad_norm.double(), right.double()]).tolist()  # one synchronisation
+    updated = bool(np.isfinite(values[1])) or not learner.scaler.is_enabled()
+    return StepResult(values[0], values[1], None if learner.multi_label else values[2], updated)
+
+
+def count_step(run: Run, result: StepResult, batches: list[Batch], step: int, received: int) -> bool:
+    """Counts a step over all ranks; returns whether any of them was asked to stop.
+
+    Raises:
+        RunFailed: loss or gradient are not finite.
+    """
+    totals = reduce_step(result, batches, received)
+    videos = (run.train_table.name(i) for batch in batches for i in batch.videos.tolist())
+    refuse_non_finite(result, totals, step, videos)
+    failures = [failure for batch in batches for failure in batch.failures]
+    if totals.num_slow:  # some rank met a video that took too long: no rank opens it again
+        for slow in distributed.gather([failure.video for failure in failures if failure.slow]):
+            run.skipped[slow] = True
+    run.bad_videos.note(step, failures)
+    run.bad_videos.count(totals.num_clips, totals.num_bad)
+    run.metrics.add(totals)
+    return totals.stop
+
+
+def log_step(run: Run, step: int, lr: float, log: RunLog | None, saving: bool) -> None:
+    """Logs what is due after a step.
+
+    Raises:
+        RunFailed: more samples could not be decoded than data.max_bad_share allows.
+    """
+    too_bad = run.bad_videos.too_many(run.config.data.max_bad_share)
+    logging = is_due(step, run.config.log_every_steps, run.config) or too_bad is not None
+    if logging:
+        values = run.metrics.take(lr, run.bad_videos.share, run.learner.timer)
+        if log:
+            log.log("train", step, values)
+            log.log_gains(step, block_gains(run.network))
+    if logging or saving:
+        rows = run.bad_videos.take()
+        if log:
+            log.log_bad_videos(rows)
+    if too_bad:
+        raise RunFailed(f"{too_bad}; {run.folder / LEDGER_FILE} names each with its reason.")
+
+
+def validate_and_log(run: Run, step: int, log: RunLog | None, stopping: StopSignal) -> float | None:
+    """Validates the weights after a step, keeps them if they are the best so far, and returns top-1, or mAP.
+
+    If signalled during validation, the run stops and this returns None. The line of metrics is written last: a run
+    that was stopped before it validates on resume.
+    """
+    distributed.copy_from_main(list(run.network.buffers()))  # each rank updated its batch norms with its own clips
+    precise, started = None, time.monotonic()
+    if run.config.precise_bn_steps:
+        precise = statistics_after(run, step, stopping)
+    with using(run.network, precise or {}):
+        values = validate(run, stopping)
+    if values is None:
+        return None
+    if log:
+        if precise:
+            save_step(run.folder, state_of(run, step, precise), run.config.keep)
+        if values[headline(values)] > log.best_score():
+            name_best(run.folder, step)
+        log.log("val", step, {**values, "seconds": time.monotonic() - started})
+    return values[headline(values)]
+
+
+def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, Tensor]:
+    """Returns precise batch-norm statistics over the clips of the steps that follow this one."""
+    place = {"first_step": step, "last_step": step + run.config.precise_bn_steps}
+    steps = train_batches(run.config.data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
+    # Synchronised batch norm communicates in the forward pass, so all ranks stop before the same step.
+    steps = takewhile(lambda _: not any(distributed.sum_over_ranks([stopping.received])), steps)
+    learner = run.learner
+    with learner.autocast():
+        return precise_statistics(run.network, (learner.normalize(b.clips) for batches in steps for b in batches))
+
+
+@torch.inference_mode()
+def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] | None:
+    """Returns top-1 and top-5, or mAP, on the centre clips; every video counts once, an undecodable one as wrong.
+
+    None if a rank was asked to stop.
+    """
+    learner, table, world = run.learner, run.inputs.val_table, run.world
+    run.network.eval()
+    found, bad = {}, 0  # logits of each video; how many cannot be decoded
+    batch_size = planned_share(run.config).clips_per_micro_batch
+    for batch in center_batches(run.config.data, table, batch_size, rank=world.rank, size=world.size):
+        if stopping and stopping.received:
+            break
+        bad += len(batch.failures)
+        if len(batch.videos):
+            with learner.autocast():
+                logits = run.network(learner.normalize(batch.clips))
+            found.update(zip(batch.videos.tolist(), logits.float().cpu().numpy(), strict=True))
+    if any(distributed.gather(bool(stopping and stopping.received))):
+        return None
+    scores, num_bad = np.full((len(table), run.network.num_classes), np.nan, np.float32), 0
+    for of_rank, bad_of_rank in distributed.gather((found, bad)):
+        num_bad += bad_of_rank
+        for video, values in of_rank.items():
+            scores[video] = values
+    counts = {"num_videos": len(table), "num_undecodable": num_bad}
+    if table.multi_label:
+        official = without_actions_last(scores, table.targets)
+        return {"map": mean_average_precision(official, table.targets), **counts}
+    ranks = target_ranks(scores, table.targets)
+    return {"top1": topk_accuracy(ranks, 1), "top5": topk_accuracy(ranks, min(5, scores.shape[1])), **counts}
 
 
 if __name__ == "__main__":

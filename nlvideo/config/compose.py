@@ -1,4 +1,4 @@
-"""The way from Hydra, the command line and checkpoints to the dataclasses of config.py, and what a mistake says."""
+"""From Hydra, the command line and checkpoints to the dataclasses of schema.py, and what a mistake prints."""
 
 import dataclasses
 import difflib
@@ -6,12 +6,15 @@ import functools
 import importlib.resources
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
+from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -19,22 +22,68 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.config.schema import EvaluateConfig, PredictConfig, TrainConfig
-from nlvideo.runtime.errors import REPORTED_ERRORS, UserError, error_line
+from nlvideo.runtime.errors import UserError, reporting_errors
+
+CONFIG_MODULE = "nlvideo.configs"
+
+Config = TypeVar("Config")
 
 
 def store_schemas() -> None:
-    """Makes the dataclasses known to Hydra, as the base that train.yaml, evaluate.yaml and predict.yaml start from."""
+    """Registers the dataclasses with Hydra, as the base of train.yaml, evaluate.yaml and predict.yaml."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="predict_schema", node=PredictConfig)
 
 
+def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Composes the config from the command line and calls `function` with it; a user's mistake becomes one line."""
+
+    @functools.wraps(function)
+    def guarded(config: DictConfig) -> Any:
+        with reporting_errors():
+            return function(config)
+
+    store_schemas()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach the lines below
+    try:
+        hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name)(guarded)()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain(error)}")
+
+
+def compose_train_config(overrides: Sequence[str]) -> TrainConfig:
+    """Returns the config that nlvideo-train gets from these overrides, such as ["experiment=i3d_r50", "seed=1"].
+
+    Raises:
+        UserError: an override that does not fit; the message is the one that the command prints.
+    """
+    store_schemas()
+    try:
+        with _outside_hydra(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            return to_dataclass(compose("train", list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
+
+
+@contextmanager
+def _outside_hydra() -> Iterator[None]:
+    """Sets aside the Hydra program that this code may run in: Hydra composes for one program at a time."""
+    state = GlobalHydra.instance()
+    running = state.hydra
+    state.hydra = None
+    try:
+        yield
+    finally:
+        state.hydra = running
+
+
 def to_dataclass(config: DictConfig) -> Any:
     """Returns the composed config as its dataclass, checked.
 
     Raises:
-        UserError: a missing value, an unknown key, or a value that is not allowed; says which.
+        UserError: a missing value, an unknown key, or a value that is not allowed; names it.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -44,12 +93,12 @@ def to_dataclass(config: DictConfig) -> Any:
     return made
 
 
-def from_container(cls: type, container: dict) -> Any:
+def from_container(cls: type[Config], container: dict[str, Any]) -> Config:
     """Returns the dataclass of a plain dict, as a checkpoint holds it."""
-    return to_dataclass(OmegaConf.merge(OmegaConf.structured(cls), container))
+    return to_dataclass(OmegaConf.merge(OmegaConf.structured(cls), container))  # type: ignore[arg-type]
 
 
-def to_container(config: Any) -> dict:
+def to_container(config: Any) -> dict[str, Any]:
     """Returns the config as plain dicts, lists, strings and numbers."""
     return dataclasses.asdict(config)
 
@@ -59,89 +108,81 @@ def to_yaml(config: Any) -> str:
 
 
 def command_line_keys(config: DictConfig) -> dict[str, Any]:
-    """Returns {key: value} for what the command line set; a chosen group file counts as the keys it states."""
+    """Returns {key: value} of what the command line set; a chosen group file counts as the keys that it states."""
     given = {}
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
         key, value = override.key_or_group, override.value()
         chosen = OmegaConf.is_config(OmegaConf.select(config, key)) and isinstance(value, str)
-        stated = _group_file(key, value) if chosen else OmegaConf.create(value) if isinstance(value, dict) else None
-        keys = [key] if stated is None else [f"{key}.{name}" for name in _leaves(stated)]
-        for name in keys:
+        stated = _group_file(key, value) if chosen else value if isinstance(value, dict) else None
+        for name in [key] if stated is None else [f"{key}.{leaf}" for leaf in _leaves(stated)]:
             node = OmegaConf.select(config, name)
             given[name] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     return given
 
 
-def _group_file(group: str, choice: str) -> DictConfig:
-    """Returns what the file of a chosen group states, wherever on Hydra's search path it lies."""
+def _group_file(group: str, choice: str) -> dict[str, Any]:
+    """Returns what the file of a chosen group states, wherever it lies on Hydra's search path."""
     for source in HydraConfig.get().runtime.config_sources:
-        if source.schema == "pkg":
-            folder = Path(str(importlib.resources.files(source.path)))
-        else:
-            folder = Path(source.path)
-        if (folder / group / f"{choice}.yaml").is_file():
-            return OmegaConf.load(folder / group / f"{choice}.yaml")
+        in_package = source.schema == "pkg"
+        folder = Path(str(importlib.resources.files(source.path))) if in_package else Path(source.path)
+        file = folder / group / f"{choice}.yaml"
+        if file.is_file():
+            return OmegaConf.to_container(OmegaConf.load(file), resolve=False)  # type: ignore[return-value]
     raise UserError(f"{group}={choice}: no such file on the search path.")
 
 
-def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
+def _leaves(stated: dict[str, Any], prefix: str = "") -> list[str]:
     """Returns the dotted keys of all values that are not groups of others; an empty group is a value."""
     names = []
-    for key in config:
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and len(node):
-            names += _leaves(node, f"{prefix}{key}.")
+    for key, value in stated.items():
+        if isinstance(value, dict) and value:
+            names += _leaves(value, f"{prefix}{key}.")
         elif key != "defaults":
             names.append(f"{prefix}{key}")
     return names
 
 
-def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None:
-    """Composes the config from the command line and calls `function` with it; a mistake of the user is one message."""
-
-    @functools.wraps(function)
-    def guarded(config: DictConfig) -> Any:
-        try:
-            return function(config)
-        except REPORTED_ERRORS as error:
-            sys.exit(error_line(error))
-
-    store_schemas()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that its errors reach the lines below
-    try:
-        hydra.main(version_base="1.3", config_path="pkg://nlvideo.configs", config_name=config_name)(guarded)()
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(error)}")
-
-
-def explain(error: Exception) -> str:
-    """Returns Hydra's or OmegaConf's message, with the allowed keys where a key is unknown."""
-    lines, cause = [], error
+def explain(error: BaseException) -> str:
+    """Returns the message of Hydra or OmegaConf, with the known keys where a key is unknown."""
+    lines: list[str] = []
+    cause: BaseException | None = error
     while cause is not None:
-        lines += [
-            line for line in str(cause).splitlines() if line.strip() and not line.strip().startswith("reference_")
-        ]
-        cause, known = cause.__cause__, _known_keys(cause)
+        lines += [line.strip() for line in str(cause).splitlines() if _tells_the_user(line)]
+        known = _known_keys(cause)
         if known:
             lines.append(known)
-    return "\n".join(dict.fromkeys(line.strip() for line in lines if "object_type" not in line))
+        cause = cause.__cause__
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _tells_the_user(line: str) -> bool:
+    """Returns False for empty lines, OmegaConf's own types, and the advice to add an unknown key with `+`: such a key
+    is refused too."""
+    text = line.strip()
+    internal = text.startswith(("reference_", "object_type")) or "object_type" in text
+    return bool(text) and not internal and not text.startswith("To append to your config use")
 
 
 def _known_keys(error: BaseException) -> str | None:
-    if getattr(error, "key", None) is None or not dataclasses.is_dataclass(getattr(error, "object_type", None)):
+    kind = getattr(error, "object_type", None)
+    key = getattr(error, "key", None)
+    if key is None or not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         return None
-    names = [f.name for f in dataclasses.fields(error.object_type)]
-    if str(error.key) in names:
-        return None
-    close = difflib.get_close_matches(str(error.key), names, 1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"Known keys there: {', '.join(names)}.{hint}"
+    names = [f.name for f in dataclasses.fields(kind)]
+    return None if str(key) in names else f"Known keys there: {', '.join(names)}.{_did_you_mean(str(key), names)}"
 
 
 def _refuse_unknown_keys(config: Any, path: str) -> None:
-    names = {f.name for f in dataclasses.fields(config)}
+    """Raises UserError for a key that was added with `+`, which OmegaConf lets through."""
+    names = [f.name for f in dataclasses.fields(config)]
     for key, value in vars(config).items():
         if key not in names:
-            raise UserError(f"{path}{key}={value!r} is no known key. Choose from: {', '.join(sorted(names))}.")
+            hint = _did_you_mean(key, names)
+            raise UserError(f"{path}{key}={value!r} is not a key. Choose from: {', '.join(sorted(names))}.{hint}")
         if dataclasses.is_dataclass(value):
             _refuse_unknown_keys(value, f"{path}{key}.")
+
+
+def _did_you_mean(key: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, names, 1)
+    return f" Did you mean {close[0]}?" if close else ""

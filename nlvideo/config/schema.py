@@ -1,7 +1,7 @@
 """What can be configured: the dataclasses and their checks.
 
-Defaults stand here, the YAML files under configs/ say what differs. Entry points and builders are the only ones
-that see these classes; modules and data sets take plain values.
+Defaults live here; the YAML files under configs/ state what differs. Only entry points and builders see these classes;
+modules and data sets take plain values.
 """
 
 import math
@@ -16,18 +16,18 @@ from nlvideo.runtime.errors import UserError
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "float64")
 SCHEDULES = ("steps", "cosine")
 RESUMES = ("never", "auto")
-POOLINGS = ("mean", "sum", "max")
+VIEW_POOLINGS = ("mean", "sum", "max")
 
 
 @dataclass
 class ModelConfig:
     layout: str = "i3d"  # c2d, i3d, i3d_333 or slow, see LAYOUTS in nlvideo/models/resnet.py
     depth: int = 50  # 50 or 101
-    stem: str = "paper"  # how time is thinned out before res3, see STEMS in nlvideo/models/resnet.py
+    stem: str = "paper"  # how time is downsampled before res3, see STEMS in nlvideo/models/resnet.py
     width: int = 64  # channels of conv1; all others follow
     dropout: float = 0.5  # before the classifier
     frozen_bn: bool = False  # batch norm: fixed statistics, gain and bias
-    activation_checkpointing: list[str] = field(default_factory=list)  # stages (res2..res5) computed again for backward
+    activation_checkpointing: list[str] = field(default_factory=list)  # stages (res2..res5) recomputed in backward
     pretrained: str | None = None  # null, imagenet, or a file: torchvision weights or an nlvideo checkpoint
     keep_head: bool = True  # of an nlvideo checkpoint with the same classes
 
@@ -99,7 +99,7 @@ class DataConfig:
     num_workers: int = 4  # per process
     start_method: str | None = None  # of the workers: fork, spawn or forkserver; null is the platform's
     time_limit_seconds: float | None = 120.0  # for one sample; a video that takes longer stops the run
-    skip_slow: bool = False  # go on without such a video; what is skipped on a clock cannot be reproduced
+    skip_slow: bool = False  # skip such a video; a run that skips by the clock cannot be reproduced
     max_bad_share: float = 0.02  # training stops when more of its samples than this cannot be decoded
     synthetic: SyntheticConfig | None = None
     test: ViewsConfig = field(default_factory=ViewsConfig)
@@ -117,7 +117,7 @@ class OptimConfig:
     lr: float = 0.01  # for lr_batch_size clips a step; scaled linearly to batch_size
     lr_batch_size: int = 64
     batch_size: int = 64  # clips in one step, over all devices
-    accumulate: int = 1  # passes in one step: each device takes its clips in so many parts
+    accumulate: int = 1  # micro-batches per step: each device takes its clips in so many parts
     max_steps: int = 400_000
     schedule: str = "steps"  # steps or cosine
     milestones: list[int] = field(default_factory=lambda: [150_000, 300_000])  # lr / 10 at each, for steps
@@ -155,7 +155,13 @@ class TrainConfig:
         # Modes, layouts and places are checked by the network that has them, build_model.
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("resume", self.resume, RESUMES)
-        _check_ranges(self)
+        _check_at_least_one(
+            self,
+            "num_devices log_every_steps validate_every_steps checkpoint_every_steps keep model.width "
+            "optim.batch_size optim.accumulate optim.lr_batch_size optim.max_steps",
+        )
+        _check_not_negative(self, "seed precise_bn_steps profile_steps optim.warmup_steps optim.weight_decay optim.lr")
+        _check_share(self, "model.dropout optim.momentum")
         _check_data(self.data)
         _check_optim(self)
         _check_model(self)
@@ -175,10 +181,8 @@ class EvaluateConfig:
 
     def __post_init__(self):
         _check_choice("precision", self.precision, PRECISIONS)
-        for key in ("num_devices", "views_per_step", "videos_per_step", "num_threads"):
-            value = _value(self, key)
-            if value is not None and value < 1:
-                raise UserError(f"{key}={value}: must be at least 1.")
+        _check_at_least_one(self, "num_devices views_per_step videos_per_step num_threads")
+        _check_data(self.data)
 
 
 @dataclass
@@ -197,10 +201,8 @@ class PredictConfig:
 
     def __post_init__(self):
         _check_choice("precision", self.precision, PRECISIONS)
-        for key in ("top", "views_per_step", "num_threads"):
-            value = _value(self, key)
-            if value is not None and value < 1:
-                raise UserError(f"{key}={value}: must be at least 1.")
+        _check_at_least_one(self, "top views_per_step num_threads")
+        _check_data(self.data)
         if self.every_seconds is not None and not 0 < self.every_seconds < math.inf:
             raise UserError(f"every_seconds={self.every_seconds}: must be above 0, or null.")
         for key in ("every_seconds", "timeline"):
@@ -208,25 +210,25 @@ class PredictConfig:
                 raise UserError(f"{key} has no effect without sliding=true.")
 
 
-def _check_ranges(config: TrainConfig) -> None:
-    for key in (
-        "num_devices log_every_steps validate_every_steps checkpoint_every_steps model.width "
-        "data.num_frames data.frame_stride data.crop_size data.test.num_clips data.test.short_side "
-        "optim.batch_size optim.accumulate optim.lr_batch_size optim.max_steps keep"
-    ).split():
+def _check_at_least_one(config: Any, keys: str, prefix: str = "") -> None:
+    for key in keys.split():
         value = _value(config, key)
-        if value < 1:
-            raise UserError(f"{key}={value}: must be at least 1.")
-    for key in (
-        "seed precise_bn_steps profile_steps data.num_workers optim.warmup_steps optim.weight_decay optim.lr"
-    ).split():
+        if value is not None and value < 1:
+            raise UserError(f"{prefix}{key}={value}: must be at least 1.")
+
+
+def _check_not_negative(config: Any, keys: str, prefix: str = "") -> None:
+    for key in keys.split():
         value = _value(config, key)
         if not 0 <= value < math.inf:
-            raise UserError(f"{key}={value}: must be a number that is not negative.")
-    for key in "model.dropout data.max_bad_share optim.momentum".split():
+            raise UserError(f"{prefix}{key}={value}: must be a number that is not negative.")
+
+
+def _check_share(config: Any, keys: str, prefix: str = "") -> None:
+    for key in keys.split():
         value = _value(config, key)
         if not 0 <= value < 1:
-            raise UserError(f"{key}={value}: must be at least 0 and below 1.")
+            raise UserError(f"{prefix}{key}={value}: must be at least 0 and below 1.")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -234,22 +236,18 @@ def _check_data(data: DataConfig) -> None:
     from nlvideo.data.lists.published import FORMATS
     from nlvideo.data.synthetic.writing import SETS
 
-    _check_choice("data.decoder", data.decoder, DECODERS)
+    _check_choice("data.decoder", data.decoder, tuple(DECODERS))
     _check_choice("data.format", data.format, FORMATS)
     if data.synthetic is not None:
-        _check_choice("data.synthetic.kind", data.synthetic.kind, SETS)
+        _check_choice("data.synthetic.kind", data.synthetic.kind, tuple(SETS))
         _check_long_range(data.synthetic)
-    if data.start_method is not None:
-        _check_choice("data.start_method", data.start_method, multiprocessing.get_all_start_methods())
-    if not 0 < data.frame_rate < math.inf:
-        raise UserError(f"data.frame_rate={data.frame_rate}: must be above 0.")
-    limit = data.time_limit_seconds
-    if limit is not None and not 0 < limit < math.inf:
-        raise UserError(f"data.time_limit_seconds={limit}: must be a number of seconds above 0, or null.")
-    if data.skip_slow and limit is None:
-        raise UserError("data.skip_slow=true needs a data.time_limit_seconds.")
-    if data.num_classes is not None and data.num_classes < 1:
-        raise UserError(f"data.num_classes={data.num_classes}: must be at least 1.")
+    _check_at_least_one(data, "num_classes num_frames frame_stride crop_size test.num_clips test.short_side", "data.")
+    _check_clips(data)
+    _check_views(data)
+    _check_loading(data)
+
+
+def _check_clips(data: DataConfig) -> None:
     for name, values in (("mean", data.mean), ("std", data.std)):
         if len(values) != 3:
             raise UserError(f"data.{name}={values}: must be three numbers, for red, green and blue.")
@@ -261,7 +259,20 @@ def _check_data(data: DataConfig) -> None:
             f"data.scale_range={data.scale_range}: must be two short sides in pixels, the smaller first, "
             f"neither below data.crop_size={data.crop_size}."
         )
-    _check_views(data)
+
+
+def _check_loading(data: DataConfig) -> None:
+    _check_not_negative(data, "num_workers", "data.")
+    _check_share(data, "max_bad_share", "data.")
+    if data.start_method is not None:
+        _check_choice("data.start_method", data.start_method, tuple(multiprocessing.get_all_start_methods()))
+    if not 0 < data.frame_rate < math.inf:
+        raise UserError(f"data.frame_rate={data.frame_rate}: must be above 0.")
+    limit = data.time_limit_seconds
+    if limit is not None and not 0 < limit < math.inf:
+        raise UserError(f"data.time_limit_seconds={limit}: must be a number of seconds above 0, or null.")
+    if data.skip_slow and limit is None:
+        raise UserError("data.skip_slow=true needs a data.time_limit_seconds.")
 
 
 def _check_long_range(synthetic: SyntheticConfig) -> None:
@@ -306,7 +317,7 @@ def _check_views(data: DataConfig) -> None:
             f"data.crop_size={data.crop_size}: must not exceed data.test.short_side={test.short_side}, from which the "
             "centre crops of the validation are taken."
         )
-    _check_choice("data.test.pooling", test.pooling, POOLINGS)
+    _check_choice("data.test.pooling", test.pooling, VIEW_POOLINGS)
     if data.multi_label and test.pooling == "sum":
         raise UserError(
             "data.test.pooling=sum: the classes of multi-label data have probabilities of their own, whose sum over "
@@ -317,11 +328,11 @@ def _check_views(data: DataConfig) -> None:
 def _check_optim(config: TrainConfig) -> None:
     optim = config.optim
     _check_choice("optim.schedule", optim.schedule, SCHEDULES)
-    passes = config.num_devices * optim.accumulate
-    if optim.batch_size % passes:
+    parts = config.num_devices * optim.accumulate
+    if optim.batch_size % parts:
         raise UserError(
-            f"optim.batch_size={optim.batch_size} cannot be shared evenly by num_devices={config.num_devices} "
-            f"with optim.accumulate={optim.accumulate} passes each; it must be a multiple of {passes}."
+            f"optim.batch_size={optim.batch_size} cannot be divided evenly among num_devices={config.num_devices} "
+            f"with optim.accumulate={optim.accumulate} micro-batches each; it must be a multiple of {parts}."
         )
     if optim.max_grad_norm is not None and not 0 < optim.max_grad_norm < math.inf:
         raise UserError(f"optim.max_grad_norm={optim.max_grad_norm}: must be above 0, or null.")

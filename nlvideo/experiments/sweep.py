@@ -1,6 +1,6 @@
 """Sweeps (-m): every point is a run in a process of its own, with a readable folder below the sweep's output_dir.
 
-The command that starts the sweep checks all points first and names those that failed at the end; the points
+The command that starts the sweep checks all points first and reports those that failed at the end. The points
 themselves may be started elsewhere (hydra/launcher=submitit_slurm).
 """
 
@@ -12,31 +12,34 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.build.model import build_model
 from nlvideo.config.compose import explain, to_container, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
-from nlvideo.runtime.distributed import under_torchrun
 from nlvideo.runtime.errors import UserError
-from nlvideo.runtime.launch import ending
+from nlvideo.runtime.files import check_writable
+from nlvideo.runtime.launch import ending, under_torchrun
 from nlvideo.runtime.signals import passed_on
-from nlvideo.training.resume import CONFIG_FILE, differences
-from nlvideo.training.run_status import FAILED, FINISHED, read_status, write_status
+from nlvideo.training.resume import differences, stored_config
+from nlvideo.training.run_status import FAILED, FINISHED, read_status, score_of, write_status
 
 LOG_FILE = "log.txt"
-LONGEST_NAME = 150  # of a point's folder
+MAX_NAME_LENGTH = 150  # of a point's folder
+POINT_FLAG = "--config-from-stdin"  # nlvideo.train then trains the resolved config that comes as JSON
 
 
 class Point(NamedTuple):
@@ -45,98 +48,113 @@ class Point(NamedTuple):
 
 
 class Sweep(Callback):
-    """What the command of a sweep does before and after its points."""
+    """What the command of a sweep does before and after its points; Hydra makes one for each sweep.
 
-    points: list[Point] = []
-    only_shown = False  # -m --cfg job
+    Args:
+        only_shown: print the points' configs and exit (-m --cfg job).
+    """
+
+    def __init__(self, only_shown: bool = False):
+        self.only_shown = only_shown
+        self.points: list[Point] = []
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
         """Composes and checks every point, and tells the points where the sweep's folder is and how to be named."""
         if under_torchrun():
-            sys.exit("error: -m starts the processes of its points itself; give num_devices=N instead of torchrun.")
+            sys.exit("error: -m starts the ranks of its points itself; use num_devices=N instead of torchrun.")
         try:
-            Sweep.points = _plan(config, config_name)
+            root, self.points = _plan(config, config_name)
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(f"error: {explain(error)}")  # Hydra would make a warning of any other exception
-        except ValueError as error:
+        except UserError as error:
             sys.exit(f"error: {error}")
-        if Sweep.only_shown:
-            print("\n".join(f"# {point.folder}\n{to_yaml(point.config)}" for point in Sweep.points))
+        if self.only_shown:
+            print("\n".join(f"# {point.folder}\n{to_yaml(point.config)}" for point in self.points))
             sys.exit()
-        done = [is_finished(point.folder, point.config) for point in Sweep.points]
-        print(f"sweep of {len(done)} points, {sum(done)} of them finished already, in {config.hydra.sweep.dir}")
+        done = [is_finished(point.folder, point.config) for point in self.points]
+        print(f"sweep of {len(done)} points in {root}, {sum(done)} of them finished already")
 
-    @classmethod
-    def end(cls) -> None:
-        """Prints how the points ended; exits with 1 if one has failed. Without a sweep it does nothing."""
-        if not cls.points:
-            return
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Prints how the points ended; exits with 1 if one has failed."""
         from rich.console import Console
         from rich.table import Table
 
         table, failed = Table("point", "state", "validation, one centre clip"), []
-        for point in cls.points:
+        for point in self.points:
             status = read_status(point.folder)
-            score = score_of(status)
-            table.add_row(
-                point.folder.name, status.get("state", "not started"), "-" if score is None else f"{100 * score:.2f} %"
-            )
-            if status.get("state") == FAILED:
+            state, score = status.get("state", "not started"), score_of(status)
+            table.add_row(point.folder.name, state, "-" if score is None else f"{100 * score:.2f} %")
+            if state == FAILED:
                 failed.append(f"{point.folder.name}: {status['error']}\n  log: {point.folder / LOG_FILE}")
         Console().print(table)
         if failed:
-            sys.exit("\n".join([f"{len(failed)} of {len(cls.points)} points failed:", *failed]))
+            sys.exit("\n".join([f"{len(failed)} of {len(self.points)} points failed:", *failed]))
 
 
-def wants_configs(arguments: list[str]) -> bool:
-    """Takes --cfg job, which Hydra does not know with -m, out of the arguments; returns whether it was there."""
+def show_points_instead(arguments: list[str]) -> None:
+    """Turns `-m --cfg job`, which Hydra does not support, into the option of the Sweep above, in place."""
     flags = [argument for argument in arguments if argument in ("--cfg", "-c")]
     if not {"-m", "--multirun"} & {*arguments} or not flags:
-        return False
+        return
     at = arguments.index(flags[0])
     if arguments[at + 1 : at + 2] != ["job"]:
-        sys.exit("error: a sweep's configurations are shown by -m --cfg job.")
-    del arguments[at : at + 2]
-    return True
+        sys.exit("error: the configs of a sweep are printed by -m --cfg job.")
+    arguments[at : at + 2] = ["hydra.callbacks.sweep.only_shown=true"]
 
 
-def run_point(config: TrainConfig) -> float:
+def in_sweep() -> bool:
+    """Returns whether Hydra is running a point of a sweep.
+
+    Raises:
+        UserError: the config is a sweep (+ablation=...), but -m is missing.
+    """
+    if not HydraConfig.initialized():
+        return False
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return True
+    if HydraConfig.get().sweeper.get("params"):
+        raise UserError("This config is a sweep over several runs: add -m, or leave +ablation=... out.")
+    return False
+
+
+def train_point(config: TrainConfig) -> float:
     """Trains one point of a sweep unless it is finished; returns its last validation score, nan if it failed."""
     config = _placed(config, HydraConfig.get())
     folder = Path(config.output_dir)
     if is_finished(folder, config):
         print(f"{folder.name}: finished already")
-        return score_of(read_status(folder))
+        return _score_or_nan(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"{folder.name}: log in {folder / LOG_FILE}", flush=True)
     log = folder / LOG_FILE
+    print(f"{folder.name}: log in {log}", flush=True)
     written = log.stat().st_size if log.exists() else 0  # by earlier tries
     try:
-        code, received = _train_apart(config, log)
+        code, received = _train_in_process(config, log)
     except OSError as error:  # no process could be started, or the disk is full
         write_status(folder, FAILED, error=str(error))
         return math.nan
     if received:
         _obey(received[-1])
     if code == 0:
-        score = score_of(read_status(folder))
-        return math.nan if score is None else score
-    write_status(folder, FAILED, error=_last_words(log, written, code))
+        return _score_or_nan(folder)
+    write_status(folder, FAILED, error=_last_error(log, written, code))
     return math.nan
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
     """Returns whether the folder holds this very run, trained to its last step."""
     status = read_status(folder)
-    return (
-        status.get("state") == FINISHED
-        and status["step"] >= config.optim.max_steps
-        and not _stored_differences(folder, config)
-    )
+    trained = status.get("state") == FINISHED and status["step"] >= config.optim.max_steps
+    return trained and not differences(stored_config(folder), config)
 
 
-def _plan(config: DictConfig, config_name: str | None) -> list[Point]:
-    """Returns the points of a sweep and, in its config, names its folder and which overrides make a point's name.
+def _score_or_nan(folder: Path) -> float:
+    score = score_of(read_status(folder))
+    return math.nan if score is None else score
+
+
+def _plan(config: DictConfig, config_name: str | None) -> tuple[str, list[Point]]:
+    """Returns the sweep's folder and its points; writes into the sweep's config where it is and how points are named.
 
     Raises:
         UserError: a point that cannot be trained, two in one folder, or one whose folder holds another run.
@@ -145,63 +163,74 @@ def _plan(config: DictConfig, config_name: str | None) -> list[Point]:
     lines = [*(f"{key}={values}" for key, values in swept.items()), *config.hydra.overrides.task]
     overrides = OverridesParser.create().parse_overrides(lines)
     fixed = [o for o in overrides if not o.is_sweep_override() and o.key_or_group not in swept]
-    (combinations,) = BasicSweeper.split_arguments(overrides, None)
     hydra_overrides = list(config.hydra.overrides.hydra)
-    base = compose(config_name, [*hydra_overrides, *(o.input_line for o in fixed)])
-    root, unnamed = base.output_dir, json.dumps([o.key_or_group for o in fixed])
+    root = compose(config_name, [*hydra_overrides, *map(_line, fixed)]).output_dir
+    check_writable(Path(root))
+    unnamed = json.dumps([o.key_or_group for o in fixed])
     told = [f"hydra.sweep.dir={json.dumps(root)}", f"hydra.job.config.override_dirname.exclude_keys={unnamed}"]
 
     points: dict[Path, Point] = {}
-    for combination in combinations:
+    for combination in product(*map(_values, overrides)):
         composed = compose(config_name, [*hydra_overrides, *told, *combination], return_hydra_config=True)
         hydra_config = composed.hydra
         with open_dict(composed):
             del composed["hydra"]
-        point_config = _placed(to_dataclass(composed), hydra_config)
-        with torch.device("meta"):
-            build_model(point_config.model, point_config.block, point_config.data, 1)
-        if point_config.dry_run:
-            raise UserError("dry_run=true says what one run would do; leave out -m.")
-        folder = Path(point_config.output_dir)
-        if folder in points:
-            raise UserError(f"-m: two points would have the folder {folder}; sweep over each value once.")
-        changed = _stored_differences(folder, point_config)
-        if changed:
-            lines = "\n  ".join(changed)
-            raise UserError(f"{folder} holds another run than the point asked for:\n  {lines}")
-        points[folder] = Point(folder, point_config)
+        point = _checked_point(_placed(to_dataclass(composed), hydra_config))
+        if point.folder in points:
+            raise UserError(f"-m: two points would have the folder {point.folder}; sweep over each value once.")
+        points[point.folder] = point
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = root
         config.hydra.overrides.hydra = [*hydra_overrides, *told]
-    return list(points.values())
+    return root, list(points.values())
 
 
-def _placed(config: TrainConfig, hydra_config: DictConfig) -> TrainConfig:
-    """Returns the point's config with its own folder, in which it goes on if it was begun."""
+def _line(override: Override) -> str:
+    assert override.input_line is not None  # it was parsed
+    return override.input_line
+
+
+def _values(override: Override) -> list[str]:
+    """Returns the override itself, or one for each value that it sweeps over."""
+    if not override.is_sweep_override():
+        return [_line(override)]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _checked_point(config: TrainConfig) -> Point:
+    with torch.device("meta"):
+        build_model(config.model, config.block, config.data, 1)
+    if config.dry_run:
+        raise UserError("dry_run=true tries a single run; leave out -m.")
+    folder = Path(config.output_dir)
+    changed = differences(stored_config(folder), config)
+    if changed:
+        lines = "\n  ".join(changed)
+        raise UserError(f"{folder} holds another run than the point asked for:\n  {lines}")
+    return Point(folder, config)
+
+
+def _placed(config: TrainConfig, hydra_config: Any) -> TrainConfig:
+    """Returns the point's config with its own folder, in which it resumes if it was begun."""
     name = re.sub(r"[^\w.+-]", "_", hydra_config.job.override_dirname) or "point"
-    if len(name) > LONGEST_NAME:
-        name = f"{name[: LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    if len(name) > MAX_NAME_LENGTH:
+        name = f"{name[: MAX_NAME_LENGTH - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return dataclasses.replace(config, output_dir=str(Path(hydra_config.sweep.dir) / name), resume="auto")
 
 
-def _stored_differences(folder: Path, config: TrainConfig) -> list[str]:
-    if not (folder / CONFIG_FILE).exists():
-        return []
-    return differences(OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE)), config)
-
-
-def _train_apart(config: TrainConfig, log: Path) -> tuple[int, list[int]]:
+def _train_in_process(config: TrainConfig, log: Path) -> tuple[int, list[int]]:
     """Trains in a process of its own, whose output goes to the console and the log.
 
-    Returns its exit code and the signals that came meanwhile, which it was given too.
+    Returns its exit code and the signals that came meanwhile, which were passed on to it.
     """
-    command = [sys.executable, "-m", "nlvideo.experiments.train_point"]
+    command = [sys.executable, "-m", "nlvideo.train", POINT_FLAG]
     pipe = subprocess.PIPE
     with open(log, "ab") as file, subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as point:
+        assert point.stdin is not None and point.stdout is not None  # they are pipes
         with passed_on(point.send_signal) as received:
             point.stdin.write(json.dumps(to_container(config)).encode())
             point.stdin.close()
-            while chunk := point.stdout.read1(1 << 16):
+            while chunk := point.stdout.read1(1 << 16):  # type: ignore[attr-defined]
                 file.write(chunk)
                 file.flush()
                 sys.stdout.buffer.write(chunk)
@@ -210,21 +239,16 @@ def _train_apart(config: TrainConfig, log: Path) -> tuple[int, list[int]]:
 
 
 def _obey(number: int) -> None:
-    """Ends this process after a signal, as whoever started it wants: submitit puts the job back into the queue."""
+    """Ends this process after a signal as whoever started it expects: submitit requeues the job."""
     handler = signal.getsignal(number)
     if callable(handler) and handler is not signal.default_int_handler:
         handler(number, None)
-    print("Stopped; the same command goes on from here.")
+    print("Stopped; resume with the same command.")
     sys.exit(128 + number)
 
 
-def _last_words(log: Path, start: int, code: int) -> str:
-    """Returns the first error that a failed point has printed behind `start`, or how its process ended."""
+def _last_error(log: Path, start: int, code: int) -> str:
+    """Returns the first error that a failed point printed after byte `start` of its log, or how its process ended."""
     lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     errors = [line for line in lines if line.startswith("error: ") or ": error: " in line]
     return errors[0] if errors else f"{ending(code)}; {lines[-1] if lines else 'no output'}"
-
-
-def score_of(status: dict) -> float | None:
-    """Returns the last validation's score; runs of earlier versions called it by its metric."""
-    return status.get("score", status.get("top1"))

@@ -173,3 +173,9 @@ def copy_from_main(tensors: list[torch.Tensor]) -> None:
 def wait_for_all() -> None:
     """Returns once every rank has called it."""
     sum_over_ranks([0.0])
+
+
+def leave_together() -> None:
+    """Waits for all ranks and leaves the process group: the launcher kills every rank once one exits."""
+    wait_for_all()
+    leave_world()

@@ -1,30 +1,26 @@
 """How a run ended, in a file that other programs read."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from nlvideo.runtime import files
 
 STATUS_FILE = "status.json"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 
 
 def write_status(folder: Path, state: str, **values: Any) -> None:
-    """Writes {"state": FINISHED, STOPPED or FAILED, ...}, whole or not at all."""
-    write_whole(folder / STATUS_FILE, json.dumps({"state": state, **values}, indent=1) + "\n")
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Writes a file so that a kill leaves the old one or the new one."""
-    partial = file.with_name(f".{file.name}.part")
-    with open(partial, "w", encoding="utf-8", errors="backslashreplace") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.replace(file)
+    """Writes {"state": FINISHED, STOPPED or FAILED, ...}."""
+    files.write_text(folder / STATUS_FILE, json.dumps({"state": state, **values}, indent=1) + "\n")
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """Returns what write_status wrote, {} where a run has not ended yet or was killed."""
     file = folder / STATUS_FILE
     return json.loads(file.read_text()) if file.exists() else {}
+
+
+def score_of(status: dict[str, Any]) -> float | None:
+    """Returns the last validation's score; runs of earlier versions stored it under its metric's name."""
+    return status.get("score", status.get("top1"))

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: forward, backward, and the gradients' way between processes."""
+"""Where the time of a training step goes: forward, backward, and averaging gradients over ranks."""
 
 import time
 from contextlib import nullcontext
@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 
 class StepTimer:
-    """Adds up seconds by name. On a GPU it reads events only when asked, so it does not make the step wait."""
+    """Adds up seconds by name. On a GPU it records events and reads them only when asked, so steps do not wait."""
 
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
@@ -20,17 +18,21 @@ class StepTimer:
         self._sent: list[tuple[Any, Any]] = []
 
     def start(self) -> None:
-        self._last = self._now()
+        self._last = self.now()
 
     def lap(self, name: str) -> None:
-        """Gives the time since the last call of start or lap to `name`."""
-        now = self._now()
+        """Adds the time since the last call of start or lap to `name`."""
+        now = self.now()
         self._laps.append((name, self._last, now))
         self._last = now
 
+    def add_communication(self, start: Any, end: Any) -> None:
+        """Notes the moments between which a bucket of gradients was being averaged."""
+        self._sent.append((start, end))
+
     def take(self) -> dict[str, float]:
-        """Returns the seconds of each name since the last call, and of "communication", which the backward pass may
-        hide: the time in which any gradients were on their way."""
+        """Returns the seconds of each name since the last call, and of "communication", which may overlap the
+        backward pass: the time in which any gradients were being averaged."""
         if self.cuda:
             torch.cuda.synchronize()
         seconds = {"communication": 0.0}
@@ -45,32 +47,8 @@ class StepTimer:
         self._laps, self._sent = [], []
         return seconds
 
-    def watch(self, model: DistributedDataParallel) -> None:
-        """Averages the model's gradients over the processes and takes the time of that."""
-        model.register_comm_hook(None, self._average)
-
-    def _average(self, _state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        start, size = self._now(), dist.get_world_size()
-        gradients = bucket.buffer().div_(size)
-        if self.cuda:
-            parts = [gradients]
-            sent = dist.all_reduce(gradients, async_op=True).get_future()
-        else:
-            # gloo's order of adding depends on the place in the bucket, and DDP sorts its buckets anew after the first
-            # step of a process, so that a resumed run would add in another order. Here it is the order of ranks.
-            parts = [torch.empty_like(gradients) for _ in range(size)]
-            sent = dist.all_gather(parts, gradients, async_op=True).get_future()
-
-        def done(_: torch.futures.Future) -> torch.Tensor:
-            total = parts[0]
-            for part in parts[1:]:
-                total += part
-            self._sent.append((start, self._now()))
-            return total
-
-        return sent.then(done)
-
-    def _now(self) -> Any:
+    def now(self) -> Any:
+        """Returns this moment: a CUDA event in the current stream, or seconds."""
         if not self.cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -82,7 +60,7 @@ class StepTimer:
 
 
 def profiler(num_steps: int, folder: Path) -> "torch.profiler.profile | NoProfile":
-    """Returns a context that leaves a trace of so many steps, after three others, in a folder.
+    """Returns a context that leaves a trace of that many steps, after three others, in a folder.
 
     TensorBoard's profile plugin, Perfetto and chrome://tracing open it.
     """
@@ -100,10 +78,10 @@ def profiler(num_steps: int, folder: Path) -> "torch.profiler.profile | NoProfil
 
 
 class NoProfile(nullcontext):
-    """Stands where a profile would."""
+    """Takes the profiler's place where nothing is profiled."""
 
     def __enter__(self) -> "NoProfile":
         return self
 
     def step(self) -> None:
-        """Does nothing."""
+        pass

@@ -4,28 +4,22 @@ Each project is one row of SOURCES: how its keys are renamed, and what its files
 pooled, whether logits are scaled) as the overrides that nlvideo-train takes.
 """
 
-import io
-import pickle
 import re
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import safetensors.torch
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 
 from nlvideo.build.model import build_model
-from nlvideo.config.compose import from_container, store_schemas, to_dataclass
+from nlvideo.config.compose import compose_train_config
 from nlvideo.config.schema import TrainConfig
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.runtime.errors import UserError, UserFileNotFoundError
-from nlvideo.weights.checkpoint_file import KEYS, evaluation_weights, load_checkpoint
+from nlvideo.runtime.errors import UserError
+from nlvideo.weights.foreign_files import read_foreign
 from nlvideo.weights.inflate import inflate_state_dict
+from nlvideo.weights.trained_network import read_trained
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -170,11 +164,7 @@ def load_model(path: str | Path, *, source: str = "nlvideo", config: Sequence[st
     if source == "nlvideo":
         if config:
             raise UserError("config: an nlvideo checkpoint brings its own; leave it out.")
-        checkpoint = load_checkpoint(path)
-        trained = from_container(TrainConfig, checkpoint["config"])
-        network = build_model(trained.model, trained.block, trained.data, len(checkpoint["classes"]))
-        network.load_state_dict(evaluation_weights(checkpoint))
-        return network.eval()
+        return read_trained(path).build_network().eval()
     network, _ = import_weights(path, source, config)
     return network
 
@@ -201,16 +191,12 @@ def import_weights(path: str | Path, source: str, config: Sequence[str]) -> tupl
 
 
 def compose_config(source: str, config: Sequence[str]) -> TrainConfig:
-    """Returns the composed config of the source's preset and the overrides given."""
-    store_schemas()
+    """Returns the config of the source's preset under the overrides given."""
+    groups = [item for item in config if "." not in item.split("=")[0]]
+    keys = [item for item in config if item not in groups]
     fixed = ["model.pretrained=null", "data.root=none"]
-    if GlobalHydra.instance().is_initialized():
-        GlobalHydra.instance().clear()
-    with initialize_config_module("nlvideo.configs", version_base="1.3"):
-        groups = [item for item in config if "." not in item.split("=")[0]]
-        keys = [item for item in config if item not in groups]
-        named = to_dataclass(compose("train", [*groups, *fixed, *keys]))
-        return to_dataclass(compose("train", [*groups, *fixed, *SOURCES[source].preset(named), *keys]))
+    named = compose_train_config([*groups, *fixed, *keys])
+    return compose_train_config([*groups, *fixed, *SOURCES[source].preset(named), *keys])
 
 
 def _load(network: VideoResNet, state: dict[str, Tensor], unknown: list[str], path: Any, source: str) -> None:
@@ -246,127 +232,3 @@ def _load(network: VideoResNet, state: dict[str, Tensor], unknown: list[str], pa
 
 def _first(keys: Sequence[str]) -> str:
     return ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
-
-
-def read_foreign(path: str | Path, source: str) -> dict[str, Tensor]:
-    """Returns the weights in another project's file by that project's names.
-
-    Raises:
-        UserError: no such file, or none that can be read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserFileNotFoundError(f"The file {path} does not exist.")
-    try:
-        content = _read_caffe2(path) if source == "caffe2" else _read_torch(path)
-        if source == "pyslowfast" and isinstance(content, Mapping):
-            content = content.get("model_state", content)
-        for name in ("state_dict", "blobs"):
-            if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-                content = content[name]
-        state = {key.removeprefix("module."): torch.as_tensor(value) for key, value in _arrays(content).items()}
-    except Exception as error:  # a damaged file fails in as many ways as pickle and zip have
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-        raise UserError(f"{path} is no {source} checkpoint that can be read ({reason}).") from error
-    if not state:
-        raise UserError(f"{path} holds no weights.")
-    if set(KEYS) <= state.keys():
-        raise UserError(f"{path} is an nlvideo checkpoint; load it with source='nlvideo'.")
-    return state
-
-
-def _arrays(content: Any) -> dict[str, Any]:
-    if not isinstance(content, Mapping):
-        raise UserError(f"it holds {type(content).__name__}, not named weights")
-    return {str(k): v for k, v in content.items() if isinstance(v, Tensor | np.ndarray) and not isinstance(v, str)}
-
-
-def _read_torch(path: Path) -> Any:
-    """Returns what torch.save or safetensors wrote. Classes unknown to torch become inert stubs instead of running."""
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        if not zipfile.is_zipfile(path):
-            raise
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_InertPickle)
-
-
-class _Inert:
-    """Stands for an object of an unknown class: takes anything, does nothing."""
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-    def append(self, item):
-        pass
-
-    def extend(self, items):
-        pass
-
-    def __setitem__(self, key, value):
-        pass
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Finds what tensors and plain containers are made of, and a stub in place of everything else.
-
-    Nothing from the file runs; what only an attack asks for is refused with its name all the same.
-    """
-
-    REFUSED = {
-        *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "importlib", "ctypes", "pty", "code"),
-        *(("builtins", name) for name in ("eval", "exec", "compile", "open", "__import__")),
-    }
-
-    ALLOWED = {
-        ("collections", "OrderedDict"),
-        ("torch._utils", "_rebuild_tensor_v2"),
-        ("torch._utils", "_rebuild_parameter"),
-        ("torch", "Size"),
-        *(("torch", f"{kind}Storage") for kind in "Float Double Half BFloat16 Long Int Bool Byte".split()),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self.ALLOWED:
-            return super().find_class(module, name)
-        if module.split(".")[0] in self.REFUSED or (module, name) in self.REFUSED:
-            raise pickle.UnpicklingError(f"it wants to call {module}.{name}, which no file of weights needs")
-        return type(name, (_Inert,), {})
-
-
-class _InertPickle:
-    """What torch.load wants of a pickle module."""
-
-    Unpickler = _InertUnpickler
-    load = staticmethod(lambda file, **options: _InertUnpickler(file, **options).load())
-    UnpicklingError = pickle.UnpicklingError
-    __name__ = "pickle"
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays and plain containers, and nothing that could run code."""
-
-    ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("collections", "OrderedDict"),
-        ("_codecs", "encode"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a file of weights")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def _read_caffe2(path: Path) -> Any:
-    return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()

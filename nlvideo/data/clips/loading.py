@@ -50,6 +50,10 @@ class Share:
     size: int = 1
     passes: int = 1
 
+    @property
+    def clips_per_micro_batch(self) -> int:
+        return self.batch_size // self.size // self.passes
+
 
 class StepSampler:
     """Yields what this process reads for each pass of each step, as lists of (epoch, video), from `first_step` on.

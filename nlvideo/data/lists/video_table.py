@@ -1,0 +1,1 @@
+from nlvideo.data.lists.path_list import VideoTable as VideoTable

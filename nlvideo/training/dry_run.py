@@ -1,0 +1,133 @@
+"""dry_run=true: what a run would cost, from shapes and from a few steps that leave nothing behind."""
+
+import dataclasses
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from nlvideo.build.data import train_batches
+from nlvideo.build.model import build_model
+from nlvideo.config.schema import TrainConfig
+from nlvideo.models.cost import activation_bytes, cost_table
+from nlvideo.runtime import distributed
+from nlvideo.runtime.distributed import World
+from nlvideo.runtime.errors import UserError
+from nlvideo.training.preflight import SHARED_MEMORY, Inputs, planned_share, shared_memory_needed
+from nlvideo.training.setup import Run
+
+DRY_STEPS = 3  # the first one warms up
+
+
+class Trial(NamedTuple):
+    """What a dry run measured of a step of one process, in seconds."""
+
+    loading: float  # without workers
+    computing: float
+    num_steps: int  # that these are means of
+
+
+def try_steps(run: Run, train_step: Callable[[Any, list], object]) -> None:
+    """Prints what the run would cost, then trains a few steps and prints what they took."""
+    distributed.on_main(print_plan, run.config, run.inputs, run.world, run.learner.dtype)
+    # Loaded in this process: workers deliver their first batches together, which would hide what one batch costs.
+    steps = train_batches(
+        dataclasses.replace(run.config.data, num_workers=0),
+        run.train_table,
+        run.share(),
+        run.skipped,
+        seed=run.config.seed,
+        first_step=run.first_step,
+        last_step=run.first_step + DRY_STEPS,
+    )
+    loading, computing, started = [], [], time.monotonic()
+    for batches in steps:
+        loaded = time.monotonic()
+        train_step(run.learner, batches)
+        loading.append(loaded - started)
+        started = time.monotonic()
+        computing.append(started - loaded)
+    if run.world.is_main:
+        trial = Trial(np.mean(loading[1:]).item(), np.mean(computing[1:]).item(), DRY_STEPS - 1)
+        print_trial(run.config, run.inputs, run.world, trial)
+
+
+def print_plan(config: TrainConfig, inputs: Inputs, world: World, dtype: torch.dtype) -> None:
+    """Prints what a dry run knows without computing anything.
+
+    Raises:
+        UserError: the device has less memory than a step needs.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console, data = Console(width=max(Console().width, 100)), config.data
+    with torch.device("meta"):  # the run's own may have been made for a GPU
+        network = build_model(config.model, config.block, data, inputs.network.num_classes)
+    table = Table("part", "output", "M parameters", "G multiply-adds", title=f"one clip, {data.num_frames} frames")
+    for row in cost_table(network, data.num_frames, data.crop_size, data.crop_size):
+        table.add_row(row.name, row.output, f"{row.params / 1e6:.3f}", f"{row.multiply_adds / 1e9:.3f}")
+    console.print(table)
+
+    table = Table("list", "videos", "classes", "missing files", "SHA-256")
+    for name, videos in (("train", inputs.train_table), ("val", inputs.val_table)):
+        missing = videos.missing()
+        shown = f"{len(missing)}" + (f", first {missing[0]}" if missing else "")
+        table.add_row(name, str(len(videos)), str(len(videos.classes)), shown, videos.digest()[:16])
+    console.print(table)
+
+    clips = planned_share(config).clips_per_micro_batch
+    activations = activation_bytes(network, (clips, 3, data.num_frames, data.crop_size, data.crop_size), dtype)
+    params = sum(p.nbytes for p in network.parameters())
+    weights = params * (3 + (world.size > 1))  # with gradients, momentum and, on several ranks, their buckets
+    needed, there = weights + activations, _device_memory(world.device)
+    parts = f"weights, gradients and momentum {weights / 1e9:.2f}, activations of {clips} clips {activations / 1e9:.2f}"
+    print(f"memory    {needed / 1e9:.2f} GB predicted: {parts}; {there / 1e9:.2f} GB available", flush=True)
+    if needed > there:
+        raise UserError(
+            f"optim.batch_size={config.optim.batch_size}: a micro-batch of {clips} clips needs at least "
+            f"{needed / 1e9:.1f} GB, and this device has {there / 1e9:.1f}. Raise optim.accumulate="
+            f"{config.optim.accumulate}, use more devices, or model.activation_checkpointing."
+        )
+
+
+def print_trial(config: TrainConfig, inputs: Inputs, world: World, trial: Trial) -> None:
+    """Prints what a dry run measured, and what follows for the whole run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    data, optim = config.data, config.optim
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
+    cuda = world.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    loading = trial.loading / max(1, min(data.num_workers, cores / processes))
+    # On a GPU loading and computing overlap; on a CPU they share its cores.
+    seconds = max(loading, trial.computing) if cuda else loading + trial.computing
+    hours = optim.max_steps * seconds / 3600
+    table = Table("what", "value", show_header=False)
+    for name, value in (
+        ("memory, measured", f"{peak / 1e9:.2f} GB peak in these steps, of the whole process"),
+        ("CPU cores", f"{cores} for {data.num_workers} workers of each of {processes} processes here"),
+        ("shared memory", f"{shared_memory_needed(config) / 1e6:.0f} MB for the workers' batches, "
+         f"{free / 1e6:.0f} MB free"),
+        ("steps per epoch", f"{len(inputs.train_table) / optim.batch_size:.1f}"),
+        ("computing a step", f"{trial.computing:.2f} s, mean of {trial.num_steps} steps"),
+        ("loading a step", f"{loading:.2f} s with these workers, from {trial.loading:.2f} s in one process"),
+        ("a step", f"about {seconds:.2f} s, {optim.batch_size / seconds:.1f} clips/s"),
+        ("the whole run", f"about {hours:.1f} hours for {optim.max_steps} steps, without validation"),
+    ):  # fmt: skip
+        table.add_row(name, value)
+    Console(width=max(Console().width, 100)).print(table)
+    print(f"Dry run: nothing was written to {config.output_dir}.")
+
+
+def _device_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,23 @@
+"""metrics.jsonl: one line of JSON for each logged step and each validation of a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nlvideo.runtime import files
+
+METRICS_FILE = "metrics.jsonl"
+VALIDATION_METRICS = {"top1": "top-1", "top5": "top-5", "map": "mAP"}  # key in the file: name for people
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Returns the whole lines of a run's metrics; one that a kill cut in two is left out."""
+    text = (folder / METRICS_FILE).read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def drop_later_metrics(folder: Path, step: int) -> None:
+    """Removes the lines of steps after `step`, which a resumed run writes again."""
+    if (folder / METRICS_FILE).exists():
+        kept = [row for row in read_metrics(folder) if row["step"] <= step]
+        files.write_text(folder / METRICS_FILE, "".join(f"{json.dumps(row)}\n" for row in kept))
