@@ -1,19 +1,17 @@
-"""Builds the network that a config describes."""
+"""From configuration to the network."""
 
 import copy
-from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
 
 from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig
 from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
 from nlvideo.models.non_local import NonLocalBlock
-from nlvideo.models.resnet import DEPTHS, STEMS, VideoResNet, temporal_size
+from nlvideo.models.resnet import DEPTHS, STEMS, BlockMaker, VideoResNet, temporal_size
 from nlvideo.runtime.errors import UserError
 
-# kind: (class, the keys of BlockConfig that it takes); group_frames and places are the builder's own.
+# block.kind: (class, keys of BlockConfig that are its arguments). block_makers applies places and group_frames.
 BLOCKS = {
     "non_local": (NonLocalBlock, ("mode", "extent", "subsample", "pool", "scale", "bias", "norm", "init")),
     "simplified_non_local": (SimplifiedNonLocalBlock, ()),
@@ -23,10 +21,10 @@ CONTEXT_BLOCKS = tuple(cls for cls, _ in BLOCKS.values())
 
 
 def build_model(model: ModelConfig, block: BlockConfig, data: DataConfig, num_classes: int) -> VideoResNet:
-    """Returns the network with freshly initialised weights.
+    """Returns the network with newly initialised weights.
 
     Raises:
-        UserError: a choice that does not exist or has no effect, or clips too short for the stem.
+        UserError: an unknown choice, an option without effect, or clips too short for the stem.
     """
     if model.stem in STEMS and temporal_size(STEMS[model.stem], data.num_frames) < 1:
         raise UserError(f"data.num_frames={data.num_frames} is too short for model.stem={model.stem}.")
@@ -45,15 +43,15 @@ def build_model(model: ModelConfig, block: BlockConfig, data: DataConfig, num_cl
         activation_checkpointing=model.activation_checkpointing,
     )
     inserted = sum(isinstance(module, CONTEXT_BLOCKS) for module in network.modules())
-    assert inserted == len(blocks), f"{inserted} blocks inserted, {len(blocks)} asked for"
+    assert inserted == len(blocks), f"{inserted} blocks inserted, {len(blocks)} configured"
     return network
 
 
-def block_makers(block: BlockConfig, depth: int) -> dict[str, Callable[[int], nn.Module]]:
-    """Returns {residual block as "res4.1": what makes its context block from the number of channels}.
+def block_makers(block: BlockConfig, depth: int) -> dict[str, BlockMaker]:
+    """Returns {residual block, such as "res4.1": function from the number of channels to its context block}.
 
     Raises:
-        UserError: an unknown kind, no or repeated places for the depth, or an option that the kind does not have.
+        UserError: an unknown kind, no places for the depth or repeated ones, or an option that the kind does not have.
     """
     if block.kind != "none" and block.kind not in BLOCKS:
         raise UserError(f"block.kind={block.kind!r} is unknown. Choose from: none, {', '.join(BLOCKS)}.")
@@ -65,22 +63,24 @@ def block_makers(block: BlockConfig, depth: int) -> dict[str, Callable[[int], nn
     places = block.places.get(f"r{depth}")
     if not places:
         raise UserError(
-            f"block.places says nothing for depth {depth} (it has {', '.join(block.places) or 'nothing'}); "
-            f"give block.places.r{depth}=[res4.1,...] or choose block=none."
+            f"block.places.r{depth} is missing or empty (block.places has {', '.join(block.places) or 'nothing'}); "
+            f"set block.places.r{depth}=[res4.1,...], or block=none."
         )
     if len(set(places)) != len(places):
         raise UserError(f"block.places.r{depth} names a place twice: {', '.join(places)}.")
     cls, options = BLOCKS[block.kind]
-    makers = {place: partial(cls, **{option: getattr(block, option) for option in options}) for place in places}
+    make = partial(cls, **{option: getattr(block, option) for option in options})
+    makers: dict[str, BlockMaker] = dict.fromkeys(places, make)
     for stage, frames in block.group_frames.items():
-        if not any(place.startswith(f"{stage}.") for place in places):
-            raise UserError(f"block.group_frames.{stage}={frames}: no block stands in {stage}.")
-        makers |= {p: partial(makers[p], group_frames=frames) for p in places if p.startswith(f"{stage}.")}
+        in_stage = [place for place in places if place.startswith(f"{stage}.")]
+        if not in_stage:
+            raise UserError(f"block.group_frames.{stage}={frames}: there is no block in {stage}.")
+        makers |= dict.fromkeys(in_stage, partial(make, group_frames=frames))
     return makers
 
 
 def _refuse_idle_options(block: BlockConfig) -> None:
-    """Raises UserError for an option that differs from its default although the kind of block does not have it."""
+    """Raises UserError for an option that is not at its default although the kind of block ignores it."""
     cls, options = BLOCKS.get(block.kind, (None, ()))
     taken = {*options, "kind"}
     if cls is not None or not any(block.places.values()):
@@ -99,6 +99,6 @@ def _refuse_idle_options(block: BlockConfig) -> None:
 
 
 def check_clip(network: VideoResNet, num_frames: int, height: int, width: int) -> None:
-    """Raises UserError if the network cannot take clips of this size; shapes are followed, nothing is computed."""
+    """Raises UserError if a block of the network cannot take clips of this size; runs on shapes alone."""
     with torch.no_grad():
         copy.deepcopy(network).to("meta").eval()(torch.empty(1, 3, num_frames, height, width, device="meta"))

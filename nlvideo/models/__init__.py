@@ -1,4 +1,4 @@
-"""Video ResNets and the context blocks that go into them."""
+"""Video ResNets and their context blocks."""
 
 from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
 from nlvideo.models.non_local import NonLocalBlock

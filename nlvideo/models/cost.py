@@ -1,28 +1,31 @@
-"""What a network costs, from shapes alone: nothing is computed and no memory taken."""
+"""Parameters, multiply-adds and activation memory of a network, from shapes alone: no computation, no memory."""
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import STAGES, VideoResNet, context_names
+from nlvideo.runtime.torch_private import FakeTensorMode, storage_id
 
 
 class Cost(NamedTuple):
+    """The cost of one clip."""
+
     params: int
-    multiply_adds: int  # of one clip, pairwise products as the paper counts them: the matrix of all pairs
-    multiply_adds_computed: int  # as they are computed here, see pairwise.py
-    activation_bytes: int  # kept for the backward pass of one clip in float32
+    multiply_adds: int  # as the paper counts them: non-local blocks form the matrix of all pairs
+    multiply_adds_computed: int  # as computed here, see pairwise.py
+    activation_bytes: int  # saved for the backward pass in float32
 
 
 class Part(NamedTuple):
-    """A stage of the network or a block in it."""
+    """The cost of a stage or of a block in it, for one clip."""
 
     name: str
     output: str  # T x H x W x C
@@ -34,73 +37,81 @@ def count_cost(network: VideoResNet, num_frames: int, height: int, width: int) -
     """Returns the cost of one clip (1, 3, num_frames, height, width)."""
     network = copy.deepcopy(network).to("meta")
     clip = torch.empty(1, 3, num_frames, height, width, device="meta")
-    params = sum(p.numel() for p in network.parameters())
-    computed = _counted(network, clip).get_total_flops() // 2
-    kept = activation_bytes(network, clip.shape, torch.float32)
+    computed = _count_flops(network, clip).get_total_flops() // 2
+    saved = activation_bytes(network, clip.shape, torch.float32)
     _use_matrices(network)
-    return Cost(params, _counted(network, clip).get_total_flops() // 2, computed, kept)
+    return Cost(num_params(network), _count_flops(network, clip).get_total_flops() // 2, computed, saved)
 
 
 def cost_table(network: VideoResNet, num_frames: int, height: int, width: int) -> list[Part]:
-    """Returns the parts of the network in their order, the blocks below the stage that contains them, and the sum."""
+    """Returns the parts of the network in order, each stage followed by its blocks, and "all" as the last row."""
     network = copy.deepcopy(network).to("meta")
     _use_matrices(network)
+    labels = _part_labels(network)
     shapes: dict[str, str] = {}
 
-    def note(name: str):
-        def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-            shapes[name] = " x ".join(map(str, (*output.shape[2:], output.shape[1])))
+    def note_shape(name: str, _module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        shapes[name] = " x ".join(map(str, (*output.shape[2:], output.shape[1])))
 
-        return hook
-
-    blocks = dict(zip(context_names(network), network.places, strict=True))
-    names = {"conv1": "conv1"}
-    for i, stage in enumerate(STAGES):
-        names[f"layer{i + 1}"] = stage
-        names |= {name: f"  block at {place}" for name, place in blocks.items() if place.startswith(f"{stage}.")}
-    names["fc"] = "fc"
-    for name in names:
-        network.get_submodule(name).register_forward_hook(note(name))
+    for name in labels:
+        network.get_submodule(name).register_forward_hook(partial(note_shape, name))
     clip = torch.empty(1, 3, num_frames, height, width, device="meta")
-    counted = _counted(network, clip).get_flop_counts()
+    flops = _count_flops(network, clip).get_flop_counts()
     parts = []
-    for name, shown in names.items():
-        params = sum(p.numel() for p in network.get_submodule(name).parameters())
-        flops = sum(counted.get(f"{type(network).__name__}.{name}", {}).values())
-        parts.append(Part(shown, shapes[name], params, flops // 2))
-    total = sum(counted["Global"].values()) // 2
-    return [*parts, Part("all", shapes["fc"], sum(p.numel() for p in network.parameters()), total)]
+    for name, label in labels.items():
+        of_part = sum(flops.get(f"{type(network).__name__}.{name}", {}).values())
+        parts.append(Part(label, shapes[name], num_params(network.get_submodule(name)), of_part // 2))
+    return [*parts, Part("all", shapes["fc"], num_params(network), sum(flops["Global"].values()) // 2)]
 
 
 def activation_bytes(network: VideoResNet, shape: Sequence[int], dtype: torch.dtype) -> int:
-    """Returns the bytes that the backward pass of clips (N, 3, T, H, W) needs, whose products are in `dtype`.
+    """Returns the bytes that training saves for the backward pass of clips (N, 3, T, H, W).
 
-    It follows tensors without content that know their types and sizes.
+    Fake tensors, which have a dtype and a size but no content, go through the network.
+
+    Args:
+        network: not changed.
+        shape: of the clips.
+        dtype: the compute dtype; 16-bit ones run under autocast, as in training.
     """
     network = copy.deepcopy(network).to("meta")
     half = dtype in (torch.bfloat16, torch.float16)
-    width = torch.float32 if half else dtype
-    kept = {}
+    storage_dtype = torch.float32 if half else dtype
+    saved: dict[int, Tensor] = {}  # tensors are held, so that no id is used twice
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = (storage.nbytes(), storage)  # held, so that no address is used twice
+    def save(tensor: Tensor) -> Tensor:
+        if storage_id(tensor) not in weights:
+            saved[storage_id(tensor)] = tensor
         return tensor
 
+    def fake(tensor: Tensor) -> Tensor:
+        tensor_dtype = storage_dtype if tensor.is_floating_point() else tensor.dtype
+        return torch.empty(tensor.shape, dtype=tensor_dtype, requires_grad=tensor.requires_grad)
+
     with FakeTensorMode(), torch.autocast("cpu", dtype if half else torch.bfloat16, enabled=half):
-        state = {
-            name: torch.empty(t.shape, dtype=width if t.is_floating_point() else t.dtype, requires_grad=t.requires_grad)
-            for name, t in [*network.named_parameters(), *network.named_buffers()]
-        }
-        weights = {t.untyped_storage()._cdata for t in state.values()}
-        clip = torch.empty(shape, dtype=width).contiguous(memory_format=torch.channels_last_3d)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            functional_call(network.train(), state, (clip,))
-    return sum(size for size, _ in kept.values())
+        state = {name: fake(tensor) for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
+        weights = {storage_id(tensor) for tensor in state.values()}
+        clips = torch.empty(shape, dtype=storage_dtype).contiguous(memory_format=torch.channels_last_3d)
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            functional_call(network.train(), state, (clips,))
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
-def _counted(network: VideoResNet, clip: Tensor) -> FlopCounterMode:
+def num_params(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _part_labels(network: VideoResNet) -> dict[str, str]:
+    """Returns {module name: what the table calls it}."""
+    blocks = dict(zip(context_names(network), network.places, strict=True))
+    labels = {"conv1": "conv1"}
+    for i, stage in enumerate(STAGES):
+        labels[f"layer{i + 1}"] = stage
+        labels |= {name: f"  block at {place}" for name, place in blocks.items() if place.startswith(f"{stage}.")}
+    return labels | {"fc": "fc"}
+
+
+def _count_flops(network: VideoResNet, clip: Tensor) -> FlopCounterMode:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(clip)
     return counter

@@ -1,6 +1,6 @@
-"""The successors of the non-local block (GCNet, Cao et al. 2019): one attention map for all positions.
+"""The successors of the non-local block (GCNet, Cao et al. 2019): one attention map shared by all queries.
 
-N batch, C channels, P positions: T*H*W of a video or H*W of an image. Both blocks take (N, C, *positions).
+N batch, C channels, P positions: T*H*W of a clip or H*W of an image. Both blocks take (N, C, *positions).
 """
 
 import torch
@@ -13,9 +13,9 @@ FUSIONS = ("add", "mul")
 
 
 class SimplifiedNonLocalBlock(nn.Module):
-    """z = x + W_v sum_j softmax_j(W_k x_j) x_j, the identity when it is new (GCNet, Sec. 3.2).
+    """z = x + W_v sum_j softmax_j(W_k x_j) x_j (GCNet, Sec. 3.2); a new block is the identity.
 
-    The map does not depend on the query, so W_v is applied once to the pooled features.
+    The attention map does not depend on the query, so W_v is applied once, to the pooled features.
 
     Args:
         channels: C of the input and output.
@@ -32,7 +32,7 @@ class SimplifiedNonLocalBlock(nn.Module):
 
     @property
     def last_weight(self) -> Tensor:
-        """What scales the block's contribution: zero in a new block."""
+        """The weight that scales what the block adds to its input: zero in a new block."""
         return self.value.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,8 +43,8 @@ class SimplifiedNonLocalBlock(nn.Module):
 class GlobalContextBlock(nn.Module):
     """z = x + W_v2 ReLU(LN(W_v1 c)), c = sum_j softmax_j(W_k x_j) x_j (GCNet, Sec. 3.3; mmcv's context_block.py).
 
-    With fusion "add" a new block is the identity. With "mul", z = x * sigmoid(W_v2 ReLU(LN(W_v1 c))), a new block
-    halves its input, since the last layer starts at zero: it belongs into networks trained with it from the start.
+    A new block with fusion "add" is the identity. With "mul", z = x * sigmoid(W_v2 ReLU(LN(W_v1 c))), it halves its
+    input, because W_v2 starts at zero; use it in networks that train with it from scratch.
 
     Squeeze-and-excitation (Hu et al. 2018) is pooling="average", fusion="mul", norm=False.
 
@@ -53,7 +53,7 @@ class GlobalContextBlock(nn.Module):
         ratio: W_v1 has channels / ratio outputs (4 and 16 in GCNet).
         pooling: "attention", or "average" over all positions.
         fusion: "add" or "mul".
-        norm: layer norm after W_v1.
+        norm: apply layer norm after W_v1.
 
     Raises:
         UserError: an unknown choice, or a ratio larger than channels.
@@ -82,7 +82,7 @@ class GlobalContextBlock(nn.Module):
 
     @property
     def last_weight(self) -> Tensor:
-        """What scales the block's contribution: zero in a new block."""
+        """The weight that scales what the block adds to its input: zero in a new block."""
         return self.expand.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class GlobalContextBlock(nn.Module):
 
 
 def attention_map(x: Tensor, key: nn.Linear) -> Tensor:
-    """Returns softmax_j(W_k x_j) as (N, P), the one map of x (N, C, *positions)."""
+    """Returns softmax_j(W_k x_j) as (N, P) for x (N, C, *positions)."""
     return key(x.flatten(2).transpose(1, 2)).squeeze(2).softmax(1)
 
 
@@ -103,5 +103,5 @@ def attention_pool(x: Tensor, key: nn.Linear) -> Tensor:
 
 
 def _spread(context: Tensor, x: Tensor) -> Tensor:
-    """Returns (N, C) as (N, C, 1, ...), to be combined with x."""
+    """Returns context (N, C) as (N, C, 1, ...), which broadcasts over the positions of x."""
     return context.view(*context.shape, *([1] * (x.ndim - 2)))

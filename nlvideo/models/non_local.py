@@ -16,28 +16,29 @@ INITS = ("paper", "released")
 
 
 class NonLocalBlock(nn.Module):
-    """z = W_z y + x, the identity when it is new (Eq. 6, Sec. 3.3).
+    """z = W_z y + x (Eq. 6); a new block is the identity (Sec. 3.3).
 
     Args:
         channels: C of the input and output, (N, C, T, H, W).
-        mode: the pairwise function, one of MODES (Sec. 3.2).
-        extent: which positions j a position i sees: all (spacetime), those of its own frame (space), or the
-            same place in every frame (time) (Table 2d).
+        mode: pairwise function, one of MODES (Sec. 3.2).
+        extent: positions that a query attends to: all ("spacetime"), those of its own frame ("space"), or the same
+            position in every frame ("time") (Table 2d).
         inner_channels: D of theta, phi and g; C / 2 by default (Sec. 3.3).
-        subsample: 2x2 max-pool keys and values in space. Not done for extent "time", whose keys are the
-            frames of one place.
-        pool: where the keys are pooled: "before" the 1x1x1 convolutions, as the authors' code does
-            (nonlocal_helper.py) and as the multiply-adds of Table 2e are counted, or "after" them, as the text of
-            Sec. 3.3 says. The same weights give different functions.
-        scale: multiply the softmax's logits by D ** -0.5, as the authors' code does; only for
-            embedded_gaussian.
-        bias: theta, phi, g and W_z add one, as in the authors' code (NO_BIAS: 0); Eq. 6 has none.
-        norm: batch norm with zero gain after W_z (Sec. 4.1). False: no norm and a zero W_z, for backbones with
+        subsample: 2x2 max-pool keys and values in space. Ignored for extent "time", where each frame has one key.
+        pool: pool "before" the 1x1x1 convolutions of keys and values, as in the authors' code (nonlocal_helper.py) and
+            in the multiply-adds of Table 2e, or "after" them, as in the text of Sec. 3.3. The same weights give
+            different functions.
+        scale: multiply the softmax logits by D ** -0.5, as in the authors' code; embedded_gaussian only.
+        bias: theta, phi, g and W_z have biases, as in the authors' code (NO_BIAS: 0); Eq. 6 has none.
+        norm: batch norm with zero gain after W_z (Sec. 4.1). False: no norm and W_z starts at zero, for backbones with
             frozen batch norm.
-        group_frames: attend only inside groups of so many consecutive frames, as the authors' code does in res3 of
-            long clips (add_nonlocal_group); None: all frames.
-        init: weights of theta, phi, g and W_z: "paper" He et al. (Sec. 4.1), "released" N(0, 0.01), as in the
+        init: weights of theta, phi, g and W_z: "paper" is He et al. (Sec. 4.1), "released" is N(0, 0.01), as in the
             authors' code.
+        group_frames: attend within groups of this many consecutive frames, as the authors' code does in res3 of long
+            clips (add_nonlocal_group). None: all frames.
+
+    Raises:
+        UserError: an unknown choice, or options that exclude each other.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class NonLocalBlock(nn.Module):
         if group_frames is not None and group_frames < 1:
             raise UserError(f"group_frames={group_frames}: must be at least 1.")
         self.group_frames = group_frames
-        self.plain = False  # set it to compute with the matrix of all pairs: the reference, and for exporters
+        self.plain = False  # True: compute with the matrix of all pairs, for exporters and as the reference
         inner = inner_channels or channels // 2
         self.mode, self.extent, self.pool, self.scale = mode, extent, pool, scale
         self.subsample = subsample and extent != "time"
@@ -93,20 +94,23 @@ class NonLocalBlock(nn.Module):
                     nn.init.normal_(conv.weight, std=0.01)
                 if conv.bias is not None:
                     nn.init.zeros_(conv.bias)
-        # Either way the block starts as the identity and can be put into a trained network.
-        nn.init.zeros_(self.last_weight)
+        nn.init.zeros_(self.last_weight)  # the identity, so that a new block can be inserted into a trained network
 
     @property
     def last_weight(self) -> Tensor:
-        """What scales the block's contribution: zero in a new block."""
+        """The weight that scales what the block adds to its input: zero in a new block."""
         return self.out.weight if self.bn is None else self.bn.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns z of x's shape, (N, C, T, H, W) or, for an image, (N, C, H, W)."""
+        """Returns z of x's shape, (N, C, T, H, W) or, for images, (N, C, H, W).
+
+        Raises:
+            UserError: a feature map too small to subsample, or whose frames group_frames does not divide.
+        """
         if x.ndim == 4:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         if self.group_frames is not None and self.group_frames != x.shape[2]:
-            return self._forward_in_groups(x)
+            return self._forward_in_groups(x, self.group_frames)
         operands, g = self._operands(x)
         if self.plain:
             y = pairwise.apply_map(self._map(*operands), g)
@@ -120,9 +124,11 @@ class NonLocalBlock(nn.Module):
         return x + (z if self.bn is None else self.bn(z))
 
     def attention_map(self, x: Tensor) -> Tensor:
-        """Returns the weights (B, queries, keys) that the block gives to its keys, B counting what sees each other:
-        clips, or frames for extent "space", or places for "time". Softmax rows sum to 1; the others are f / M. Groups
-        of frames (group_frames) are the caller's to make."""
+        """Returns the attention weights (B, queries, keys) of x (N, C, T, H, W), group_frames not applied.
+
+        B is N for extent "spacetime", N*T for "space", N*H*W for "time". Rows of a softmax sum to 1; the other modes
+        have f / M.
+        """
         return self._map(*self._operands(x)[0])
 
     def _map(self, first: Tensor, second: Tensor) -> Tensor:
@@ -133,7 +139,8 @@ class NonLocalBlock(nn.Module):
         return pairwise.embedded_gaussian_map(first, second, self.logit_scale)
 
     def _operands(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Returns what f is computed from, (theta, phi), (x, x) or (a, b), and g, all with positions folded."""
+        """Returns the arguments of f and g, all folded: ((theta, phi), g), for gaussian ((x, x), g), for concatenation
+        ((a, b), g) with a and b as in pairwise.concatenation."""
         phi, g = self._keys_and_values(x)
         if self.mode == "gaussian":
             first, second = x, phi
@@ -145,17 +152,18 @@ class NonLocalBlock(nn.Module):
             return (self._fold(a).squeeze(1), self._fold(b).squeeze(1)), self._fold(g)
         return (self._fold(first), self._fold(second)), self._fold(g)
 
-    def _forward_in_groups(self, x: Tensor) -> Tensor:
+    def _forward_in_groups(self, x: Tensor, frames: int) -> Tensor:
         n, _, t, _, _ = x.shape
-        if t % self.group_frames:
-            raise UserError(f"group_frames={self.group_frames} does not divide the {t} frames of the map.")
-        groups = x.unflatten(2, (t // self.group_frames, self.group_frames)).transpose(1, 2).flatten(0, 1)
-        return self.forward(groups).unflatten(0, (n, t // self.group_frames)).transpose(1, 2).flatten(2, 3)
+        if t % frames:
+            raise UserError(f"group_frames={frames} does not divide the {t} frames of the feature map.")
+        groups = x.unflatten(2, (t // frames, frames)).transpose(1, 2).flatten(0, 1)
+        return self.forward(groups).unflatten(0, (n, t // frames)).transpose(1, 2).flatten(2, 3)
 
     def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns phi and g, (N, D, T, H', W'); phi is x itself in gaussian mode."""
         if self.subsample and min(x.shape[3:]) < 2:
-            raise UserError(f"A {x.shape[3]}x{x.shape[4]} map is too small for the 2x2 pooling; set subsample=False.")
+            size = f"{x.shape[3]}x{x.shape[4]}"
+            raise UserError(f"A {size} feature map is too small for 2x2 pooling; set subsample=False.")
         if self.pool == "before":
             pooled = self._pool(x)
             return (pooled if self.mode == "gaussian" else self.phi(pooled)), self.g(pooled)
@@ -165,7 +173,7 @@ class NonLocalBlock(nn.Module):
         return F.max_pool3d(x, (1, 2, 2)) if self.subsample else x
 
     def _fold(self, x: Tensor) -> Tensor:
-        """Returns (B, D, positions): what sees each other shares one entry of the batch."""
+        """Returns (B, D, positions): positions that attend to each other share one entry of the batch."""
         if self.extent == "space":
             return x.transpose(1, 2).flatten(3).flatten(0, 1)  # (N*T, D, H*W)
         if self.extent == "time":
@@ -173,7 +181,7 @@ class NonLocalBlock(nn.Module):
         return x.flatten(2)  # (N, D, T*H*W)
 
     def _unfold(self, y: Tensor, x: Tensor) -> Tensor:
-        """Returns y as (N, D, T, H, W), the inverse of _fold for the positions of x."""
+        """Returns y (B, D, positions) as (N, D, T, H, W), the inverse of _fold for x."""
         n, _, t, h, w = x.shape
         if self.extent == "space":
             return y.unflatten(0, (n, t)).unflatten(3, (h, w)).transpose(1, 2)

@@ -4,10 +4,12 @@ y_i = 1/C(x) * sum_j f(x_i, x_j) g(x_j)                                   (non-l
 
 B batch, N query positions, M key positions, D channels of theta and phi, E channels of g.
 
-Each operation comes twice: exact without the N x M matrix of all f, for training and evaluation, and as that matrix
-(`..._map`), which `apply_map` multiplies with g: the reference, the way to look at what is attended, and the form for
+Each operation comes in two forms: exact without the N x M matrix of all pairs, for training and evaluation; and that
+matrix (`..._map`), which `apply_map` multiplies by g: the reference, what attention pictures show, and the fallback for
 exporters that lack an operator.
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +17,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.backends import cuda
 
-CHUNK_BYTES = 8 * 2**20  # of one chunk of the matrix where no fused kernel serves
+CHUNK_BYTES = 8 * 2**20  # one chunk of the matrix, where no fused kernel applies
 
 
 def embedded_gaussian(theta: Tensor, phi: Tensor, g: Tensor, scale: float = 1.0) -> Tensor:
     """Returns y (B, E, N) with f = exp(scale * theta_i . phi_j), normalised by the sum over j (Eq. 2 and 3).
 
-    The gaussian mode is the same operation with theta = phi = x. `scale` is 1 in the paper and
-    D ** -0.5 in the authors' code.
+    The gaussian mode is the same operation with theta = phi = x. The paper has scale 1, the authors' code D ** -0.5.
 
     Args:
         theta: (B, D, N).
@@ -30,7 +31,7 @@ def embedded_gaussian(theta: Tensor, phi: Tensor, g: Tensor, scale: float = 1.0)
         g: (B, E, M).
         scale: factor on the logits before the softmax.
     """
-    # Autocast may have left x or its pooled form in another type than the convolution's output g.
+    # Under autocast x and its pooled form may have another dtype than g, a convolution's output.
     query, key, value = (t.to(g.dtype).transpose(1, 2).unsqueeze(1) for t in (theta, phi, g))
     key, value = key.contiguous(), value.contiguous()
     if _fused_attention_takes(query, key, value):
@@ -43,7 +44,7 @@ def embedded_gaussian(theta: Tensor, phi: Tensor, g: Tensor, scale: float = 1.0)
 def dot_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
     """Returns y (B, E, N) with f = theta_i . phi_j, normalised by the number of keys M (Eq. 4).
 
-    Without a softmax the products re-associate, theta (phi^T g) / M, so the N x M matrix is never made.
+    There is no softmax, so the product is associative: theta (phi^T g) / M never forms the N x M matrix.
 
     Args:
         theta: (B, D, N).
@@ -56,30 +57,30 @@ def dot_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
 def concatenation(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """Returns y (B, E, N) with f = ReLU(a_i + b_j), normalised by the number of keys M (Eq. 5).
 
-    w_f^T [theta(x_i), phi(x_j)] is a sum of one number per query and one per key. The j with b_j > -a_i are the first
-    ones when the keys are sorted by falling b, so y_i follows from prefix sums of g and b g at one place, found by
-    binary search: O((N + M) (log M + E)) instead of N M E.
+    w_f^T [theta(x_i), phi(x_j)] is a sum of one number per query and one per key. With the keys in descending order of
+    b, those with b_j > -a_i come first, so y_i follows from prefix sums of g and of b g at one index, found by binary
+    search: O((N + M) (log M + E)) instead of O(N M E).
 
     Args:
-        a: (B, N), the query's half of w_f applied to theta.
-        b: (B, M), the key's half of w_f applied to phi.
+        a: (B, N), theta times the query half of w_f.
+        b: (B, M), phi times the key half of w_f.
         g: (B, E, M).
     """
     return _Concatenation.apply(a, b, g)
 
 
 def embedded_gaussian_map(theta: Tensor, phi: Tensor, scale: float = 1.0) -> Tensor:
-    """Returns the weights (B, N, M) of embedded_gaussian; each row sums to 1."""
+    """Returns the weights (B, N, M) of embedded_gaussian; rows sum to 1."""
     return (scale * torch.bmm(theta.transpose(1, 2), phi)).softmax(2)
 
 
 def dot_product_map(theta: Tensor, phi: Tensor) -> Tensor:
-    """Returns the weights (B, N, M) of dot_product, with 1/M."""
+    """Returns the weights (B, N, M) of dot_product, f / M."""
     return torch.bmm(theta.transpose(1, 2), phi) / phi.shape[2]
 
 
 def concatenation_map(a: Tensor, b: Tensor) -> Tensor:
-    """Returns the weights (B, N, M) of concatenation, with 1/M."""
+    """Returns the weights (B, N, M) of concatenation, f / M."""
     return F.relu(a.unsqueeze(2) + b.unsqueeze(1)) / b.shape[1]
 
 
@@ -89,8 +90,8 @@ def apply_map(weights: Tensor, g: Tensor) -> Tensor:
 
 
 def _fused_attention_takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether scaled_dot_product_attention has a kernel for these that does not keep the matrix."""
-    if query.device.type == "meta":  # shapes and costs are asked for: what a fused kernel would compute and keep
+    """Returns whether scaled_dot_product_attention has a kernel for these that does not store the matrix."""
+    if query.device.type == "meta":  # _ChunkedAttention counts and saves what a fused kernel would
         return False
     if query.shape[-1] != value.shape[-1]:  # gaussian: C channels of x, C / 2 of g
         return False
@@ -101,7 +102,7 @@ def _fused_attention_takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 class _ChunkedAttention(torch.autograd.Function):
-    """Attention over chunks of queries; the backward pass computes each chunk of the matrix again."""
+    """Attention in chunks of queries; the backward pass recomputes each chunk of the matrix."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -134,18 +135,18 @@ class _ChunkedAttention(torch.autograd.Function):
         return dquery, dkey.to(key.dtype), dvalue.to(value.dtype), None
 
 
-def _chunks(query: Tensor, key: Tensor):
-    """Yields slices of queries, each of whose part of the matrix takes about CHUNK_BYTES."""
+def _chunks(query: Tensor, key: Tensor) -> Iterator[slice]:
+    """Yields slices of queries whose rows of the matrix take about CHUNK_BYTES."""
     size = max(1, CHUNK_BYTES // (4 * query.shape[0] * key.shape[2]))
     for first in range(0, query.shape[2], size):
         yield slice(first, first + size)
 
 
 class _Concatenation(torch.autograd.Function):
-    """concatenation: keys sorted by falling b, prefix sums, and one row of these for each query.
+    """concatenation: keys in descending order of b, prefix sums, and one row of these per query.
 
-    Sums run in float64 (on the CPU torch's cumsum does so by itself) and b is centred first: an offset that a and b
-    share with opposite signs would otherwise be multiplied into the sums and eat their digits.
+    Sums accumulate in float64 (on CPUs torch's cumsum does so internally), and b is centred first: an offset that a and
+    b share with opposite signs would otherwise enter the sums and cost precision.
     """
 
     @staticmethod
@@ -154,10 +155,10 @@ class _Concatenation(torch.autograd.Function):
         centre = b.double().mean(1, keepdim=True)
         shifted = a.double() + centre  # (B, N)
         falling, order = (b.double() - centre).sort(1, descending=True)  # (B, M)
-        count = torch.searchsorted(-falling, shifted)  # (B, N): the first `count` sorted keys have a_i + b_j > 0
+        count = torch.searchsorted(-falling, shifted)  # (B, N): a_i + b_j > 0 for the first `count` sorted keys
         g_sorted = g.gather(2, order[:, None].expand_as(g)).to(_sum_dtype(g, dtype)).div_(b.shape[1])
         batch, keys = b.shape
-        sums = g.new_zeros(2, batch, keys + 1, g.shape[1], dtype=dtype)  # of the first 0..M keys' g and b g, as rows
+        sums = g.new_zeros(2, batch, keys + 1, g.shape[1], dtype=dtype)  # prefix sums of g and of b g over 0..M keys
         sums[0, :, 1:] = g_sorted.cumsum(2).mT
         sums[1, :, 1:] = g_sorted.mul_(falling[:, None].to(g_sorted.dtype)).cumsum(2).mT
         shifted = shifted.to(dtype)
@@ -179,13 +180,13 @@ class _Concatenation(torch.autograd.Function):
         for i, rows in _row_chunks(shifted):
             da[i, rows] = (dy[i, rows] * sums[i][count[i, rows]]).sum(1)
 
-        # The key at sorted place p is seen by the queries with count > p: sum those of each count, then the counts.
+        # Queries with count > p contribute to the key at sorted index p: sum dy by count, then suffix sums over counts.
         bucket = (count + (keys + 1) * torch.arange(batch, device=count.device)[:, None]).flatten()
         bucket, members = bucket.sort()
         starts = torch.searchsorted(bucket, torch.arange(batch * (keys + 1), device=count.device))
 
         def seen(weights: Tensor | None) -> Tensor:
-            """Returns the sums of dy (times weights) over the queries that see each sorted key, (B, E, M)."""
+            """Returns sums (B, E, M) of dy (times weights) over the queries that contribute to each sorted key."""
             sums = F.embedding_bag(members, dy.flatten(0, 1), starts, mode="sum", per_sample_weights=weights)
             sums = sums.view(batch, keys + 1, -1)[:, 1:].mT.contiguous().to(_sum_dtype(g, dy.dtype))  # count 1..M
             before = sums.cumsum(2)
@@ -204,8 +205,8 @@ def _sum_dtype(values: Tensor, dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if values.device.type == "cuda" else dtype
 
 
-def _row_chunks(queries: Tensor):
-    """Yields (entry of the batch, slice of its queries (B, N)); on the CPU so few that they stay in its cache."""
+def _row_chunks(queries: Tensor) -> Iterator[tuple[int, slice]]:
+    """Yields (index in the batch, slice of queries (B, N)); on CPUs few enough queries to stay in the cache."""
     size = 1024 if queries.device.type == "cpu" else queries.shape[1]
     for i in range(queries.shape[0]):
         for first in range(0, queries.shape[1], size):

@@ -250,7 +250,7 @@ class VideoResNet(nn.Module):
         return self
 
     def features(self, clips: Tensor) -> Tensor:
-        """Returns res5's output (N, 32 * width, T', H / 32, W / 32) for normalized clips (N, 3, T, H, W)."""
+        """Returns res5's output (N, 32 * width, T', H / 32, W / 32) for normalised clips (N, 3, T, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(clips))))
         x = self.pool2(self._run_stage("res2", self.layer1, x))
         for stage, layer in zip(STAGES[1:], (self.layer2, self.layer3, self.layer4), strict=True):
@@ -266,7 +266,7 @@ class VideoResNet(nn.Module):
         return x
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Returns logits (N, num_classes) of normalized clips (N, 3, T, H, W), from the average over all positions."""
+        """Returns logits (N, num_classes) of normalised clips (N, 3, T, H, W), from the average over all positions."""
         return self._classify(self.features(clips).mean((2, 3, 4)))
 
     def position_logits(self, clips: Tensor) -> Tensor:
@@ -343,7 +343,7 @@ def _recompute_contexts(block: nn.Module) -> tuple[AbstractContextManager, Abstr
 
 @contextmanager
 def _untracked(block: nn.Module) -> Iterator[None]:
-    """Makes batch norms normalize by batch statistics, as in training, without updating their running statistics.
+    """Makes batch norms normalise by batch statistics, as in training, without updating their running statistics.
 
     The recomputation sees the same batch a second time, which must not count twice.
     """

@@ -81,9 +81,9 @@ def test_networks_with_blocks_can_be_copied_and_saved():
 def test_wrong_places_are_refused_and_the_network_left_alone():
     network = resnet50(num_classes=3)
     keys = list(network.state_dict())
-    with pytest.raises(ValueError, match="no submodule 'layer3.9'. Beside it: layer3, layer3.0, layer3.1"):
+    with pytest.raises(ValueError, match="no submodule 'layer3.9'. Siblings: layer3, layer3.0, layer3.1"):
         insert_blocks(network, {"layer3.4": NonLocalBlock(1024), "layer3.9": NonLocalBlock(1024)})
     assert list(network.state_dict()) == keys
     insert_blocks(network, {"layer3.4": NonLocalBlock(1024)})
-    with pytest.raises(ValueError, match="'layer3.4' is followed by a block already"):
+    with pytest.raises(ValueError, match="'layer3.4' already has a block"):
         insert_blocks(network, {"layer3.4": NonLocalBlock(1024)})

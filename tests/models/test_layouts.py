@@ -136,7 +136,7 @@ def test_groups_attend_inside_four_frames_only():
     x = torch.randn(2, 6, 8, 4, 4, dtype=torch.float64)
     expected = torch.cat([whole(x[:, :, :4]), whole(x[:, :, 4:])], 2)
     torch.testing.assert_close(block(x), expected)
-    with pytest.raises(ValueError, match="group_frames=4 does not divide the 6 frames"):
+    with pytest.raises(ValueError, match="group_frames=4 does not divide the 6 frames of the feature map"):
         block(x[:, :, :6])
 
 
@@ -153,7 +153,7 @@ def test_long_clips_group_res3_only():
         (["block=gc5", "block.mode=dot_product"], "block.mode=dot_product has no effect on block.kind=global_context"),
         (["block=nl5", "block.ratio=16"], "block.ratio=16 has no effect on block.kind=non_local"),
         (["block=snl5", "block.norm=false"], "block.norm=False has no effect .* which takes no options"),
-        (["block=nl1", "+block.group_frames.res3=4"], "block.group_frames.res3=4: no block stands in res3"),
+        (["block=nl1", "+block.group_frames.res3=4"], "block.group_frames.res3=4: there is no block in res3"),
         (["block=nl1", "block.kind=attention"], "block.kind='attention' is unknown. Choose from: none, non_local"),
         (["block=nl1", "block.places.r50=[res4.1,res4.1]"], "block.places.r50 names a place twice"),
     ],

@@ -119,7 +119,7 @@ def test_wrong_options_are_refused_with_their_value(options):
 
 
 def test_a_map_too_small_to_subsample_is_refused():
-    with pytest.raises(ValueError, match="1x4 map"):
+    with pytest.raises(ValueError, match="1x4 feature map"):
         block_of()(torch.randn(N, C, T, 1, 4, dtype=torch.float64))
 
 

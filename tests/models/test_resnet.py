@@ -196,7 +196,7 @@ def test_choices_that_do_not_exist_are_refused(change, message):
 
 
 def test_a_block_without_places_is_refused():
-    with pytest.raises(ValueError, match="block.places says nothing for depth 50"):
+    with pytest.raises(ValueError, match="block.places.r50 is missing or empty"):
         build_model(ModelConfig(), BlockConfig(kind="non_local"), DataConfig(), 10)
 
 
