@@ -25,7 +25,7 @@ from nlvideo.build.data import class_names, prepare_data, read_val_table, video_
 from nlvideo.build.model import check_clip
 from nlvideo.config.compose import command_line_keys, run_command, to_yaml
 from nlvideo.config.schema import EvaluateConfig
-from nlvideo.data.decoding.opening import load_decoder
+from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation.kept_scores import IDENTITY_FILE, KeptScores, VideoScores, refuse_other
 from nlvideo.evaluation.metrics import headline
@@ -156,8 +156,8 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
         shutil.rmtree(job.folder / KEPT_FOLDER, ignore_errors=True)  # a kill may have left it
     if world.is_main:
         if config.report and not (job.folder / REPORT_FILE).exists():
-            decoding = {"decoder": config.data.decoder, "frame_rate": config.data.frame_rate}
-            write_report(read_results(job.folder), job.table, **decoding)
+            opener = partial(open_video, decoder=config.data.decoder, frame_rate=config.data.frame_rate)
+            write_report(read_results(job.folder), job.table, opener)
         print_table(result, job.folder)
         if config.report:
             print(f"report       {job.folder}/{REPORT_FILE}")

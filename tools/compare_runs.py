@@ -35,7 +35,8 @@ from nlvideo.evaluation.comparison import (
     mcnemar_p,
     undecodable_notes,
 )
-from nlvideo.evaluation.result_files import INTERVAL, RESULT_FILE, SCORES_FILE, SHOWN, Evaluation, read_results
+from nlvideo.evaluation.result_files import METRIC_NAMES, RESULT_FILE, SCORES_FILE, Evaluation, read_results
+from nlvideo.evaluation.summary import INTERVAL
 from nlvideo.runtime.errors import UserError, reporting_errors
 from nlvideo.runtime.files import make_folder, replacing
 from nlvideo.runtime.names import in_picture, shortened
@@ -117,7 +118,7 @@ def ensemble_file(path: Path) -> Path:
 def print_runs(runs: dict[str, Evaluation]) -> None:
     rows = [
         {"": name, "evaluation": str(run.folder), "videos": f"{len(run.ids):,}"}
-        | {SHOWN[key]: f"{100 * value:.2f}" for key, value in main_metrics(run).items()}
+        | {METRIC_NAMES[key]: f"{100 * value:.2f}" for key, value in main_metrics(run).items()}
         for name, run in runs.items()
     ]
     print_rows("metrics in %", rows)
@@ -130,7 +131,7 @@ def print_comparison(comparison: Comparison, first: str, baseline: Evaluation, n
         for note in differing_settings(baseline, comparison.run):
             print(f"note: {note}")
     rows = [
-        {"score": SHOWN[key], f"{name} - {first}": points(found.value), "interval": joined(found.ends, " to ")}
+        {"score": METRIC_NAMES[key], f"{name} - {first}": points(found.value), "interval": joined(found.ends, " to ")}
         for key, found in comparison.differences.items()
     ]
     print_rows("difference in percentage points", rows)
@@ -198,13 +199,13 @@ def verdict(comparison: Comparison, first: str) -> str:
     (key, found), *_ = comparison.differences.items()
     name, (low, high), videos = comparison.name, found.ends, f"{len(comparison.run.ids):,} videos"
     if found.value == low == high == 0:
-        return f"{name} and {first} have equal {SHOWN[key]} on these {videos}, and in every resample of them."
+        return f"{name} and {first} have equal {METRIC_NAMES[key]} on these {videos}, and in every resample of them."
     where = "equal" if found.value == 0 else "better" if found.value > 0 else "worse"
     by = "" if found.value == 0 else f" by {100 * abs(found.value):.2f} points"
     means = (
         f"inconclusive on these {videos}" if low <= 0 <= high else f"more than the choice of these {videos} explains"
     )
-    return f"{name} is {where}{by} in {SHOWN[key]}, between {joined(found.ends, ' and ')}: {means}."
+    return f"{name} is {where}{by} in {METRIC_NAMES[key]}, between {joined(found.ends, ' and ')}: {means}."
 
 
 def joined(ends: Iterable[float], word: str) -> str:
@@ -308,7 +309,7 @@ def draw_gains(axes: Axes, comparison: Comparison) -> None:
     else:
         axes.set(yticks=[], ylabel=f"{len(order)} classes, by gain; names in {CLASSES_FILE}")
     up, down = (gains > 0).sum(), (gains < 0).sum()
-    title = f"{comparison.name}: {in_picture(str(comparison.run.folder), 60)}\n{up} classes better, {down} worse"
+    title = f"{comparison.name}: {in_picture(str(comparison.run.folder), 60)}\nclasses: {up} better, {down} worse"
     axes.set_title(title, fontsize=9)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.axvline(0, color="k", linewidth=0.8)
@@ -325,7 +326,7 @@ def draw_differences(axes: Axes, comparisons: Sequence[Comparison]) -> None:
         axes.plot(100 * found.value, place, "o", color=color)
         at = (100 * found.value, place)
         axes.annotate(points(found.value), at, (0, 5), textcoords="offset points", ha="center", fontsize=8)
-    axes.set_yticks(range(len(lines)), [f"{name} {SHOWN[key]}" for name, key, _ in lines])
+    axes.set_yticks(range(len(lines)), [f"{name} {METRIC_NAMES[key]}" for name, key, _ in lines])
     axes.set(
         ylim=(len(lines) - 0.4, -0.8),
         xlabel=f"difference to A (points) with its {100 * metrics.LEVEL:.0f} % interval; grey if it includes zero",

@@ -12,7 +12,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from nlvideo.evaluation import metrics
-from nlvideo.evaluation.result_files import Evaluation, per_class
+from nlvideo.evaluation.result_files import Evaluation
+from nlvideo.evaluation.summary import per_class
 from nlvideo.runtime.errors import UserError
 
 MAX_LISTED_NAMES = 3  # videos or classes in a message
