@@ -1,4 +1,4 @@
-"""nlvideo-doctor: which decoders work here, on a file that it writes itself."""
+"""nlvideo-doctor: which video decoders work here, tried on a file that it writes, and the versions in use."""
 
 import platform
 import sys
@@ -6,7 +6,6 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from rich.console import Console
@@ -15,53 +14,50 @@ from rich.table import Table
 
 from nlvideo.data.decoding.opening import DECODERS, load_decoder
 from nlvideo.data.decoding.video import DecodeError
+from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.precision import resolve_precision
+from nlvideo.runtime.video_writer import VideoWriter
 
-NUM_FRAMES, WANTED = 48, (5, 18, 19, 40)
-GREY_STEP = 5  # frame i is all of grey level GREY_STEP * i
+NUM_FRAMES, HEIGHT, WIDTH = 48, 64, 96
+WANTED = (5, 18, 19, 40)  # frames to decode
+GREY_STEP = 5  # frame i is uniformly grey, GREY_STEP * i
 
 
 def main() -> None:
-    table = Table("decoder", "version", "works", "what it says")
+    table = Table("decoder", "version", "works", "result")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "grey.mp4")
         write_test_video(file)
-        problems = {name: problem_of(name, file) for name in DECODERS}
+        problems = {name: decoder_problem(name, file) for name in DECODERS}
     for name, problem in problems.items():
-        table.add_row(
-            name, _version(DECODERS[name][1]), "no" if problem else "yes", escape(problem or "the right frames")
-        )
+        works = "no" if problem else "yes"
+        table.add_row(name, _version(DECODERS[name][1]), works, escape(problem or "correct frames"))
     Console().print(table)
     working = [name for name, problem in problems.items() if not problem]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    what = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"device    {what}, {str(resolve_precision('auto', device)).removeprefix('torch.')}")
+    hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(f"device    {hardware}, {str(resolve_precision('auto', device)).removeprefix('torch.')}")
     print(f"versions  python {platform.python_version()}, torch {torch.__version__}, nlvideo {_version('nlvideo')}")
-    print(f"used      data.decoder=pyav unless you say otherwise; {', '.join(working) or 'none'} can be used here")
+    print(f"decoders  data.decoder=pyav is the default; usable here: {', '.join(working) or 'none'}")
     sys.exit("pyav" not in working)
 
 
 def write_test_video(file: Path) -> None:
-    """Writes a small H.264 file with B-frames, whose frames say which they are."""
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
-        stream.options = {"crf": "1", "g": "16", "bf": "2"}
+    """Writes a small H.264 file with B-frames, whose frames can be told apart by their grey level."""
+    with VideoWriter(file, 25, {"crf": "1", "g": "16", "bf": "2"}) as writer:
         for i in range(NUM_FRAMES):
-            pixels = np.full((64, 96, 3), GREY_STEP * i, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
+            writer.write(np.full((HEIGHT, WIDTH, 3), GREY_STEP * i, np.uint8))
 
 
-def problem_of(decoder: str, file: Path) -> str | None:
-    """Returns why a decoder cannot be used, None if it gives the right frames of the file."""
+def decoder_problem(decoder: str, file: Path) -> str | None:
+    """Returns why a decoder cannot be used, or None if it returns the correct frames of the file."""
     try:
         with load_decoder(decoder)(file) as video:
-            frames = video.read(WANTED, (64, 96))
-    except (ValueError, DecodeError) as error:
+            frames = video.read(WANTED, (HEIGHT, WIDTH))
+    except (UserError, DecodeError) as error:
         return str(error)
     found = tuple(round(frame.double().mean().item() / GREY_STEP) for frame in frames)
-    return None if found == WANTED else f"it gives frames {found} for {WANTED}"
+    return None if found == WANTED else f"returns frames {found} for {WANTED}"
 
 
 def _version(package: str) -> str:

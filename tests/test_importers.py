@@ -332,7 +332,7 @@ def test_the_converter_writes_a_checkpoint_that_can_be_loaded(tmp_path):
     loaded = load_model(tmp_path / "out.pt")
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
     again = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 1 and "exists already; nothing is overwritten" in again.stderr
+    assert again.returncode == 1 and "exists already; remove it or give another name" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nlvideo.runtime.threads  # noqa: F401, before torch is loaded
+
+# isort: split
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
