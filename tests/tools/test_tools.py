@@ -1,40 +1,66 @@
-"""The tools run as their headers say."""
+"""Programs under tools/ without a test file of their own."""
 
+import itertools
 import runpy
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
-def run(tool: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, TOOLS / tool, *arguments], capture_output=True, text=True, timeout=200)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Returns a function that runs a tool in this process: name, arguments -> (exit status, stdout, stderr)."""
+
+    def call(tool: str, *arguments: str, **replaced) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [tool, *arguments])
+        monkeypatch.syspath_prepend(TOOLS)
+        main = runpy.run_path(str(TOOLS / tool))["main"]
+        main.__globals__.update(replaced)
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+        return status, *capsys.readouterr()
+
+    return call
 
 
-def test_count_flops_prints_the_table():
-    done = run("count_flops.py", "i3d_r50_nl5", "slow_r50_gc_all")
-    assert done.returncode == 0, done.stderr
-    rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if "│" in line}
+def test_count_flops_prints_the_table(run):
+    status, out, err = run("count_flops.py", "i3d_r50_nl5", "slow_r50_gc_all")
+    assert status == 0, err
+    rows = {line.split("│")[1].strip(): line for line in out.splitlines() if "│" in line}
     assert "35.40" in rows["i3d_r50_nl5"] and "41.26" in rows["i3d_r50_nl5"]
     assert "42.46" in rows["slow_r50_gc_all"] and "13" in rows["slow_r50_gc_all"]
-    other = run("count_flops.py", "c2d_r50", "--num-frames", "8", "--crop-size", "112")
-    assert "8 x 112 x 112" in other.stdout
-    assert "Choose from: " in run("count_flops.py", "c2d_r5").stderr
 
 
-def test_benchmark_of_the_operations():
-    done = run("benchmark_model.py", "ops", "--positions", "128", "--keys", "32", "--width", "8", "--repeats", "1")
-    assert done.returncode == 0, done.stderr
-    assert all(mode in done.stdout for mode in ("dot_product", "concatenation", "embedded_gaussian", "gaussian"))
+def test_count_flops_at_other_sizes(run):
+    assert "8 x 112 x 112" in run("count_flops.py", "c2d_r50", "--num-frames", "8", "--crop-size", "112")[1]
+    status, _, err = run("count_flops.py", "c2d_r5")
+    assert status and "Choose from: " in err
+
+
+def test_benchmark_of_the_operations(run):
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # a second per step, so that one is enough
+    smallest = ["--positions", "128", "--keys", "32", "--width", "8", "--repeats", "1"]
+    here = {"_in_process": lambda function, *arguments: function(*arguments), "time": clock}
+    status, out, err = run("benchmark_model.py", "ops", *smallest, **here)
+    assert status == 0, err
+    assert all(mode in out for mode in ("dot_product", "concatenation", "embedded_gaussian", "gaussian"))
+
+
+def test_benchmarks_measure_in_a_process_of_their_own():
+    assert runpy.run_path(str(TOOLS / "benchmark_model.py"))["_in_process"](abs, -3) == 3
 
 
 @pytest.mark.parametrize("tool", sorted(path.name for path in TOOLS.glob("*.py")))
-def test_every_tool_says_what_it_does(tool, monkeypatch, capsys):
+def test_help_shows_how_to_run_each_tool(tool, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [tool, "--help"])
-    monkeypatch.syspath_prepend(TOOLS)  # as for a program that lies there; in this process torch is loaded already
+    monkeypatch.syspath_prepend(TOOLS)  # as for a program started there
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(TOOLS / tool), run_name="__main__")
     assert not end.value.code and f"python tools/{tool}" in capsys.readouterr().out
