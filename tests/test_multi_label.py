@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import composed
+from references import precisions_by_hand
 from runs import rows_of
 from sklearn.metrics import average_precision_score
-from test_metrics import by_hand
 
 from nlvideo.build.data import prepare_data, read_val_table
 from nlvideo.config.schema import EvaluateConfig, ViewsConfig
@@ -124,9 +124,9 @@ def test_localisation_at_25_points(run, tmp_path):
                     expected_targets[video, p, int(number[1:])] = True
     targets = expected_targets.reshape(-1, 8)
     # The file has seven digits, so a few scores are equal there that are not: they stay in the list's order.
-    assert result["localization_map"] == pytest.approx(np.nanmean(by_hand(scores, targets)), abs=1e-4)
+    assert result["localization_map"] == pytest.approx(np.nanmean(precisions_by_hand(scores, targets)), abs=1e-4)
     moved = np.roll(expected_targets, 1, axis=1).reshape(-1, 8)
-    assert result["localization_map"] != pytest.approx(np.nanmean(by_hand(scores, moved)), abs=1e-3)
+    assert result["localization_map"] != pytest.approx(np.nanmean(precisions_by_hand(scores, moved)), abs=1e-3)
     video = np.load(tmp_path / "out/scores.npz")["scores"]
     np.testing.assert_allclose(scores.reshape(11, 25, 8).max(1), video, rtol=1e-6)
 

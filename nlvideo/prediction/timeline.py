@@ -1,4 +1,4 @@
-"""Scores over time: windows that slide over a video, and the segments that share a best class.
+"""Scores over time: windows that slide over a video, and the stretches that share a best class.
 
 n windows, K classes.
 """

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from references import precisions_by_hand
 
 from nlvideo.evaluation.metrics import (
     accuracy_interval,
@@ -47,20 +48,6 @@ def test_topk_agrees_with_torch():
     assert topk_accuracy(target_ranks(scores, targets), 5) == np.mean((best == targets[:, None]).any(1))
 
 
-def by_hand(scores, targets):
-    """The loop of Charades_v1_classify.m; ties keep the order of the list."""
-    values = []
-    for k in range(scores.shape[1]):
-        order = sorted(range(len(scores)), key=lambda v: (-scores[v, k], v))
-        hits, total = 0, 0.0
-        for place, video in enumerate(order, 1):
-            if targets[video, k]:
-                hits += 1
-                total += hits / place
-        values.append(total / hits if hits else np.nan)
-    return np.array(values)
-
-
 def random_multi_label(seed=0, videos=60, classes=9, levels=None):
     generator = np.random.default_rng(seed)
     scores = (
@@ -76,7 +63,7 @@ def random_multi_label(seed=0, videos=60, classes=9, levels=None):
 def test_average_precision_follows_the_charades_rules(levels):
     scores, targets = random_multi_label(levels=levels)
     found = average_precisions(scores, targets)
-    np.testing.assert_allclose(found, by_hand(scores, targets), atol=1e-12)
+    np.testing.assert_allclose(found, precisions_by_hand(scores, targets), atol=1e-12)
     assert np.isnan(found[3]) and np.isfinite(np.delete(found, 3)).all()
 
 
@@ -102,7 +89,7 @@ def test_weights_are_repeated_videos():
     found = weighted_average_precisions(scores, targets, weights)
     for row, weight in zip(found, weights, strict=True):
         drawn = np.repeat(np.arange(60), weight.astype(int))
-        np.testing.assert_allclose(row, by_hand(scores[drawn], targets[drawn]), atol=1e-12)
+        np.testing.assert_allclose(row, precisions_by_hand(scores[drawn], targets[drawn]), atol=1e-12)
 
 
 def test_intervals_match_the_normal_approximation():

@@ -1,0 +1,66 @@
+"""The report page, from made-up scores of the grey videos."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.lists.path_list import read_table
+from nlvideo.evaluation.report import write_report
+from nlvideo.evaluation.result_files import read_results, write_results
+from nlvideo.evaluation.summary import Scores, summarize
+
+
+@pytest.fixture
+def written(video_folder, tmp_path):
+    """Returns a function that writes a report of these scores (5, K) and returns the page."""
+
+    def write(scores, opener=open_video, num_classes=None) -> str:
+        table = read_table(video_folder, "val.csv", None, num_classes)
+        scores = np.asarray(scores, np.float32)
+        ranks = np.zeros((5, 13), np.int64)
+        failures = {i: "cut short" for i in np.flatnonzero(np.isnan(scores).any(1)).tolist()}
+        found = Scores(scores, ranks, np.empty((5, 0, scores.shape[1]), np.float32), failures)
+        result = summarize(found, table, num_clips=10)
+        result |= {"checkpoint": "run/checkpoint.pt", "step": 7, "views": {"num_clips": 10, "num_crops": 3}}
+        write_results(tmp_path / "out", result, found, table)
+        path = write_report(read_results(tmp_path / "out"), table, opener)
+        assert path == tmp_path / "out/report.html" and not list(path.parent.glob(".*"))
+        return path.read_text(encoding="utf-8")
+
+    return write
+
+
+SCORES = [[0.5, 0.4, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.7, 0.2, 0.1], [0.1, 0.9, 0]]  # targets 0, 1, 2, 0, 1
+
+
+def test_the_page_is_self_contained(written):
+    page = written(SCORES)
+    assert page.count("data:image/png;base64,") == 3 and page.count("data:image/jpeg;base64,") == 10
+    assert "http" not in page and "Evaluation of run, step 7" in page and "80.00 %" in page
+    assert "<td>2</td><td>0</td><td>1</td>" in page  # class 2, once confused with class 0
+
+
+def test_worst_videos_come_first_and_undecodable_ones_apart(written):
+    scores = np.array(SCORES)
+    scores[4] = np.nan
+    page = written(scores)
+    worst, best = page.index("Worst videos"), page.index("Best videos")
+    assert page.index("<code>val/a video 2.mp4</code>") < page.index("<code>val/a video 0.mp4</code>") < best
+    assert page.index("<code>val/a video 1.mp4</code>", best) < page.index("<code>val/a video 3.mp4</code>", best)
+    assert worst < best < page.index("<td><code>val/a video 4.mp4</code></td><td>cut short</td>")
+    assert page.count("data:image/jpeg;base64,") == 8
+
+
+def test_a_video_that_was_removed_has_its_reason_instead_of_a_strip(written):
+    def opener(path: str):
+        return open_video(Path(path).with_suffix(".gone"))
+
+    page = written(SCORES, opener)
+    assert "data:image/jpeg" not in page and page.count("No such file or directory") == 10
+
+
+def test_many_classes_are_plotted_without_names(written):
+    page = written(np.eye(70)[[0, 1, 2, 0, 1]], num_classes=70)
+    assert page.count("data:image/png;base64,") == 3 and "100.00 %" in page
