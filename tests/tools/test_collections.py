@@ -154,11 +154,6 @@ def test_benchmark_loader_gives_its_figures(tmp_path):
     assert "2 steps/s of 64 clips need" in text
 
 
-def test_doctor_says_which_decoders_work():
-    done = subprocess.run([sys.executable, "-m", "nlvideo.doctor"], capture_output=True, text=True)
-    assert done.returncode == 0 and "pyav" in done.stdout and "correct frames" in done.stdout
-
-
 def work(item):
     if item == "dies":
         os.kill(os.getpid(), signal.SIGSEGV)
