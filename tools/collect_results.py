@@ -1,23 +1,25 @@
-"""Makes one table of runs: what distinguishes them, their metrics, their spread over seeds, and their cost.
+"""Collects runs in a table: what sets them apart, their metrics, the spread over seeds, and their cost.
 
     python tools/collect_results.py outputs/ablation                     # every run below
     python tools/collect_results.py outputs/* --csv runs.csv --markdown runs.md
-    python tools/collect_results.py outputs/ablation --table 2a --plot 2a.png --latex 2a.tex   # as the paper has it
+    python tools/collect_results.py outputs/ablation --table 2a --plot 2a.png --latex 2a.tex   # in the paper's form
 
-A run is a folder with a config.yaml, a sweep's point too. Runs that differ in nothing but the seed are one row of the
-second table: mean +- sample standard deviation. Only finished runs enter it; the others are named below. A run that was
-evaluated several times with the same views has its latest step under their name, the others under their folders'.
+A run is a folder with a config.yaml; the points of a sweep are runs too. In the second table, runs that differ in the
+seed alone are one row: mean +- sample standard deviation, of finished runs only. Unfinished runs are listed below it.
+If a run was evaluated several times with the same views, the evaluation of the latest step is listed under these
+views, the others under the names of their folders.
 
---table takes the runs of nlvideo-train -m +ablation=table_2a: each row against its baseline, by the evaluation with
-the most views that all of them have, else by their last validation; beside it what the paper reports. Differences are
-paired by seed and video; their 95 % interval and p are for other seeds and other videos.
+--table takes the runs of nlvideo-train -m +ablation=table_2a and compares each row with its baseline: by the evaluation
+with the most views that all runs have, otherwise by the last validation. The paper's numbers stand beside them.
+Differences are paired by seed and video; their 95 % intervals and p hold for other seeds and other videos.
 """
 
 import argparse
 import csv
-import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -27,115 +29,111 @@ from tabulate import tabulate
 from nlvideo.evaluation.metrics import target_ranks
 from nlvideo.evaluation.result_files import read_results
 from nlvideo.experiments.paper import TABLES
-from nlvideo.experiments.run_folders import Run, evaluations, read_runs
-from nlvideo.experiments.table_format import cells, draw, spread
-from nlvideo.experiments.tables import Trained, lines_of
-from nlvideo.runtime.errors import UserError
+from nlvideo.experiments.plots import accuracy_over_cost, save_figure
+from nlvideo.experiments.run_folders import COSTS, MULTIPLY_ADDS, PARAMS, RunSummary, find_evaluations, read_runs
+from nlvideo.experiments.tables import TrainedRow, mean_and_deviation, table_cells, table_lines
+from nlvideo.runtime.errors import UserError, reporting_errors
+from nlvideo.runtime.files import make_folder, replacing, write_text
+from nlvideo.training.metrics_file import VALIDATION_METRICS
 from nlvideo.training.resume import FREE_KEYS
-from nlvideo.training.run_log import METRICS
 from nlvideo.training.run_status import FINISHED
 
-# What two runs may differ in without being two things that someone compares.
-UNIMPORTANT = {*FREE_KEYS, "name"} - {"model.pretrained", "optim.max_steps"}
-COSTS = ("M params", "G multiply-adds", "hours", "clips/s")
+# Keys in which runs may differ without being different experiments.
+IGNORED_KEYS = {*FREE_KEYS, "name"} - {"model.pretrained", "optim.max_steps"}
+# Keys in which the rows of one table may differ besides the block.
+ROW_KEYS = {"model.layout", "model.depth", "model.stem", "model.activation_checkpointing"}
+OUTPUTS = ("csv", "markdown", "latex", "plot")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="one line a run, all digits")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="one line per run, unrounded")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="both tables")
     parser.add_argument("--table", choices=TABLES, help="one of the papers' tables instead")
     parser.add_argument("--latex", type=Path, metavar="FILE", help="with --table")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="with --table: accuracy against multiply-adds")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="with --table: accuracy over multiply-adds")
     arguments = parser.parse_args()
     if (arguments.latex or arguments.plot) and not arguments.table:
-        parser.error("--latex and --plot go with --table.")
-    try:
+        parser.error("--latex and --plot require --table.")
+    with reporting_errors():
+        for name in OUTPUTS:
+            if file := getattr(arguments, name):
+                make_folder(file.parent, f"--{name} {file}")
         runs = [run for folder in arguments.folders for run in read_runs(folder)]
-        if arguments.table:
-            notes = write_ablation(arguments, runs)
-        else:
-            notes = write_runs(arguments, runs)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    for line in notes:
-        print(line)
+        notes = write_ablation(arguments, runs) if arguments.table else write_runs(arguments, runs)
+        for line in notes:
+            print(line)
 
 
-def write_runs(arguments: argparse.Namespace, runs: list[Run]) -> list[str]:
-    """Prints and writes both tables of runs; returns notes."""
-    name_differences(runs)
+def write_runs(arguments: argparse.Namespace, runs: list[RunSummary]) -> list[str]:
+    """Prints and writes both tables; returns notes."""
+    set_overrides(runs)
     tables = {"runs": run_rows(runs), "over seeds": group_rows(runs)}
-    notes = not_finished(runs)
+    notes = unfinished(runs)
     if arguments.csv:
-        write_csv(arguments.csv, runs)
+        plain = ("name", "overrides", "seed", "state", "step", "max_steps", "error")
+        rows = [{key: getattr(run, key) for key in plain} | run.metrics | run.cost for run in runs]
+        write_csv(arguments.csv, [*plain, *metric_names(runs), *COSTS], rows)
     if arguments.markdown:
-        parts = [*(markdown(rows) for rows in tables.values()), *notes]
-        arguments.markdown.write_text("\n\n".join(parts) + "\n")
-    for title, rows in tables.items():
-        print_rows(title, rows)
+        write_text(arguments.markdown, "\n\n".join([*map(markdown, tables.values()), *notes]) + "\n")
+    for title, cells in tables.items():
+        print_rows(title, cells)
     return notes
 
 
-def write_ablation(arguments: argparse.Namespace, runs: list[Run]) -> list[str]:
+def write_ablation(arguments: argparse.Namespace, runs: list[RunSummary]) -> list[str]:
     """Prints and writes one of the papers' tables; returns notes."""
     title, rows = TABLES[arguments.table]
     names = {row.experiment for row in rows}
     asked = [run for run in runs if run.settings.get("name") in names]
-    members = [run for run in asked if run.state == FINISHED]
-    if not members:
+    finished = [run for run in asked if run.state == FINISHED]
+    if not finished:
         raise UserError(f"No finished run of table {arguments.table}, whose rows are {', '.join(sorted(names))}.")
-    refuse_other_recipes(members)
-    views, folders = common_evaluations(members)
-    trained, ids = defaultdict(list), None
-    for run in members:
-        one, scored = as_trained(run, folders.get(run.name))
-        ids = scored if ids is None else ids
-        if ids is not None and not np.array_equal(ids, scored):
-            raise UserError(f"{members[0].name} and {run.name} were evaluated on other videos.")
-        trained[run.settings["name"]].append(one)
-    lines = lines_of(rows, trained)
-    title = f"{arguments.table}: {title}"
-    metric = next(iter(next(iter(trained.values()))[0].metrics))
-    table = cells(lines)
-    print_rows(f"{title} ({views}, percent)", table)
+    check_same_recipe(finished)
+    check_seeds(finished)
+    views, folders = common_evaluations(finished)
+    trained = read_trained(finished, folders)
+    lines, title = table_lines(rows, trained), f"{arguments.table}: {title}"
+    cells = table_cells(lines)
+    print_rows(f"{title} ({views}, percent)", cells)
     if arguments.csv:
-        with open(arguments.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, table[0])
-            writer.writeheader()
-            writer.writerows(table)
+        write_csv(arguments.csv, list(cells[0]), cells)
     if arguments.markdown:
-        arguments.markdown.write_text(markdown(table) + "\n")
+        write_text(arguments.markdown, markdown(cells) + "\n")
     if arguments.latex:
-        arguments.latex.write_text(tabulate(table, headers="keys", tablefmt="latex_booktabs") + "\n")
+        write_text(arguments.latex, tabulate(cells, headers="keys", tablefmt="latex_booktabs") + "\n")
     if arguments.plot:
-        draw(lines, title, metric, arguments.plot)
+        metric = next(name for runs in trained.values() for run in runs for name in run.metrics)
+        save_figure(accuracy_over_cost(lines, title, metric), arguments.plot)
     missing = [f"not trained: {line.row.label} ({line.row.experiment})" for line in lines if not line.runs]
-    return [*missing, *not_finished(asked)]
+    return [*missing, *unfinished(asked)]
 
 
-def refuse_other_recipes(runs: list[Run]) -> None:
-    """Raises UserError where runs of one table differ in more than their network: data, recipe or width."""
-    free = {*UNIMPORTANT, "model.layout", "model.depth", "model.stem", "model.activation_checkpointing"}
+def check_same_recipe(runs: Sequence[RunSummary]) -> None:
+    """Raises UserError if runs of one table differ in more than their network: in data, recipe or width."""
     first = runs[0]
     for run in runs[1:]:
-        for key in sorted({*first.settings, *run.settings}):
+        for key in sorted({*first.settings, *run.settings} - IGNORED_KEYS - ROW_KEYS):
             a, b = first.settings.get(key), run.settings.get(key)
-            if key.startswith(("data.", "model.", "optim.")) and key not in free and a != b:
+            if key.startswith(("data.", "model.", "optim.")) and a != b:
                 raise UserError(
-                    f"{first.name} and {run.name} are no rows of one table: {key} is {a} and {b}. "
-                    "Give the folder of one sweep."
+                    f"{first.name} and {run.name} are not rows of one table: {key} is {a} and {b}. "
+                    "Give the folder of a single sweep."
                 )
+
+
+def check_seeds(runs: Sequence[RunSummary]) -> None:
+    """Raises UserError if a row was trained twice with one seed."""
     seeds = Counter((run.settings["name"], run.seed) for run in runs)
     (name, seed), count = seeds.most_common(1)[0]
     if count > 1:
-        raise UserError(f"{name} with the seed {seed} is there {count} times; collect one of them.")
+        raise UserError(f"There are {count} runs of {name} with seed {seed}; collect one of them.")
 
 
-def common_evaluations(runs: list[Run]) -> tuple[str, dict[str, Path]]:
-    """Returns the most views that all runs were evaluated with and {run: the latest such evaluation's folder}."""
-    found = {run.name: evaluations(run.path) for run in runs}
+def common_evaluations(runs: Sequence[RunSummary]) -> tuple[str, dict[str, Path]]:
+    """Returns the most views with which all runs were evaluated, and {run: folder of its latest such evaluation}."""
+    found = {run.name: find_evaluations(run.path) for run in runs}
     common = set.intersection(*({one.views for one in many} for many in found.values()))
     if not common:
         return "last validation, one centre clip", {}
@@ -147,51 +145,81 @@ def common_evaluations(runs: list[Run]) -> tuple[str, dict[str, Path]]:
     return f"{best[0]} clips x {best[1]} crops", folders
 
 
-def as_trained(run: Run, folder: Path | None) -> tuple[Trained, np.ndarray | None]:
-    """Returns the run as its row has it, and the names of the videos that it was evaluated on."""
-    costs = run.cost["M params"] * 1e6, run.cost["G multiply-adds"] * 1e9
-    if folder is None:
-        last = {name.removeprefix("last "): value for name, value in run.metrics.items() if name.startswith("last ")}
-        return Trained(run.seed, last, None, *costs), None
-    evaluation = read_results(folder)
-    shown_metrics = ("map",) if evaluation.multi_label else ("top1", "top5")
-    metrics = {METRICS[key]: 100 * evaluation.result[key] for key in shown_metrics}
-    right = None if evaluation.multi_label else target_ranks(evaluation.scores, evaluation.targets) < 1
-    return Trained(run.seed, metrics, None if right is None else right.astype(float), *costs), evaluation.ids
+def read_trained(runs: Sequence[RunSummary], folders: Mapping[str, Path]) -> dict[str, list[TrainedRow]]:
+    """Returns {experiment: its runs}, with the results of these evaluations or of the last validation.
 
-
-def name_differences(runs: list[Run]) -> None:
-    """Gives every run its `overrides`: the keys whose values are not the same in all runs.
-
-    A block brings many keys; where its kind or places say it all, they would fill the line, so keys that differ in
-    the same way as an earlier one are left out.
+    Raises:
+        UserError: the runs were evaluated on different videos.
     """
-    begun = [run for run in runs if run.settings]
-    keys = sorted({key for run in begun for key in run.settings})
-    shown, seen = [], set()
+    trained = defaultdict(list)
+    first_ids: np.ndarray | None = None
+    for run in runs:
+        if run.name in folders:
+            row, ids = evaluated_row(run, folders[run.name])
+            first_ids = ids if first_ids is None else first_ids
+            if not np.array_equal(ids, first_ids):
+                raise UserError(f"{runs[0].name} and {run.name} were evaluated on different videos.")
+        else:
+            row = validated_row(run)
+        trained[run.settings["name"]].append(row)
+    return trained
+
+
+def evaluated_row(run: RunSummary, folder: Path) -> tuple[TrainedRow, np.ndarray]:
+    """Returns the run with the results of an evaluation, and the (V,) names of its videos."""
+    evaluation = read_results(folder)
+    keys = ("map",) if evaluation.multi_label else ("top1", "top5")
+    metrics = {VALIDATION_METRICS[key]: 100 * evaluation.result[key] for key in keys}
+    correct = None
+    if not evaluation.multi_label:
+        correct = (target_ranks(evaluation.scores, evaluation.targets) < 1).astype(float)
+    return trained_row(run, metrics, correct), evaluation.ids
+
+
+def validated_row(run: RunSummary) -> TrainedRow:
+    """Returns the run with the results of its last validation."""
+    metrics = {name: value for name, value in run.metrics.items() if name.startswith("last ") and value is not None}
+    return trained_row(run, {name.removeprefix("last "): value for name, value in metrics.items()}, None)
+
+
+def trained_row(run: RunSummary, metrics: dict[str, float], correct: np.ndarray | None) -> TrainedRow:
+    params, multiply_adds = run.cost[PARAMS], run.cost[MULTIPLY_ADDS]
+    assert run.seed is not None and params is not None and multiply_adds is not None  # as in every finished run
+    return TrainedRow(run.seed, metrics, correct, params * 1e6, multiply_adds * 1e9)
+
+
+def set_overrides(runs: Sequence[RunSummary]) -> None:
+    """Sets every run's `overrides`: the keys whose values differ between the runs.
+
+    A block brings many keys that differ in the same pattern, such as its kind and its places; only the first of each
+    pattern is listed.
+    """
+    started = [run for run in runs if run.settings]
+    keys = sorted({key for run in started for key in run.settings})
+    listed, seen = [], set()
     for key in keys:
-        values = tuple(repr(run.settings.get(key)) for run in begun)
+        values = tuple(repr(run.settings.get(key)) for run in started)
         pattern = tuple(values.index(value) for value in values)
-        important = key != "seed" and not any(key == k or key.startswith(f"{k}.") for k in UNIMPORTANT)
-        if important and len(set(values)) > 1 and pattern not in seen:
+        ignored = key == "seed" or any(key == k or key.startswith(f"{k}.") for k in IGNORED_KEYS)
+        if not ignored and len(set(values)) > 1 and pattern not in seen:
             seen.add(pattern)
-            shown.append(key)
-    for run in begun:
-        run.overrides = " ".join(f"{key}={run.settings.get(key)}".replace(" ", "") for key in shown) or "-"
+            listed.append(key)
+    for run in started:
+        run.overrides = " ".join(f"{key}={run.settings.get(key)}".replace(" ", "") for key in listed) or "-"
 
 
-def run_rows(runs: list[Run]) -> list[dict[str, str]]:
+def run_rows(runs: Sequence[RunSummary]) -> list[dict[str, str]]:
     rows = []
     for run in runs:
         state = run.state if run.max_steps is None else f"{run.state} {run.step}/{run.max_steps}"
         seed = "-" if run.seed is None else str(run.seed)
         row = {"run": run.name, "overrides": run.overrides, "seed": seed, "state": state}
-        row |= {name: shown(run.metrics.get(name)) for name in metric_names(runs)}
-        rows.append(row | {name: shown(run.cost.get(name)) for name in COSTS})
+        row |= {name: two_decimals(run.metrics.get(name)) for name in metric_names(runs)}
+        rows.append(row | {name: two_decimals(run.cost.get(name)) for name in COSTS})
     return rows
 
 
-def group_rows(runs: list[Run]) -> list[dict[str, str]]:
+def group_rows(runs: Sequence[RunSummary]) -> list[dict[str, str]]:
     """Returns a row for each group of finished runs that differ in the seed only."""
     groups = defaultdict(list)
     for run in runs:
@@ -202,20 +230,20 @@ def group_rows(runs: list[Run]) -> list[dict[str, str]]:
         seed, count = Counter(run.seed for run in members).most_common(1)[0]
         if count > 1:
             same = ", ".join(run.name for run in members if run.seed == seed)
-            raise UserError(f"{same} are the same run with the seed {seed}, twice; collect one of them.")
+            raise UserError(f"{same} are the same run with the same seed {seed}; collect one of them.")
         row = {"overrides": overrides, "seeds": str(len(members))}
         for name in [*metric_names(runs), *COSTS]:
             values = [run.metrics.get(name, run.cost.get(name)) for run in members]
             known = [value for value in values if value is not None]
-            row[name] = spread(known)
+            row[name] = mean_and_deviation(known)
             if 0 < len(known) < len(members):
                 row[name] += f" ({len(known)} of {len(members)} seeds)"
         rows.append(row)
     return rows
 
 
-def not_finished(runs: list[Run]) -> list[str]:
-    """Returns a line for each run that no mean contains."""
+def unfinished(runs: Iterable[RunSummary]) -> list[str]:
+    """Returns a line for each run that is not part of any mean."""
     return [
         f"not finished: {run.name}: {run.state} at step {run.step}{f', {run.error}' if run.error else ''}"
         for run in runs
@@ -223,28 +251,26 @@ def not_finished(runs: list[Run]) -> list[str]:
     ]
 
 
-def metric_names(runs: list[Run]) -> list[str]:
+def metric_names(runs: Iterable[RunSummary]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.metrics))
 
 
-def shown(value: float | None) -> str:
+def two_decimals(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def write_csv(path: Path, runs: list[Run]) -> None:
-    plain = ("name", "overrides", "seed", "state", "step", "max_steps", "error")
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, [*plain, *metric_names(runs), *COSTS])
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    with replacing(path) as partial, open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        for run in runs:
-            writer.writerow({key: getattr(run, key) for key in plain} | run.metrics | run.cost)
+        writer.writerows(rows)
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     return tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True) if rows else "No run is finished."
 
 
-def print_rows(title: str, rows: list[dict[str, str]]) -> None:
+def print_rows(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     if not rows:
         return
     table = Table(*rows[0], title=title)

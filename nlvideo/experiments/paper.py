@@ -1,27 +1,29 @@
-"""The rows of the papers' ablation tables: which experiment each is, and what the paper reports for it.
+"""The papers' ablation tables: the experiment behind each row, and the accuracy that the paper reports for it.
 
-Non-local Neural Networks (arXiv 1711.07971), Tables 2a to 2g, and GCNet (arXiv 1904.11492) on Kinetics-400: percent of
-videos, with the paper's own evaluation. The sweeps over the same rows are configs/ablation/*.yaml.
+Non-local Neural Networks (arXiv 1711.07971), Tables 2a to 2g, and GCNet (arXiv 1904.11492), both on Kinetics-400 and
+evaluated as in the paper. configs/ablation/*.yaml sweeps over the same rows.
 """
 
 from typing import NamedTuple
 
 
-class Row(NamedTuple):
-    """A row of a table. Differences and relative costs are against the last baseline above it."""
+class TableRow(NamedTuple):
+    """A row of a table; its gain and its relative cost refer to the nearest baseline above it."""
 
     label: str
-    experiment: str
+    experiment: str  # a file of configs/experiment
     baseline: bool = False
 
 
-class Table(NamedTuple):
+class PaperTable(NamedTuple):
+    """A table of a paper; its first row is a baseline."""
+
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
-# top-1, top-5 of every experiment that a table has; GCNet's are recalled, not read again.
-FIGURES = {
+# Top-1 and top-5 in percent. GCNet's are quoted from memory and have not been checked against the paper.
+PAPER_ACCURACIES = {
     "c2d_r50": (71.8, 89.7),
     "c2d_r50_nl1_gaussian": (72.5, 90.2),
     "c2d_r50_nl1": (72.7, 90.5),
@@ -58,103 +60,103 @@ FIGURES = {
     "slow_r50_gc_all": (76.00, 92.34),
 }
 
-C2D_R50 = Row("C2D R50", "c2d_r50", True)
-C2D_R101 = Row("C2D R101", "c2d_r101", True)
+C2D_R50 = TableRow("C2D R50", "c2d_r50", True)
+C2D_R101 = TableRow("C2D R101", "c2d_r101", True)
 
 TABLES = {
-    "2a": Table(
+    "2a": PaperTable(
         "instantiations: one block in res4",
         (
             C2D_R50,
-            Row("gaussian", "c2d_r50_nl1_gaussian"),
-            Row("embedded gaussian", "c2d_r50_nl1"),
-            Row("dot product", "c2d_r50_nl1_dot_product"),
-            Row("concatenation", "c2d_r50_nl1_concatenation"),
+            TableRow("gaussian", "c2d_r50_nl1_gaussian"),
+            TableRow("embedded gaussian", "c2d_r50_nl1"),
+            TableRow("dot product", "c2d_r50_nl1_dot_product"),
+            TableRow("concatenation", "c2d_r50_nl1_concatenation"),
         ),
     ),
-    "2b": Table(
+    "2b": PaperTable(
         "stages: one block",
         (
             C2D_R50,
-            Row("res2", "c2d_r50_nl1_res2"),
-            Row("res3", "c2d_r50_nl1_res3"),
-            Row("res4", "c2d_r50_nl1"),
-            Row("res5", "c2d_r50_nl1_res5"),
+            TableRow("res2", "c2d_r50_nl1_res2"),
+            TableRow("res3", "c2d_r50_nl1_res3"),
+            TableRow("res4", "c2d_r50_nl1"),
+            TableRow("res5", "c2d_r50_nl1_res5"),
         ),
     ),
-    "2c": Table(
+    "2c": PaperTable(
         "deeper non-local models",
         (
             C2D_R50,
-            Row("1 block", "c2d_r50_nl1"),
-            Row("5 blocks", "c2d_r50_nl5"),
-            Row("10 blocks", "c2d_r50_nl10"),
+            TableRow("1 block", "c2d_r50_nl1"),
+            TableRow("5 blocks", "c2d_r50_nl5"),
+            TableRow("10 blocks", "c2d_r50_nl10"),
             C2D_R101,
-            Row("1 block", "c2d_r101_nl1"),
-            Row("5 blocks", "c2d_r101_nl5"),
-            Row("10 blocks", "c2d_r101_nl10"),
+            TableRow("1 block", "c2d_r101_nl1"),
+            TableRow("5 blocks", "c2d_r101_nl5"),
+            TableRow("10 blocks", "c2d_r101_nl10"),
         ),
     ),
-    "2d": Table(
+    "2d": PaperTable(
         "space, time, spacetime: 5 blocks",
         (
             C2D_R50,
-            Row("space-only", "c2d_r50_nl5_space"),
-            Row("time-only", "c2d_r50_nl5_time"),
-            Row("spacetime", "c2d_r50_nl5"),
+            TableRow("space-only", "c2d_r50_nl5_space"),
+            TableRow("time-only", "c2d_r50_nl5_time"),
+            TableRow("spacetime", "c2d_r50_nl5"),
             C2D_R101,
-            Row("space-only", "c2d_r101_nl5_space"),
-            Row("time-only", "c2d_r101_nl5_time"),
-            Row("spacetime", "c2d_r101_nl5"),
+            TableRow("space-only", "c2d_r101_nl5_space"),
+            TableRow("time-only", "c2d_r101_nl5_time"),
+            TableRow("spacetime", "c2d_r101_nl5"),
         ),
     ),
-    "2e": Table(
+    "2e": PaperTable(
         "non-local against 3D convolution",
         (
             C2D_R101,
-            Row("I3D 3x3x3", "i3d_333_r101"),
-            Row("I3D 3x1x1", "i3d_r101"),
-            Row("NL C2D, 5 blocks", "c2d_r101_nl5"),
+            TableRow("I3D 3x3x3", "i3d_333_r101"),
+            TableRow("I3D 3x1x1", "i3d_r101"),
+            TableRow("NL C2D, 5 blocks", "c2d_r101_nl5"),
         ),
     ),
-    "2f": Table(
+    "2f": PaperTable(
         "non-local and 3D convolution, 5 blocks",
         (
             C2D_R50,
-            Row("I3D", "i3d_r50"),
-            Row("NL I3D", "i3d_r50_nl5"),
+            TableRow("I3D", "i3d_r50"),
+            TableRow("NL I3D", "i3d_r50_nl5"),
             C2D_R101,
-            Row("I3D", "i3d_r101"),
-            Row("NL I3D", "i3d_r101_nl5"),
+            TableRow("I3D", "i3d_r101"),
+            TableRow("NL I3D", "i3d_r101_nl5"),
         ),
     ),
-    "2g": Table(
+    "2g": PaperTable(
         "longer clips: 128 frames",
         (
-            Row("C2D R50", "c2d_r50_128x1_paper", True),
-            Row("I3D", "i3d_r50_128x1_paper"),
-            Row("NL I3D", "i3d_r50_nl5_128x1_paper"),
-            Row("C2D R101", "c2d_r101_128x1_paper", True),
-            Row("I3D", "i3d_r101_128x1_paper"),
-            Row("NL I3D", "i3d_r101_nl5_128x1_paper"),
+            TableRow("C2D R50", "c2d_r50_128x1_paper", True),
+            TableRow("I3D", "i3d_r50_128x1_paper"),
+            TableRow("NL I3D", "i3d_r50_nl5_128x1_paper"),
+            TableRow("C2D R101", "c2d_r101_128x1_paper", True),
+            TableRow("I3D", "i3d_r101_128x1_paper"),
+            TableRow("NL I3D", "i3d_r101_nl5_128x1_paper"),
         ),
     ),
-    "gcnet": Table(
+    "gcnet": PaperTable(
         "GCNet: context blocks in Slow R50 8x8",
         (
-            Row("Slow R50", "slow_r50", True),
-            Row("5 non-local", "slow_r50_nl5"),
-            Row("5 simplified non-local", "slow_r50_snl5"),
-            Row("5 global context", "slow_r50_gc5"),
-            Row("5 squeeze-and-excitation", "slow_r50_se5"),
-            Row("simplified non-local everywhere", "slow_r50_snl_all"),
-            Row("global context everywhere", "slow_r50_gc_all"),
-            Row("5 global context, ratio 8", "slow_r50_gc5_r8"),
-            Row("ratio 16", "slow_r50_gc5_r16"),
-            Row("ratio 32", "slow_r50_gc5_r32"),
-            Row("average, add", "slow_r50_gc5_average"),
-            Row("attention, scale", "slow_r50_gc5_mul"),
-            Row("average, scale", "slow_r50_gc5_average_mul"),
+            TableRow("Slow R50", "slow_r50", True),
+            TableRow("5 non-local", "slow_r50_nl5"),
+            TableRow("5 simplified non-local", "slow_r50_snl5"),
+            TableRow("5 global context", "slow_r50_gc5"),
+            TableRow("5 squeeze-and-excitation", "slow_r50_se5"),
+            TableRow("simplified non-local everywhere", "slow_r50_snl_all"),
+            TableRow("global context everywhere", "slow_r50_gc_all"),
+            TableRow("5 global context, ratio 8", "slow_r50_gc5_r8"),
+            TableRow("ratio 16", "slow_r50_gc5_r16"),
+            TableRow("ratio 32", "slow_r50_gc5_r32"),
+            TableRow("average, add", "slow_r50_gc5_average"),
+            TableRow("attention, scale", "slow_r50_gc5_mul"),
+            TableRow("average, scale", "slow_r50_gc5_average_mul"),
         ),
     ),
 }

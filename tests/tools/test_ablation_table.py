@@ -1,37 +1,35 @@
-"""collect_results.py --table and plot_curves.py, on runs made up by hand."""
+"""collect_results.py --table and plot_curves.py, on hand-written run folders."""
 
 import csv
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import composed
+from in_process import run_tool
 from PIL import Image
 
 from nlvideo.config.compose import to_yaml
 from nlvideo.training.run_status import write_status
 
-TOOLS = Path(__file__).parent.parent.parent / "tools"
 SMALL = ["+ablation=table_2a", "data.root=x", "model.width=4", "data.num_frames=8", "data.crop_size=64"]
 
 
-def tool(name: str, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, TOOLS / name, *map(str, arguments)], capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    return partial(run_tool, monkeypatch=monkeypatch, capsys=capsys)
 
 
-def write_row(root: Path, experiment: str, seed: int, right: list[int], *overrides: str) -> None:
-    """Writes a finished run and its evaluation of four videos of four classes, some of which it has right."""
+def write_row(root: Path, experiment: str, seed: int, correct: list[int], *overrides: str) -> None:
+    """Writes a finished run and its evaluation on four videos, one of each class; `correct` are 0 or 1."""
     folder = root / f"experiment-{experiment}+seed-{seed}"
     evaluation = folder / "evaluation_step10_1x1_uniform"
     evaluation.mkdir(parents=True)
     config = composed(*SMALL, f"experiment={experiment}", f"seed={seed}", *overrides)
     (folder / "config.yaml").write_text(to_yaml(config))
-    top1 = float(np.mean(right))
+    top1 = float(np.mean(correct))
     rows = [{"split": "train", "step": s, "clips_per_second": 1.0, "seconds": 1.0, "top1": top1 / 2} for s in (5, 10)]
     rows.append({"split": "val", "step": 10, "top1": top1, "top5": 1.0, "seconds": 1.0})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -39,7 +37,7 @@ def write_row(root: Path, experiment: str, seed: int, right: list[int], *overrid
     views = {"num_clips": 1, "num_crops": 1}
     (evaluation / "result.json").write_text(json.dumps({"views": views, "step": 10, "top1": top1, "top5": 1.0}))
     targets = np.arange(4)
-    scores = np.eye(4, dtype=np.float32)[np.where(right, targets, (targets + 1) % 4)]
+    scores = np.eye(4, dtype=np.float32)[np.where(correct, targets, (targets + 1) % 4)]
     names = np.array([f"{i}.mp4" for i in range(4)])
     np.savez(evaluation / "scores.npz", ids=names, classes=names, scores=scores, targets=targets)
 
@@ -54,7 +52,7 @@ def sweep(tmp_path):
     return root
 
 
-def test_the_table_has_differences_costs_and_the_papers_figures(sweep, tmp_path):
+def test_the_table_has_differences_costs_and_the_papers_numbers(tool, sweep, tmp_path):
     files = {name: tmp_path / f"2a.{name}" for name in ("csv", "markdown", "latex", "plot")}
     files["plot"] = tmp_path / "2a.png"
     done = tool("collect_results.py", sweep, "--table", "2a", *(x for n, f in files.items() for x in (f"--{n}", f)))
@@ -80,27 +78,29 @@ def test_the_table_has_differences_costs_and_the_papers_figures(sweep, tmp_path)
         assert picture.size[0] > 500
 
 
-def test_runs_that_are_no_rows_of_one_table_are_refused(sweep, tmp_path):
+def test_runs_that_are_not_rows_of_one_table_are_refused(tool, sweep):
     write_row(sweep, "c2d_r50_nl1_gaussian", 1, [1, 1, 1, 1], "optim.max_steps=7", "data.flip=false")
     done = tool("collect_results.py", sweep, "--table", "2a")
-    assert done.returncode == 1 and "are no rows of one table: data.flip is True and False" in done.stderr
+    assert done.returncode == 1 and "are not rows of one table: data.flip is True and False" in done.stderr
     none = tool("collect_results.py", sweep, "--table", "gcnet")
     assert none.returncode == 1 and "No finished run of table gcnet" in none.stderr
 
 
-def test_evaluations_of_other_videos_are_refused(sweep):
+def test_evaluations_on_different_videos_are_refused(tool, sweep):
     file = sweep / "experiment-c2d_r50+seed-2/evaluation_step10_1x1_uniform/scores.npz"
     with np.load(file) as held:
         arrays = dict(held)
     np.savez(file, **(arrays | {"ids": arrays["ids"][::-1]}))
     done = tool("collect_results.py", sweep, "--table", "2a")
-    assert done.returncode == 1 and "were evaluated on other videos" in done.stderr
+    assert done.returncode == 1 and "were evaluated on different videos" in done.stderr
 
 
-def test_curves_of_rows(sweep, tmp_path):
+def test_curves_of_rows(tool, sweep, tmp_path):
     done = tool("plot_curves.py", tmp_path / "curves.png", sweep, "--rows", "c2d_r50", "c2d_r50_nl1")
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size[0] > 500
     missing = tool("plot_curves.py", tmp_path / "curves.png", sweep, "--rows", "c2d_r101")
     assert missing.returncode == 1 and "No run named c2d_r101" in missing.stderr
+    strange = tool("plot_curves.py", tmp_path / "curves.mp3", sweep, "--rows", "c2d_r50")
+    assert strange.returncode == 1 and "curves.mp3: no picture format has this suffix; use one of" in strange.stderr

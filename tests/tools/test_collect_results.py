@@ -1,22 +1,25 @@
 import csv
 import json
-import runpy
 import statistics
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 from conftest import composed
+from in_process import TOOLS, run_tool
 
 from nlvideo.config.compose import to_yaml
+from nlvideo.experiments.run_folders import read_runs
+from nlvideo.runtime.errors import UserError
 from nlvideo.training.run_status import write_status
 
-TOOL = Path(__file__).parent.parent.parent / "tools" / "collect_results.py"
+TOOL = "collect_results.py"
 
 
-def collect(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def collect(monkeypatch, capsys):
+    return partial(run_tool, TOOL, monkeypatch=monkeypatch, capsys=capsys)
 
 
 def write_run(folder, *overrides: str, top1=(), state="finished", step=10, **status):
@@ -56,7 +59,7 @@ def runs(tmp_path):
     return root
 
 
-def test_runs_and_their_spread_over_seeds(runs, tmp_path):
+def test_runs_and_their_spread_over_seeds(collect, runs, tmp_path):
     done = collect(runs, "--csv", tmp_path / "runs.csv", "--markdown", tmp_path / "runs.md")
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "runs.csv", newline="") as file:
@@ -77,18 +80,18 @@ def test_runs_and_their_spread_over_seeds(runs, tmp_path):
     table = read_markdown(text, 1, "overrides")
     assert table.keys() == {"block.kind=none", "block.kind=non_local"}
     none, blocks = table["block.kind=none"], table["block.kind=non_local"]
-    assert (none["seeds"], blocks["seeds"]) == ("3", "2")  # what has not finished is no part of a mean
+    assert (none["seeds"], blocks["seeds"]) == ("3", "2")  # unfinished runs are not part of a mean
     assert none["last top-1"] == f"66.67 +- {statistics.stdev([50, 60, 90]):.2f}" == "66.67 +- 20.82"
     assert blocks["last top-1"] == "72.50 +- 3.54" and blocks["best top-1"] == "80.00"
     assert float(none["M params"]) < float(blocks["M params"])
     for out in (done.stdout, text):
         assert "not finished: outputs/block-nl1+seed-3: unfinished at step 4" in out
         assert "not finished: outputs/block-nl5+seed-1: failed at step 0, rank 1: error: no such file" in out
-    # one of three seeds was evaluated with 10x3 views, and the mean does not look like one of three
+    # only one of three seeds was evaluated with 10x3 views, and the mean says so
     assert (none["10x3 top-1"], blocks["10x3 top-1"]) == ("55.00 (1 of 3 seeds)", "-")
 
 
-def test_the_latest_of_several_evaluations_has_the_plain_name(tmp_path):
+def test_the_latest_of_several_evaluations_has_the_plain_name(collect, tmp_path):
     write_run(tmp_path / "o/a", top1=(0.5,))
     for step, top1 in ((5000, 0.2), (10000, 0.7), (900, 0.1)):
         write_evaluation(tmp_path / "o/a", step, top1)
@@ -99,44 +102,53 @@ def test_the_latest_of_several_evaluations_has_the_plain_name(tmp_path):
     assert row["10x3 evaluation_step900_10x3_uniform top-1"] == "10.00"
 
 
-def test_free_keys_and_the_folder_do_not_make_other_runs(tmp_path):
+def test_runs_that_differ_in_free_keys_or_folder_are_the_same(collect, tmp_path):
     write_run(tmp_path / "o/a", "seed=1", "data.num_workers=1", "output_dir=x", top1=(0.5,))
     write_run(tmp_path / "o/b", "seed=2", "data.num_workers=3", "output_dir=y", "name=other", top1=(0.7,))
     done = collect(tmp_path / "o", "--markdown", tmp_path / "runs.md")
     assert done.returncode == 0 and "60.00 +- 14.14" in (tmp_path / "runs.md").read_text()
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_what_cannot_be_read_is_named(collect, tmp_path):
     (tmp_path / "empty").mkdir()
     write_run(tmp_path / "o/a", top1=(0.5,))
     write_run(tmp_path / "o/b", top1=(0.7,))
     for arguments, message in (
         ([tmp_path / "nowhere"], "nowhere does not exist"),
         ([tmp_path / "empty"], "empty holds no run"),
-        ([tmp_path / "o"], "o/a, o/b are the same run with the seed 0, twice"),
+        ([tmp_path / "o"], "o/a, o/b are the same run with the same seed 0"),
     ):
         done = collect(*arguments)
         assert done.returncode == 1 and message in done.stderr and done.stderr.startswith("error: ")
+
+
+def test_an_output_that_cannot_be_written_is_named_before_anything_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, TOOLS / TOOL, tmp_path / "nowhere", "--csv", tmp_path / "file/runs.csv"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120
+    )  # a process of its own, as users start it
+    assert done.returncode == 1 and f"error: --csv {tmp_path}/file/runs.csv: cannot create the folder" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
         ("metrics.jsonl", '{"split": "train", "step": 1}\n{torn\n', "in '{torn'"),
-        ("metrics.jsonl", '{"step": 1}\n', "it lacks 'split'"),
+        ("metrics.jsonl", '{"step": 1}\n', "'split' is missing"),
         ("config.yaml", "a: [1\n  b", "flow sequence"),
         ("config.yaml", "another: program\n", "another"),
         ("config.yaml", "- 1\n", "ListConfig"),
         ("config.yaml", "model: {layout: none}\ndata: {root: x}\n", "none"),
         ("status.json", "{", "in '{'"),
-        ("evaluation_step9_10x3_uniform/result.json", "{}", "it lacks 'views'"),
+        ("evaluation_step9_10x3_uniform/result.json", "{}", "'views' is missing"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line_that_names_it(tmp_path, file, content, reason):
     write_run(tmp_path / "o/a", top1=(0.5,))
     write_evaluation(tmp_path / "o/a", 9, 0.5)
     (tmp_path / "o/a" / file).write_text(content)
-    with pytest.raises(ValueError) as raised:
-        runpy.run_path(str(TOOL))["read_runs"](tmp_path / "o")  # in this process, which has loaded torch already
+    with pytest.raises(UserError) as raised:
+        read_runs(tmp_path / "o")
     message = str(raised.value)
     assert message.startswith(f"{tmp_path}/o/a/{file} cannot be read: ") and reason in message and "\n" not in message
