@@ -25,6 +25,7 @@ from nlvideo.training.resume import CONFIG_FILE, stored_config
 from nlvideo.training.run_status import STATUS_FILE, read_status
 
 PARAMS, MULTIPLY_ADDS, HOURS, SPEED = COSTS = ("M params", "G multiply-adds", "hours", "clips/s")
+CONTENT_ERRORS = (ValueError, TypeError, AttributeError, KeyError, YAMLError, OmegaConfBaseException)
 
 
 @dataclass
@@ -75,6 +76,7 @@ def _read_run(path: Path, name: str) -> RunSummary:
         return RunSummary(name, path, {}, state, 0, None, error, {}, {})
     with _reading(path / CONFIG_FILE):
         config = from_container(TrainConfig, stored_config(path) or {})
+    with _reading(path / CONFIG_FILE, (UserError,)):  # a network that cannot be built; any other error is a bug
         network = _network_cost(config, status.get("num_classes"))
     with _reading(path / METRICS_FILE):
         rows = read_metrics(path) if (path / METRICS_FILE).exists() else []
@@ -159,15 +161,17 @@ def _evaluation_metrics(path: Path) -> dict[str, float | None]:
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Turns whatever a file's corrupt content raises into a UserError of one line that names the file."""
+def _reading(file: Path, errors: tuple[type[Exception], ...] = CONTENT_ERRORS) -> Iterator[None]:
+    """Turns errors, by default all that a file's corrupt content raises, into a UserError of one line naming it."""
     try:
         yield
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} cannot be read: {error.msg} in {error.doc.strip()[:60]!r}") from None
-    except (ValueError, TypeError, AttributeError, KeyError, YAMLError, OmegaConfBaseException) as error:
-        # an error of OmegaConf's may be a KeyError too, but has a message
-        reason = f"{error} is missing" if type(error) is KeyError else " ".join(str(error).split())
+    except errors as error:
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} in {error.doc.strip()[:60]!r}"
+        elif type(error) is KeyError:  # OmegaConf's are a subclass, with a message
+            reason = f"{error} is missing"
+        else:
+            reason = " ".join(str(error).split())
         raise UserError(f"{file} cannot be read: {reason}") from None
 
 
