@@ -1,6 +1,8 @@
 """Small runs for the tests: their config, their processes, and what they leave."""
 
+import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +58,45 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
+
+
+class StopAt:
+    """Sends this process a signal after a number of steps."""
+
+    def __init__(self, monkeypatch, steps: int, number: int):
+        import nlvideo.train
+
+        self.left, self.number, self.step = steps, number, nlvideo.train.train_step
+        monkeypatch.setattr(nlvideo.train, "train_step", self)
+
+    def __call__(self, learner, batches):
+        result = self.step(learner, batches)
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+        return result
+
+
+def broken(video_folder, tmp_path, count: int) -> str:
+    """A training list whose first videos are broken."""
+    (tmp_path / "broken.mp4").write_text("no video")
+    rows = (video_folder / "train.csv").read_text().splitlines()
+    for i in range(count):
+        rows[i] = f"{tmp_path}/broken.mp4 {i % 3}"
+    (tmp_path / "broken.csv").write_text("\n".join(rows))
+    return f"data.train={tmp_path}/broken.csv"
+
+
+def list_with_broken(folder, tmp_path, broken):
+    """A list of 20 rows, of which so many name files that are no videos."""
+    rows = [f"train/a video {i % 6}.mp4 {i % 3}\n" for i in range(20 - broken)]
+    for i in range(broken):
+        (tmp_path / f"broken {i}, really.mp4").write_text("no video")
+        rows.insert(3 * i, f"{tmp_path}/broken {i}, really.mp4 0\n")
+    (tmp_path / "list.csv").write_text("".join(rows))
+    return f"data.train={tmp_path}/list.csv"
+
+
+def ledger_of(folder):
+    with open(folder / "bad_videos.csv", newline="") as file:
+        return list(csv.DictReader(file))

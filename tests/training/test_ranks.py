@@ -1,0 +1,100 @@
+"""Several ranks."""
+
+import subprocess
+from pathlib import Path
+
+import torch
+from runs import BIN, TINY, config_of, ledger_of, list_with_broken, rows_of, torchrun
+
+from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.train import train_step
+from nlvideo.training.setup import set_up
+
+WORKER = """
+import sys, torch
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from test_ranks import five_steps
+five_steps(*sys.argv[3:])
+"""
+
+
+def five_steps(video_folder, output, batch_size, *overrides):
+    """Five steps in float64 with frozen batch norm and no dropout; rank 0 saves losses and weights."""
+    config = config_of(
+        video_folder,
+        f"{output}_run",
+        "precision=float64",
+        "model.frozen_bn=true",
+        "block.norm=false",
+        "block.places.r50=[res3.1,res4.4]",
+        f"optim.batch_size={batch_size}",
+        "optim.max_steps=5",
+        "optim.lr=0.05",
+        *overrides,
+    )
+    from nlvideo.build.data import train_batches
+    from nlvideo.runtime import distributed
+
+    run = set_up(config)
+    for name, module in run.network.named_modules():  # gains of zero would leave most of the network out
+        if name.endswith("bn3"):
+            torch.nn.init.constant_(module.weight, 0.5)
+        if isinstance(module, NonLocalBlock):
+            torch.nn.init.normal_(module.out.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    world = run.world
+    steps = train_batches(config.data, run.train_table, run.share(), run.skipped, seed=0, first_step=0, last_step=5)
+    losses = []
+    for batches in steps:
+        (loss,) = distributed.sum_over_ranks([train_step(run.learner, batches).loss])
+        losses.append(loss / world.size)
+    if world.is_main:
+        torch.save({"losses": losses, "model": run.network.state_dict(), "size": world.size}, output)
+    distributed.leave_world()
+
+
+def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_folder, tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    five_steps(str(video_folder), str(tmp_path / "one.pt"), "4")
+    five_steps(str(video_folder), str(tmp_path / "micro.pt"), "4", "optim.accumulate=2")
+    done = torchrun(
+        2,
+        str(tmp_path / "worker.py"),
+        str(Path(__file__).parent),
+        str(Path(__file__).parent.parent),
+        str(video_folder),
+        str(tmp_path / "two.pt"),
+        "4",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, micro, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "micro", "two"))
+    assert (one["size"], micro["size"], two["size"]) == (1, 1, 2)
+    assert len(set(one["losses"])) == 5
+    for other in (micro, two):
+        torch.testing.assert_close(torch.tensor(one["losses"]), torch.tensor(other["losses"]), rtol=0, atol=1e-10)
+        for key, value in one["model"].items():
+            torch.testing.assert_close(
+                value, other["model"][key], rtol=0, atol=1e-10, msg=lambda m, key=key: f"{key}: {m}"
+            )
+
+
+def test_two_ranks_name_the_same_bad_videos_as_one(video_folder, tmp_path):
+    option = list_with_broken(video_folder, tmp_path, 2)
+    options = [*TINY, option, f"data.root={video_folder}", "data.max_bad_share=0.9", "optim.batch_size=4"]
+    for devices in (1, 2):
+        command = [BIN / "nlvideo-train", *options, f"num_devices={devices}", f"output_dir={tmp_path}/{devices}"]
+        done = subprocess.run([*command, "optim.max_steps=5"], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (ledger_of(tmp_path / str(devices)) for devices in (1, 2))
+    order = sorted(one, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
+    assert len(one) >= 2 and order == sorted(two, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
+
+
+def test_num_devices_starts_the_processes_itself(video_folder, tmp_path):
+    overrides = [*TINY, f"data.root={video_folder}", "num_devices=2", "optim.batch_size=4"]
+    script = BIN / "nlvideo-train"
+    command = [script, *overrides, f"output_dir={tmp_path}/run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "device    2 x cpu" in done.stdout and "this run takes 4 (2 x 2)" in done.stdout
+    val = [row for row in rows_of(tmp_path / "run") if row["split"] == "val"]
+    assert [(row["step"], row["num_videos"]) for row in val] == [(2, 5), (4, 5)]
