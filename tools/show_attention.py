@@ -1,48 +1,48 @@
 """Shows what the context blocks of a network attend to in a video, or measures it over a list of videos.
 
-    python tools/show_attention.py CHECKPOINT VIDEO                          # what attends to the most attended place
+    python tools/show_attention.py CHECKPOINT VIDEO                          # the most attended position as the query
     python tools/show_attention.py CHECKPOINT VIDEO --query 5,40,31          # frame 5 of the clip, x 40, y 31
     python tools/show_attention.py CHECKPOINT VIDEO --query 5,40,31 9,10,12 --block res4.5
     python tools/show_attention.py CHECKPOINT [CHECKPOINT ...] --statistics val.csv [--root DIR] [--limit 200]
 
-Of a video the centre clip is taken, at the centre crop of data.crop_size pixels that the checkpoint was trained with.
-PREFIX.png has a row for each block, with arrows to the keys that the query attends to most (non-local paper, Figure 3);
-with several queries a row for each, of one block (GCNet, Figure 1). PREFIX.mp4 has all frames. Blocks that have one map
-for all queries (simplified_non_local, global_context) are shown without any.
+The clip is the centre clip of the video, its centre crop of data.crop_size pixels. PREFIX.png has a row for each block,
+with arrows to the keys that the query attends to most (non-local paper, Figure 3). With several queries it has a row
+for each query of one block (GCNet, Figure 1). PREFIX.mp4 has all frames. Blocks whose queries share one map
+(simplified_non_local, global_context) are drawn without a query.
 
---statistics prints GCNet's numbers for each block (nlvideo/attention/map_statistics.py) and writes PREFIX.csv. Files
-of the same names are overwritten. The network computes in float32.
+--statistics prints GCNet's statistics of each block (nlvideo/attention/map_statistics.py) and writes PREFIX.csv.
+Existing files are overwritten. The network computes in float32.
 """
 
 import argparse
 import csv
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from tqdm import tqdm
 
-from nlvideo.attention.map_statistics import Statistics, mean_statistics, statistics
-from nlvideo.attention.maps import Attention, look
+from nlvideo.attention.map_statistics import MapStatistics, attention_statistics, mean_statistics
+from nlvideo.attention.maps import Attention, visit_attention
 from nlvideo.attention.pictures import write_picture, write_video
-from nlvideo.attention.rows import chosen_rows
-from nlvideo.build.data import read_val_table
-from nlvideo.build.model import build_model
-from nlvideo.config.compose import from_container
-from nlvideo.config.schema import DataConfig, TrainConfig
-from nlvideo.data.clips.normalize import normalize
-from nlvideo.data.clips.sampling import clip_indices, crop_offsets, resized_size, view_indices
+from nlvideo.attention.rows import MapRow, chosen_rows
+from nlvideo.build.tables import read_val_table
+from nlvideo.config.schema import DataConfig
+from nlvideo.data.clips.batch import normalize
+from nlvideo.data.clips.sampling import clip_indices, resized_size
+from nlvideo.data.clips.view_sampling import crop_offsets, view_indices
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.runtime.errors import REPORTED_ERRORS, UserError
-from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
+from nlvideo.runtime.errors import UserError, reporting_errors
+from nlvideo.runtime.files import make_folder, replacing
+from nlvideo.runtime.progress import progress_bar
+from nlvideo.weights.trained_network import read_trained
 
 USAGE = "\n       ".join(
     (
@@ -50,7 +50,7 @@ USAGE = "\n       ".join(
         "%(prog)s CHECKPOINT [CHECKPOINT ...] --statistics LIST [--root DIR] [--limit N] [--num-clips N]",
     )
 )
-COLUMNS = {  # heading and form of each number
+COLUMNS = {  # heading and format of each number
     "input": ("cosine\ninput", ".3f"),
     "output": ("cosine\noutput", ".3f"),
     "attention": ("cosine\nattention", ".3f"),
@@ -63,17 +63,16 @@ COLUMNS = {  # heading and form of each number
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a checkpoint holds, ready to be asked."""
+class LoadedNetwork:
+    """The network of a checkpoint in eval mode, with the data settings and classes that it was trained with."""
 
-    path: str
     network: VideoResNet
     data: DataConfig
     classes: list[str]
     device: torch.device
 
     def normalized(self, clips: Tensor) -> Tensor:
-        """Returns clips (N, T, H, W, 3) uint8 as the network takes them, (N, 3, T, H, W) float32."""
+        """Returns clips (N, T, H, W, 3) uint8 as the network takes them: (N, 3, T, H, W) float32, on its device."""
         mean, std = torch.tensor(self.data.mean), torch.tensor(self.data.std)
         return normalize(clips.permute(0, 4, 1, 2, 3).to(self.device), mean, std, torch.float32)
 
@@ -82,65 +81,67 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("inputs", nargs="+", metavar="CHECKPOINT VIDEO", help="with --statistics checkpoints only")
+    parser.add_argument("inputs", nargs="+", metavar="CHECKPOINT VIDEO", help="with --statistics: checkpoints only")
     parser.add_argument("--query", nargs="+", action="extend", metavar="FRAME,X,Y", help="frame of the clip, pixel")
     parser.add_argument("--block", metavar="PLACE", help="this block only, such as res4.5")
-    parser.add_argument("--top", type=int, metavar="N", help="strongest keys marked (default 20)")
-    parser.add_argument("--start", type=int, metavar="FRAME", help="of the video, where the clip begins")
-    parser.add_argument("--fps", type=int, help="frames a second of PREFIX.mp4 (default 8)")
+    parser.add_argument("--top", type=int, metavar="N", help="number of strongest keys to mark (default 20)")
+    parser.add_argument("--start", type=int, metavar="FRAME", help="first frame of the clip in the video")
+    parser.add_argument("--fps", type=int, help="frames per second of PREFIX.mp4 (default 8)")
     parser.add_argument("--output", type=Path, metavar="PREFIX", help="default: attention_ and the video's name")
     parser.add_argument("--statistics", metavar="LIST", help="list of videos, relative to --root as data.val is")
     parser.add_argument("--root", metavar="DIR", help="folder of the videos (default: the checkpoint's data.root)")
-    parser.add_argument("--limit", type=int, metavar="N", help="N videos, spread over the list")
-    parser.add_argument("--num-clips", type=int, metavar="N", help="clips of each video (default 1)")
+    parser.add_argument("--limit", type=int, metavar="N", help="use N videos, spread evenly over the list")
+    parser.add_argument("--num-clips", type=int, metavar="N", help="clips per video (default 1)")
     arguments = parser.parse_intermixed_args()
-    try:
+    with reporting_errors():
         check_arguments(arguments)
-        measure(arguments) if arguments.statistics else show(arguments)
-    except (*REPORTED_ERRORS, DecodeError, SlowVideo) as error:
-        sys.exit(f"error: {error}")
+        if arguments.statistics:
+            measure(arguments)
+        else:
+            show(arguments)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Raises UserError for options that do not go together or are out of range."""
+    """Raises UserError for options that exclude each other or are out of range."""
     given = len(arguments.inputs)
     if arguments.statistics is None and given != 2:
-        raise UserError(f"{given} paths given: CHECKPOINT VIDEO are wanted, or checkpoints and --statistics LIST.")
+        raise UserError(f"{given} paths given; expected CHECKPOINT VIDEO, or checkpoints and --statistics LIST.")
     idle = ("query", "block", "start", "top", "fps") if arguments.statistics else ("root", "limit", "num_clips")
     for name in idle:
         if getattr(arguments, name) is not None:
-            with_it = "with" if arguments.statistics else "without"
-            raise UserError(f"--{name.replace('_', '-')} has no effect {with_it} --statistics.")
+            condition = "with" if arguments.statistics else "without"
+            raise UserError(f"--{name.replace('_', '-')} has no effect {condition} --statistics.")
     for name in ("top", "fps", "limit", "num_clips"):
         value = getattr(arguments, name)
         if value is not None and value < (0 if name == "top" else 1):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {0 if name == 'top' else 1}.")
 
 
-def load(path: str) -> Trained:
-    """Returns the network of a checkpoint, in eval mode.
+def load_network(path: str) -> LoadedNetwork:
+    """Returns the network of a checkpoint.
 
     Raises:
-        UserError: it is none, or its network has no context blocks.
+        UserError: it cannot be read, or its network has no context blocks.
     """
-    checkpoint = load_checkpoint(path)
-    config = from_container(TrainConfig, checkpoint["config"])
-    network = build_model(config.model, config.block, config.data, len(checkpoint["classes"]))
-    network.load_state_dict(evaluation_weights(checkpoint))
+    checkpoint = read_trained(path)
+    network = checkpoint.build_network()
     if not network.places:
-        raise UserError(f"{path} has no context blocks, so there is no attention (block.kind=none).")
-    load_decoder(config.data.decoder)
+        raise UserError(f"{path} has no context blocks (block.kind=none), so there is no attention to show.")
+    data = checkpoint.config.data
+    load_decoder(data.decoder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Trained(path, network.eval().to(device), config.data, list(checkpoint["classes"]), device)
+    return LoadedNetwork(network.eval().to(device), data, checkpoint.classes, device)
 
 
 def read_clips(path: str, data: DataConfig, num_clips: int = 1, start: int | None = None) -> tuple[Tensor, np.ndarray]:
-    """Returns clips (num_clips, T, H, W, 3) uint8 spread over a video, their centre crops, and the frames' numbers in
-    it (num_clips, T). One clip is the centre one, or the one from `start` on; both loop over a short video.
+    """Returns the centre crops of clips spread evenly over a video, and their frame indices.
+
+    The clips are (num_clips, T, H, W, 3) uint8, the indices (num_clips, T). A single clip is the centre clip, or starts
+    at frame `start`. Clips loop over a short video.
 
     Raises:
         DecodeError, SlowVideo: the video cannot be decoded, or not in time.
-        UserError: it ends before `start`.
+        UserError: `start` is beyond its end.
     """
     with open_video(path, data.decoder, data.time_limit_seconds) as video:
         if start is None:
@@ -151,84 +152,64 @@ def read_clips(path: str, data: DataConfig, num_clips: int = 1, start: int | Non
             raise UserError(f"--start {start}: {path} has frames 0 to {video.num_frames - 1}.")
         unique, position = np.unique(wanted, return_inverse=True)
         size = resized_size(video.height, video.width, data.test.short_side)
-        (offset,) = crop_offsets(1, *size, data.crop_size)
-        frames = video.read(unique, size, (*offset, data.crop_size, data.crop_size))
+        ((top, left),) = crop_offsets(1, *size, data.crop_size)
+        frames = video.read(unique, size, (top, left, data.crop_size, data.crop_size))
     return frames[torch.from_numpy(position.reshape(wanted.shape))], wanted
 
 
 def show(arguments: argparse.Namespace) -> None:
     """Writes the picture and the video, and prints what they show."""
     checkpoint, path = arguments.inputs
-    trained = load(checkpoint)
-    clips, wanted = read_clips(path, trained.data, start=arguments.start)
-    found: list[Attention] = []
-    logits = look(trained.network, trained.normalized(clips), found.append)
+    loaded = load_network(checkpoint)
+    try:
+        clips, indices = read_clips(path, loaded.data, start=arguments.start)
+    except (DecodeError, SlowVideo) as error:
+        raise UserError(str(error)) from error
+    attentions: list[Attention] = []
+    logits = visit_attention(loaded.network, loaded.normalized(clips), attentions.append)[0]
     top = 20 if arguments.top is None else arguments.top
-    rows, what, how = chosen_rows(found, arguments.query, arguments.block, top)
-    scores = logits[0].sigmoid() if trained.data.multi_label else logits[0].softmax(0)
-    score, best = scores.max(0)
-    loops = ", starting again at its end" if (np.diff(wanted[0]) <= 0).any() else ""
-    title = (
-        f"{Path(path).name}: {len(clips[0])} frames from {wanted[0, 0]} on, stride {trained.data.frame_stride}{loops}\n"
-        f"predicted: {trained.classes[best]}, score {score:.2f}"
-    )
+    chosen = chosen_rows(attentions, arguments.query, arguments.block, top)
+    title = f"{describe_clip(path, indices[0], loaded.data)}\n{describe_prediction(logits, loaded)}"
+
     prefix = arguments.output or Path(f"attention_{Path(path).stem}")
-    prefix.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(prefix.parent, f"--output {prefix}")
     picture, video = Path(f"{prefix}.png"), Path(f"{prefix}.mp4")
-    write_picture(picture, rows, clips[0].numpy(), title, f"{what} {how}")
-    write_video(video, rows, clips[0].numpy(), f"{title}\n{what}", arguments.fps or 8)
+    write_picture(picture, chosen.rows, clips[0].numpy(), title, f"{chosen.subject} {chosen.legend}")
+    write_video(video, chosen.rows, clips[0].numpy(), f"{title}\n{chosen.subject}", arguments.fps or 8)
     print(title)
-    print(what)
-    for row in rows:
-        for target in row.found.strongest(row.weights, 1):
-            print(
-                f"{' '.join(row.label.split())}: strongest at frame {target.frame}, x {target.x}, y {target.y}, "
-                f"weight x M {target.weight * row.found.num_seen:.3g}"
-            )
+    print(chosen.subject)
+    for row in chosen.rows:
+        print_strongest(row)
     print(f"written      {picture}, {video}")
+
+
+def describe_clip(path: str, indices: np.ndarray, data: DataConfig) -> str:
+    loops = ", looping over the video" if (np.diff(indices) <= 0).any() else ""
+    return f"{Path(path).name}: {len(indices)} frames from frame {indices[0]}, stride {data.frame_stride}{loops}"
+
+
+def describe_prediction(logits: Tensor, loaded: LoadedNetwork) -> str:
+    scores = logits.sigmoid() if loaded.data.multi_label else logits.softmax(0)
+    score, best = scores.max(0)
+    return f"predicted: {loaded.classes[int(best)]}, score {score:.2f}"
+
+
+def print_strongest(row: MapRow) -> None:
+    for target in row.attention.strongest(row.weights, 1):
+        print(
+            f"{' '.join(row.label.split())}: strongest at frame {target.frame}, x {target.x}, y {target.y}, "
+            f"weight x M {target.weight * row.attention.num_seen:.3g}"
+        )
 
 
 def measure(arguments: argparse.Namespace) -> None:
     """Prints and writes the statistics of every block of every checkpoint over the videos of a list."""
     prefix = arguments.output or Path(f"attention_{Path(arguments.statistics).stem}")
-    rows, failures = [], {}
-    for path in arguments.inputs:
-        trained = load(path)
-        # As nlvideo-evaluate reads a list: the checkpoint knows its class names, and nothing is written into the root.
-        fixed = {"val": arguments.statistics, "classes": None, "num_classes": None, "synthetic": None}
-        data = replace(trained.data, root=arguments.root or trained.data.root, **fixed)
-        table = read_val_table(data, trained.classes)
-        count = min(arguments.limit or len(table), len(table))
-        of_clips: dict[str, list[Statistics]] = {place: [] for place in trained.network.places}
-        blocks: dict[str, dict] = {}
-
-        def see(found: Attention, of_clips=of_clips, blocks=blocks) -> None:
-            of_clips[found.place].append(statistics(found))
-            blocks[found.place] = {"kind": found.kind, "keys": "x".join(map(str, found.key_grid))}
-
-        pace = {"mininterval": 0.2 if sys.stderr.isatty() else 10}
-        for i in tqdm([i * len(table) // count for i in range(count)], f"measuring {path}", unit="video", **pace):
-            try:
-                clips, _ = read_clips(table.path(i), trained.data, arguments.num_clips or 1)
-            except (DecodeError, SlowVideo) as error:
-                failures[table.name(i)] = error.reason
-                continue
-            for clip in clips:
-                look(trained.network, trained.normalized(clip[None]), see)
-        for place, numbers in of_clips.items():
-            if not numbers:
-                name, reason = next(iter(failures.items()))
-                raise UserError(f"None of {count} videos of {table.source} can be decoded; {name}: {reason}")
-            counts = {"videos": len(numbers) // (arguments.num_clips or 1), "clips": len(numbers)}
-            row = {"checkpoint": path, "block": place} | blocks[place] | counts
-            rows.append(row | mean_statistics(numbers)._asdict())
-    prefix.parent.mkdir(parents=True, exist_ok=True)
+    failures: dict[str, str] = {}
+    rows = [row for path in arguments.inputs for row in checkpoint_rows(path, arguments, failures)]
+    make_folder(prefix.parent, f"--output {prefix}")
     file = Path(f"{prefix}.csv")
-    with open(file, "w", newline="") as opened:
-        writer = csv.DictWriter(opened, rows[0])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{value:.6g}" if isinstance(value, float) else value for k, value in row.items()})
+    write_csv(file, rows)
     print_statistics(rows, arguments.inputs)
     for name, reason in list(failures.items())[:10]:
         print(f"undecodable, left out: {name}: {reason}")
@@ -237,8 +218,59 @@ def measure(arguments: argparse.Namespace) -> None:
     print(f"written      {file}")
 
 
-def print_statistics(rows: Sequence[dict], checkpoints: Sequence[str]) -> None:
-    """Prints a line for each block of each checkpoint, which stand below with their numbers."""
+def checkpoint_rows(path: str, arguments: argparse.Namespace, failures: dict[str, str]) -> list[dict[str, Any]]:
+    """Returns a row of statistics for each block of a checkpoint; adds undecodable videos to `failures`.
+
+    Raises:
+        UserError: none of the videos can be decoded.
+    """
+    loaded, num_clips = load_network(path), arguments.num_clips or 1
+    # The list is read as nlvideo-evaluate reads it; the class names are the checkpoint's, and no set is written.
+    fixed = {"val": arguments.statistics, "classes": None, "num_classes": None, "synthetic": None}
+    table = read_val_table(replace(loaded.data, root=arguments.root or loaded.data.root, **fixed), loaded.classes)
+    count = min(arguments.limit or len(table), len(table))
+    of_clips: dict[str, list[MapStatistics]] = {place: [] for place in loaded.network.places}
+    blocks: dict[str, dict[str, str]] = {}
+
+    def visit(attention: Attention) -> None:
+        of_clips[attention.place].append(attention_statistics(attention))
+        blocks[attention.place] = {"kind": attention.kind, "keys": "x".join(map(str, attention.key_grid))}
+
+    videos = [i * len(table) // count for i in range(count)]
+    for i in progress_bar(videos, desc=f"measuring {path}", unit="video"):
+        try:
+            clips, _ = read_clips(table.path(i), loaded.data, num_clips)
+        except (DecodeError, SlowVideo) as error:
+            failures[table.name(i)] = error.reason
+            continue
+        for clip in clips:
+            visit_attention(loaded.network, loaded.normalized(clip[None]), visit)
+    if not blocks:
+        name, reason = next(iter(failures.items()))
+        raise UserError(f"None of the {count} videos of {table.source} can be decoded; {name}: {reason}")
+    return [
+        {
+            "checkpoint": path,
+            "block": place,
+            **blocks[place],
+            "videos": len(numbers) // num_clips,
+            "clips": len(numbers),
+        }
+        | mean_statistics(numbers)._asdict()
+        for place, numbers in of_clips.items()
+    ]
+
+
+def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with replacing(file) as partial, open(partial, "w", newline="") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{value:.6g}" if isinstance(value, float) else value for k, value in row.items()})
+
+
+def print_statistics(rows: Sequence[dict[str, Any]], checkpoints: Sequence[str]) -> None:
+    """Prints a line for each block of each checkpoint, then the numbers of the checkpoints."""
     table = Table("", "block", "kind", "keys", "clips", *(heading for heading, _ in COLUMNS.values()))
     for row in rows:
         numbers = ["-" if np.isnan(row[key]) else f"{row[key]:{form}}" for key, (_, form) in COLUMNS.items()]

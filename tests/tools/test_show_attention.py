@@ -1,4 +1,4 @@
-"""The pictures and statistics of tools/show_attention.py, for small networks and videos with one bright square."""
+"""Pictures and statistics of tools/show_attention.py, for small networks and videos with one bright square."""
 
 import csv
 import importlib.util
@@ -14,7 +14,7 @@ from runs import config_of
 
 from nlvideo.attention.maps import Attention, block_attention
 from nlvideo.attention.pictures import heat, overlay, shown_frames
-from nlvideo.attention.rows import Row
+from nlvideo.attention.rows import MapRow
 from nlvideo.build.model import build_model
 from nlvideo.config.compose import to_container
 from nlvideo.models.non_local import NonLocalBlock
@@ -34,7 +34,7 @@ spec.loader.exec_module(tool)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Videos of 8 frames, black but for a square in frame 5, a list of them, and one file that is no video."""
+    """Black videos of 8 frames with a white square in frame 5, a list of them, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("square")
     frame, x, y = BRIGHT
     for name in ("a.mp4", "b.mp4"):
@@ -54,8 +54,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 def checkpoint_of(folder: Path, name: str, *overrides: str) -> str:
-    """Writes a C2D that keeps all frames, with random weights, but phi the sum of the channels and theta constant:
-    every query of a non-local block attends where the features are largest, and black gives none."""
+    """Writes the checkpoint of a C2D without temporal pooling and returns its path.
+
+    Its weights are random, but phi sums the channels and theta is constant: all queries of a non-local block attend to
+    the largest features, and black has features of zero.
+    """
     config = config_of(
         folder, folder, "model=c2d_r50", "model.stem=all_frames", f"data.num_frames={FRAMES}", "data.frame_stride=1",
         f"data.crop_size={SIZE}", "data.scale_range=[64,64]", "data.test={short_side: 64, crop_size: 64}",
@@ -81,7 +84,7 @@ def checkpoint(folder) -> str:
 
 
 def run(monkeypatch, capsys, *arguments: str) -> str:
-    """Returns what the command prints; a refusal raises SystemExit."""
+    """Returns what the command prints; an error raises SystemExit."""
     monkeypatch.setattr(sys, "argv", ["show_attention.py", *map(str, arguments)])
     tool.main()
     return capsys.readouterr().out
@@ -107,7 +110,7 @@ def test_the_picture_shows_where_the_planted_network_looks(folder, checkpoint, t
     frame, x, y = BRIGHT
     assert f"res3.1 embedded gaussian: strongest at frame {frame}, x {x}, y {y}, weight x M" in printed
     assert "res4.1 embedded gaussian: strongest at frame 5, x 48, y 16, weight x M" in printed  # keys of 32 pixels
-    assert "a.mp4: 8 frames from 0 on, stride 1\n" in printed and "Query: frame 1, x 3, y 60." in printed
+    assert "a.mp4: 8 frames from frame 0, stride 1\n" in printed and "Query: frame 1, x 3, y 60." in printed
     first, second = rows
     assert first.targets[0][:3] == BRIGHT and len(first.targets) == 20 and second.query == (1, 3, 60)
     weights = [abs(target.weight) for target in first.targets]
@@ -119,14 +122,17 @@ def test_the_picture_shows_where_the_planted_network_looks(folder, checkpoint, t
     assert moving.mean() > 0.01  # the square and the heat over it
 
 
-def test_without_a_query_it_is_the_place_most_attended(folder, checkpoint, tmp_path, monkeypatch, capsys):
+def test_the_default_query_is_the_most_attended_position(folder, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     printed = run(monkeypatch, capsys, checkpoint, folder / "a.mp4", "--block", "res3.1", "--top", "3")
-    assert "Query: frame 5, x 48, y 16, where res4.1 looks most" in printed and "res4.1 embedded" not in printed
+    assert (
+        "Query: frame 5, x 48, y 16, the position with the largest mean attention in res4.1." in printed
+        and "res4.1 embedded" not in printed
+    )
     assert (tmp_path / "attention_a.png").exists() and (tmp_path / "attention_a.mp4").exists()
 
 
-def test_several_queries_are_rows_of_one_block(folder, checkpoint, tmp_path, monkeypatch, capsys):
+def test_several_queries_make_rows_of_one_block(folder, checkpoint, tmp_path, monkeypatch, capsys):
     queries = ("--query", "1,3,60", "6,0,0", "--query", "5,63,63", "--block", "res3.1")
     printed = run(monkeypatch, capsys, checkpoint, folder / "a.mp4", *queries, "--output", tmp_path / "q")
     assert "res3.1 embedded_gaussian: what each query (cross) attends to." in printed
@@ -135,7 +141,7 @@ def test_several_queries_are_rows_of_one_block(folder, checkpoint, tmp_path, mon
     assert "res4.1 embedded_gaussian: what" in deepest
 
 
-def test_negative_weights_are_strong_too(folder, tmp_path, monkeypatch, capsys):
+def test_negative_weights_count_by_magnitude(folder, tmp_path, monkeypatch, capsys):
     path = checkpoint_of(folder, "dot.pt", PLACES, "block.mode=dot_product")
     printed = run(monkeypatch, capsys, path, folder / "a.mp4", "--query", "1,3,60", "--output", tmp_path / "d")
     assert "res3.1 dot product: strongest at frame 5, x 40, y 24, weight x M -" in printed
@@ -149,12 +155,10 @@ def test_a_block_with_one_map_takes_no_query(folder, tmp_path, monkeypatch, caps
         run(monkeypatch, capsys, path, folder / "a.mp4", "--query", "1,2,3")
 
 
-def test_a_clip_loops_and_starts_where_it_is_told(folder, checkpoint, tmp_path, monkeypatch, capsys):
+def test_a_clip_loops_and_starts_at_the_given_frame(folder, checkpoint, tmp_path, monkeypatch, capsys):
     printed = run(monkeypatch, capsys, checkpoint, folder / "a.mp4", "--start", "3", "--output", tmp_path / "s")
-    assert (
-        "from 3 on, stride 1, starting again at its end" in printed
-        and "res3.1 embedded gaussian: strongest at frame 2, x 40, y 24" in printed
-    )
+    assert "from frame 3, stride 1, looping over the video" in printed
+    assert "res3.1 embedded gaussian: strongest at frame 2, x 40, y 24" in printed
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_a_clip_loops_and_starts_where_it_is_told(folder, checkpoint, tmp_path, 
         (["--statistics", "list.csv", "--start", "3"], "--start has no effect with --statistics"),
     ],
 )
-def test_mistakes_are_one_line(folder, checkpoint, monkeypatch, capsys, arguments, message):
+def test_user_errors_are_one_line(folder, checkpoint, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as end:
         run(monkeypatch, capsys, checkpoint, folder / "a.mp4", *arguments)
@@ -219,7 +223,7 @@ def test_statistics_of_two_networks_over_a_list(folder, checkpoint, tmp_path, mo
     ]  # fmt: skip
     assert {row["videos"] for row in rows} == {"2"} and {row["clips"] for row in rows} == {"4"}
     planted, _, average = rows
-    # all queries of the planted block have one row, of which theta and phi make much
+    # all queries of the planted block have the same row, concentrated on few keys
     assert float(planted["attention"]) == pytest.approx(0, abs=1e-6) and float(planted["jsd"]) < 1e-6
     assert float(planted["input"]) > 0.1 and float(planted["own_frame"]) == pytest.approx(1 / 8)
     assert float(planted["entropy"]) < 1 and math.isnan(float(average["jsd"]))
@@ -228,24 +232,24 @@ def test_statistics_of_two_networks_over_a_list(folder, checkpoint, tmp_path, mo
     first = run(monkeypatch, capsys, checkpoint, "--statistics", "list.csv", "--limit", "1", "--output", tmp_path / "s")
     assert "undecodable" not in first
     (folder / "bad.csv").write_text("broken.mp4 1\n")
-    with pytest.raises(SystemExit, match="None of 1 videos of .*bad.csv can be decoded; broken.mp4: "):
+    with pytest.raises(SystemExit, match="None of the 1 videos of .*bad.csv can be decoded; broken.mp4: "):
         run(monkeypatch, capsys, checkpoint, "--statistics", "bad.csv", "--output", tmp_path / "s")
 
 
 # the drawing itself
 
 
-def row_of(size: int, mode: str = "dot_product") -> Row:
+def row_of(size: int, mode: str = "dot_product") -> MapRow:
     block, x = NonLocalBlock(4, mode=mode), torch.randn(1, 4, 2, size, size)
     with torch.no_grad():
         found: Attention = block_attention(block, x, block(x), "res3.0", (4, 8 * size, 8 * size))
     weights = torch.zeros(found.key_grid)
     weights[1, 0, 1] = -0.5
-    return Row("", found, weights, 0.5, None)
+    return MapRow("", found, weights, 0.5, None)
 
 
-def test_heat_lies_over_what_the_key_stands_for():
-    row = row_of(5)  # 2x2 keys of 16 pixels; the fifth row and column of 8 pixels belong to none
+def test_heat_covers_the_pixels_of_its_key():
+    row = row_of(5)  # 2x2 keys of 16 pixels; the fifth row and column of 8 pixels have no key
     values = heat(row, 3)
     assert values.shape == (40, 40) and np.isnan(values[32:]).all() and np.isnan(values[:, 32:]).all()
     assert values[7:9, 23:25].mean() == pytest.approx(-1, abs=0.1) and np.nanmin(values) == -1
@@ -255,7 +259,7 @@ def test_heat_lies_over_what_the_key_stands_for():
     red, _, blue = painted[4, 30]
     assert blue > red  # below 0
     assert np.allclose(painted[36, 36], 100 / 255)
-    row = Row("", row.found, -row.weights, 0.5, None)
+    row = MapRow("", row.attention, -row.weights, 0.5, None)
     red, _, blue = overlay(row, frames, 3)[4, 30]
     assert red > blue
 
