@@ -8,35 +8,32 @@ import argparse
 from importlib.resources import files
 
 import torch
-from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
 from nlvideo.build.model import build_model
-from nlvideo.config.compose import store_schemas, to_dataclass
+from nlvideo.config.compose import compose_train_config
 from nlvideo.models.cost import count_cost
 
 
 def main() -> None:
     known = sorted(p.name.removesuffix(".yaml") for p in (files("nlvideo.configs") / "experiment").iterdir())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=f"of: {', '.join(known)}")
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=f"one of: {', '.join(known)}")
     parser.add_argument("--num-classes", type=int, default=400)
     parser.add_argument("--num-frames", type=int, help="instead of the experiment's")
     parser.add_argument("--crop-size", type=int, help="instead of the experiment's")
     arguments = parser.parse_args()
     for name in arguments.experiments:
         if name not in known:
-            parser.error(f"{name} is no experiment. Choose from: {', '.join(known)}.")
+            parser.error(f"{name} is not an experiment. Choose from: {', '.join(known)}.")
 
-    store_schemas()
     table = Table(
         "experiment", "clip", "blocks", "M parameters", "G multiply-adds", "as computed", "MB activations",
-        caption="multiply-adds: with the matrix of all pairs, as the paper counts; as computed: as this program does",
+        caption="multiply-adds: with the matrix of all pairs, as in the paper; as computed: without it where possible",
     )  # fmt: skip
     for name in arguments.experiments or known:
-        with initialize_config_module("nlvideo.configs", version_base="1.3"):
-            config = to_dataclass(compose("train", [f"experiment={name}", "data.root=none", "model.pretrained=null"]))
+        config = compose_train_config([f"experiment={name}", "data.root=none", "model.pretrained=null"])
         with torch.device("meta"):
             network = build_model(config.model, config.block, config.data, arguments.num_classes)
         frames, size = arguments.num_frames or config.data.num_frames, arguments.crop_size or config.data.crop_size

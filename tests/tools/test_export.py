@@ -1,4 +1,4 @@
-"""What is exported says what the network says, for every layout and every block."""
+"""Exports give the logits of the network, for every layout and every block."""
 
 import importlib.util
 import json
@@ -13,24 +13,26 @@ import torch
 from runs import config_of
 from torch import nn
 
-from nlvideo.build.model import CONTEXT_BLOCKS
+from nlvideo.build.model import CONTEXT_BLOCKS, build_model
+from nlvideo.config.compose import to_container
 from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, VideoResNet, context_names
-from nlvideo.train import train
+from nlvideo.runtime.errors import RunFailed
+from nlvideo.weights.checkpoint_file import save_checkpoint
 from nlvideo.weights.importers import load_model
 
 TOOL = Path(__file__).parents[2] / "tools" / "export.py"
 ENDINGS = ("onnx", "pt2")
 CLIP = (3, 8, 32, 32)
-BLOCKS = (1, 2, 2, 2)  # the fewest with every kind of residual block that a layout has; each takes time to export
+BLOCKS = (1, 2, 2, 2)  # the smallest network with every kind of residual block of every layout
 
 spec = importlib.util.spec_from_file_location("export_tool", TOOL)
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
 
 context = partial(GlobalContextBlock, ratio=4)
-NETWORKS = {  # (layout, stem, do the blocks stand inside): blocks
+NETWORKS = {  # (layout, stem, inside): blocks
     ("c2d", "all_frames", False): {
         "res2.0": partial(NonLocalBlock, mode="gaussian"),
         "res3.0": partial(NonLocalBlock, scale=True),
@@ -54,7 +56,7 @@ NETWORKS = {  # (layout, stem, do the blocks stand inside): blocks
     },
     ("slow", "all_frames", True): {
         "res2.0": SimplifiedNonLocalBlock,
-        # Here x is not behind a ReLU, after which all a_i + b_j may have one sign, and f be zero.
+        # Here x does not come from a ReLU, after which all a_i + b_j may be negative and f zero.
         "res3.0": partial(NonLocalBlock, mode="concatenation", norm=False),
         "res3.1": partial(NonLocalBlock, mode="dot_product", extent="time"),
         "res4.0": context,
@@ -71,11 +73,11 @@ def shallow_networks(monkeypatch):
 
 
 def network_of(layout: str, stem: str, inside: bool, blocks=None) -> VideoResNet:
-    """Returns a thin network with some statistics in its batch norms, and with blocks that say something."""
+    """Returns a narrow network whose batch norms have statistics, and whose blocks contribute."""
     network = VideoResNet(layout, 23, stem, 5, width=4, blocks=blocks, inside=inside)
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm3d):
-            # Branches as large as what they are added to would make the network multiply its rounding errors.
+            # Residual branches as large as their shortcuts would amplify rounding errors.
             gain = 0.2 if name.endswith("bn3") else 1.0
             nn.init.uniform_(module.weight, 0.5 * gain, 1.5 * gain)
             nn.init.normal_(module.bias, std=0.2 * gain)
@@ -86,7 +88,7 @@ def network_of(layout: str, stem: str, inside: bool, blocks=None) -> VideoResNet
         if isinstance(module, CONTEXT_BLOCKS):
             norm = getattr(module, "bn", None)
             nn.init.normal_(module.last_weight, std=0.02 if isinstance(module, NonLocalBlock) and norm is None else 0.3)
-            if norm is not None:  # what some of the modes say is far from 1
+            if norm is not None:  # the output of some modes is far from unit variance
                 norm.train().momentum = 1.0
     with torch.no_grad():
         network(torch.randn(2, *CLIP))
@@ -119,29 +121,39 @@ def test_every_layout_and_block(kind, ending, tmp_path):
     assert not any(block.plain for block in network.modules() if isinstance(block, NonLocalBlock))
     clips = torch.randn(2, *CLIP)
     expected = network(clips)
-    for name in context_names(network):  # each block counts for more than what is allowed above
+    for name in context_names(network):  # each block contributes more than the tolerance above
         network.get_submodule(name).last_weight.mul_(1.1)
         before, expected = expected, network(clips)
         assert (before - expected).abs().max() > 1e-4 * expected.abs().max(), name
 
 
 @pytest.fixture(scope="module")
-def checkpoint(video_folder, tmp_path_factory) -> Path:
+def checkpoint(tmp_path_factory) -> Path:
+    """A checkpoint with precise batch-norm statistics, which the export has to use."""
     folder = tmp_path_factory.mktemp("run")
-    options = ("optim.max_steps=2", "precise_bn_steps=2", "block.norm=false", "data.mean=[0.3,0.4,0.5]")
-    train(config_of(video_folder, folder / "run", *options))
-    return folder / "run" / "checkpoint.pt"
+    config = config_of(folder, folder, "block.norm=false", "data.mean=[0.3,0.4,0.5]")
+    network = build_model(config.model, config.block, config.data, 3)
+    statistics = {name: torch.rand_like(buffer) + 0.5 for name, buffer in network.named_buffers() if "running" in name}
+    content = {"model": network.state_dict(), "precise_bn": statistics, "step": 2, "config": to_container(config)}
+    save_checkpoint(folder / "checkpoint.pt", content | {"classes": ["0", "1", "2"]})
+    return folder / "checkpoint.pt"
 
 
 @pytest.mark.parametrize(("ending", "options"), [("onnx", ["--normalize"]), ("pt2", [])])
 @torch.no_grad()
-def test_the_command_writes_the_network_and_its_description(checkpoint, ending, options, tmp_path):
+def test_the_command_writes_the_network_and_its_description(checkpoint, ending, options, tmp_path, monkeypatch, capsys):
     skip_without_packages(ending)
     path = tmp_path / f"a network.{ending}"
-    command = [sys.executable, TOOL, checkpoint, path, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "" and "of the largest logit" in done.stdout and len(done.stdout.splitlines()) == 2
+    if ending == "onnx":  # in a process of its own, whose stderr the exporter's packages leave empty
+        command = [sys.executable, TOOL, checkpoint, path, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        printed = done.stdout
+    else:
+        monkeypatch.setattr(sys, "argv", ["export.py", str(checkpoint), str(path), *options])
+        tool.main()
+        printed = capsys.readouterr().out
+    assert "of the largest logit" in printed and len(printed.splitlines()) == 2
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a network.json", path.name]
 
     text = path.with_suffix(".json").read_text()
@@ -173,9 +185,9 @@ def test_the_command_writes_the_network_and_its_description(checkpoint, ending, 
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
-def test_what_differs_from_the_network_is_not_left_behind(tmp_path, monkeypatch):
+def test_an_export_that_differs_from_the_network_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "TOLERANCE", -1.0)
-    with pytest.raises(ValueError, match="network.pt2 would differ from the network by .* of the largest logit"):
+    with pytest.raises(RunFailed, match="network.pt2 would differ from the network by .* of the largest logit"):
         tool.export_network(network_of("c2d", "all_frames", False), CLIP, tmp_path / "network.pt2")
     assert not list(tmp_path.iterdir())
     ones = torch.ones(2, 3)
@@ -183,7 +195,7 @@ def test_what_differs_from_the_network_is_not_left_behind(tmp_path, monkeypatch)
     assert tool._relative_difference(ones * float("nan"), ones) == tool._relative_difference(ones[:1], ones) > 1
 
 
-def test_mistakes_are_one_line(checkpoint, tmp_path, monkeypatch, capsys):
+def test_user_errors_are_one_line(checkpoint, tmp_path, monkeypatch, capsys):
     (tmp_path / "taken.pt2").touch()
     (tmp_path / "described.json").touch()
     (tmp_path / "text.pt").write_text("no checkpoint")
