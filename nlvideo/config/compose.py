@@ -94,8 +94,15 @@ def to_dataclass(config: DictConfig) -> Any:
 
 
 def from_container(cls: type[Config], container: dict[str, Any]) -> Config:
-    """Returns the dataclass of a plain dict, as a checkpoint holds it."""
-    return to_dataclass(OmegaConf.merge(OmegaConf.structured(cls), container))  # type: ignore[arg-type]
+    """Returns the dataclass of a plain dict, as a checkpoint holds it.
+
+    Raises:
+        UserError: a key or value that this version does not know.
+    """
+    try:
+        return to_dataclass(OmegaConf.merge(OmegaConf.structured(cls), container))  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error)) from error
 
 
 def to_container(config: Any) -> dict[str, Any]:
