@@ -23,7 +23,7 @@ def train_one_step(network, loss):
 @pytest.mark.parametrize("block", [NonLocalBlock, SimplifiedNonLocalBlock, GlobalContextBlock])
 def test_blocks_in_torchvisions_resnet50(block):
     network = resnet50(num_classes=3).eval()
-    keys, image = list(network.state_dict()), torch.randn(2, 3, 64, 64)
+    keys, image = list(network.state_dict()), torch.randn(2, 3, 32, 32)
     expected = network(image)
     blocks = {"layer3.4": block(1024), "layer2.1": block(512)}
     assert nlvideo.insert_blocks(network, blocks) is network
@@ -33,7 +33,7 @@ def test_blocks_in_torchvisions_resnet50(block):
     train_one_step(network, network.train()(image).square().mean())
     gains = [b.bn.weight if block is NonLocalBlock else (b.expand if block is GlobalContextBlock else b.value).weight
              for b in blocks.values()]  # fmt: skip
-    assert all(gain.any() for gain in gains)  # what was zero has moved
+    assert all(gain.any() for gain in gains)  # no longer zero
 
 
 def test_blocks_in_torchvisions_r3d_18():
@@ -78,7 +78,7 @@ def test_networks_with_blocks_can_be_copied_and_saved():
     assert not torch.equal(other(image), network(image))  # the copy uses its own block
 
 
-def test_wrong_places_are_refused_and_the_network_left_alone():
+def test_unknown_places_are_refused_and_the_network_is_unchanged():
     network = resnet50(num_classes=3)
     keys = list(network.state_dict())
     with pytest.raises(ValueError, match="no submodule 'layer3.9'. Siblings: layer3, layer3.0, layer3.1"):

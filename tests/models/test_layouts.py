@@ -1,4 +1,4 @@
-"""The layouts against the figures of the paper's Table 2e, of GCNet, and against the 2D network they start from."""
+"""Layouts against the figures of the paper's Table 2e and of GCNet, and against the 2D network they inflate."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_gcnets_parameters(block, params):
     assert found / 1e6 == pytest.approx(params, abs=0.011)
 
 
-def test_our_forms_cost_less_than_the_matrix():
+def test_forms_without_the_matrix_cost_less():
     for mode in ("dot_product", "concatenation"):
         found = cost("model=c2d_r50", "block=nl5", f"block.mode={mode}")
         assert found.multiply_adds_computed < found.multiply_adds
@@ -53,7 +53,7 @@ def test_our_forms_cost_less_than_the_matrix():
     assert found.multiply_adds_computed == found.multiply_adds
 
 
-def test_activation_memory_is_what_is_kept_for_the_backward_pass():
+def test_activation_memory_is_what_training_saves_for_the_backward_pass():
     network, config = built("model=c2d_r50", "model.width=8")
     network = build_model(config.model, config.block, config.data, 10)
     found = count_cost(network, 8, 64, 64).activation_bytes
@@ -70,7 +70,7 @@ def test_activation_memory_is_what_is_kept_for_the_backward_pass():
     assert found == pytest.approx(real, rel=0.05)
 
 
-def test_slow_looks_along_time_in_the_last_two_stages_only():
+def test_slow_has_temporal_convolutions_in_the_last_two_stages_only():
     network, _ = built("model=slow_r50", "data.num_frames=8")
     kernels = [{b.conv1.kernel_size[0] for b in getattr(network, f"layer{s}")} for s in (1, 2, 3, 4)]
     assert kernels == [{1}, {1}, {3}, {3}] and network.conv1.kernel_size[0] == 1
@@ -83,8 +83,8 @@ def test_i3d_333_inflates_the_middle_of_the_same_blocks():
 
 
 @pytest.mark.parametrize("layout", ["i3d", "i3d_333"])
-def test_a_repeated_frame_through_an_inflated_network_is_the_2d_network_away_from_the_border(layout):
-    """Zeros come in from both ends of the clip: one frame a convolution at res2, fewer where time is thinned out."""
+def test_an_inflated_network_on_a_still_clip_equals_the_2d_network_away_from_the_ends(layout):
+    """Zero padding spreads from both ends of the clip, by one frame for each temporal convolution."""
     torch.manual_seed(0)
     two_d = resnet50().eval()
     for module in two_d.modules():
@@ -94,7 +94,7 @@ def test_a_repeated_frame_through_an_inflated_network_is_the_2d_network_away_fro
     config = composed("data.root=x", f"model={layout}_r50", "model.stem=all_frames", "data.num_frames=41")
     network = build_model(config.model, config.block, config.data, 1000).eval()
     network.load_state_dict(inflate_state_dict(two_d.state_dict(), network.state_dict()))
-    image = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 32, 32)
     with torch.inference_mode():
         x = two_d.maxpool(two_d.relu(two_d.bn1(two_d.conv1(image))))
         expected = two_d.layer4(two_d.layer3(two_d.layer2(two_d.layer1(x))))
@@ -105,7 +105,7 @@ def test_a_repeated_frame_through_an_inflated_network_is_the_2d_network_away_fro
     error = (middle - expected.unsqueeze(2)).transpose(1, 2).flatten(2).norm(dim=2) / expected.norm()
     assert error.max() <= 1e-5
     border = (found[:, :, 0] - expected).norm() / expected.norm()
-    assert border > 1e-3  # or the test would show nothing
+    assert border > 1e-3  # otherwise the test proves nothing
 
 
 @pytest.mark.parametrize("block", ["gc_all", "se_all"])
@@ -115,7 +115,7 @@ def test_blocks_inside_stand_before_the_sum(block):
     assert len(found) == 13 and found[0] == "layer2.0.context" and found[-1] == "layer4.2.context"
 
 
-def test_additive_blocks_leave_a_network_as_it_was():
+def test_new_additive_blocks_do_not_change_a_network():
     torch.manual_seed(0)
     config = composed("data.root=x", "model=slow_r50", "model.width=8", "data.num_frames=4")
     plain = build_model(config.model, config.block, config.data, 5).eval()
@@ -128,7 +128,7 @@ def test_additive_blocks_leave_a_network_as_it_was():
         assert torch.equal(network(clip), plain(clip)), block
 
 
-def test_groups_attend_inside_four_frames_only():
+def test_groups_attend_within_four_frames_only():
     torch.manual_seed(0)
     block, whole = NonLocalBlock(6, group_frames=4).double().eval(), NonLocalBlock(6).double().eval()
     torch.nn.init.normal_(block.bn.weight)

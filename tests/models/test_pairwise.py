@@ -89,9 +89,9 @@ def concatenation_inputs(kind, dtype):
 
 
 def assert_agree(fast, plain, inputs, tolerance, least=0.0):
-    """Outputs and gradients within tolerance * max of the plain form's, computed in float64 from the same numbers.
+    """Asserts that outputs and gradients are within tolerance * max of the matrix form's, computed in float64.
 
-    A max below `least`, where everything cancels, counts as that.
+    `least` is the lower bound of that max, for inputs where everything cancels.
     """
     ours = [t.clone().requires_grad_() for t in inputs]
     exact = [t.double().requires_grad_() for t in inputs]
@@ -122,7 +122,7 @@ def test_embedded_gaussian_agrees_with_its_matrix(kind, dtype, tolerance, chunk_
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
 def test_large_logits_do_not_overflow(dtype, tolerance):
-    """float32's own rounding of logits of some hundreds is 1e-5 of the weights and 1e-4 of their gradients."""
+    """Rounding logits of several hundred to float32 changes weights by 1e-5 and gradients by 1e-4 on its own."""
     plain = lambda t, p, g: pairwise.apply_map(pairwise.embedded_gaussian_map(t, p), g)  # noqa: E731
     assert_agree(pairwise.embedded_gaussian, plain, softmax_inputs("large logits", dtype), tolerance)
 

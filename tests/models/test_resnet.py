@@ -83,7 +83,7 @@ def test_parameters_and_multiply_adds_are_the_papers(layout, depth, stem, frames
 
 
 @pytest.mark.parametrize("depth", [50, 101])
-def test_blocks_stand_behind_the_named_residual_blocks(depth):
+def test_blocks_follow_the_named_residual_blocks(depth):
     with torch.device("meta"):
         network = build("i3d", depth, places=NL5[f"r{depth}"])
     found = [name for name, module in network.named_modules() if isinstance(module, NonLocalBlock)]
@@ -155,7 +155,7 @@ def test_frozen_bn_neither_updates_nor_learns():
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("kernel", [(3, 1, 1), (5, 3, 3)])
-def test_temporal_conv_is_a_convolution_also_on_short_clips(frames, kernel):
+def test_temporal_conv_is_a_convolution_on_short_clips_too(frames, kernel):
     padding = tuple(k // 2 for k in kernel)
     conv = TemporalConv(4, 6, kernel, padding=padding, bias=False).double()
     x = torch.randn(2, 4, frames, 5, 5, dtype=torch.float64)
@@ -164,14 +164,14 @@ def test_temporal_conv_is_a_convolution_also_on_short_clips(frames, kernel):
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
 def test_bfloat16_gradients_on_the_cpu_are_near_float32(frames):
-    """oneDNN leaves them uninitialised for 1 < T < kernel unless the clip is padded first."""
+    """oneDNN leaves them uninitialised for 1 < T < kernel unless the clip is padded explicitly."""
     conv = TemporalConv(64, 32, (5, 1, 1), padding=(2, 0, 0), bias=False)
     x = torch.randn(8, 64, frames, 7, 7)
     conv(x).square().sum().backward()
     expected = conv.weight.grad.clone()
     for _ in range(3):
         junk = [torch.full((size,), float("nan")) for size in (1000, 30_000, 300_000)]
-        del junk  # so that memory which nobody writes holds NaN
+        del junk  # uninitialised memory now holds NaN
         conv.weight.grad = None
         with torch.autocast("cpu", torch.bfloat16):
             y = conv(x)
@@ -190,7 +190,7 @@ def test_bfloat16_gradients_on_the_cpu_are_near_float32(frames):
         ({"places": ["res4.1", "res4.1"]}, "names a place twice"),
     ],
 )
-def test_choices_that_do_not_exist_are_refused(change, message):
+def test_unknown_choices_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         build(**({"layout": "i3d"} | change))
 
@@ -200,8 +200,8 @@ def test_a_block_without_places_is_refused():
         build_model(ModelConfig(), BlockConfig(kind="non_local"), DataConfig(), 10)
 
 
-def test_activation_checkpointing_goes_together_with_synchronised_norms():
-    """SyncBatchNorm itself needs a GPU; what it asserts of its counter is what matters here."""
+def test_activation_checkpointing_keeps_the_counter_that_sync_batch_norm_requires():
+    """SyncBatchNorm needs a GPU, so this tests only what it asserts about its counter."""
     network = VideoResNet("i3d", 50, "paper", 3, width=4, activation_checkpointing=("res2",))
     counts = []
     norm = network.layer1[0].bn1

@@ -59,7 +59,7 @@ def test_the_imagenet_source_asks_torchvision_for_the_weights(monkeypatch):
     torch.testing.assert_close(network.conv1.weight.sum(2), two_d.conv1.weight)
 
 
-def test_a_failed_download_says_what_to_put_where(monkeypatch):
+def test_a_failed_download_names_the_file_and_its_place(monkeypatch):
     def fail(self, **options):
         raise urllib.error.URLError("no network")
 
@@ -68,7 +68,7 @@ def test_a_failed_download_says_what_to_put_where(monkeypatch):
         load_pretrained(network_of(), "imagenet", 50, CLASSES)
 
 
-def test_an_nlvideo_checkpoint_keeps_its_head_where_the_classes_agree(tmp_path):
+def test_an_nlvideo_checkpoint_with_the_same_classes_keeps_its_head(tmp_path):
     source = network_of(width=8)
     path = nlvideo_file(tmp_path / "checkpoint.pt", source)
     network = network_of(places=("res3.1", "res4.4"), width=8)
@@ -78,12 +78,12 @@ def test_an_nlvideo_checkpoint_keeps_its_head_where_the_classes_agree(tmp_path):
     assert torch.equal(network.layer4[1].conv1.weight, source.layer4[1].conv1.weight)
 
 
-def test_an_nlvideo_checkpoints_head_is_replaced_where_they_do_not(tmp_path):
+def test_an_nlvideo_checkpoint_with_other_classes_gets_a_new_head(tmp_path):
     source = network_of(width=8)
     path = nlvideo_file(tmp_path / "checkpoint.pt", source, ["b", "a", "c"])
     network = network_of(width=8)
     message = load_pretrained(network, path, 50, CLASSES)
-    assert "a new head for 3 classes (the checkpoint's 3 classes are others)" in message
+    assert "a new head for 3 classes (the checkpoint has 3 other classes)" in message
     assert not torch.equal(network.fc.weight, source.fc.weight)
     assert torch.equal(network.conv1.weight, source.conv1.weight)
 
@@ -119,7 +119,7 @@ class Malicious:
         return (exec, ("raise SystemExit('code from the file ran')",))
 
 
-def test_files_that_are_no_weights_are_refused_without_running_them(tmp_path):
+def test_files_without_weights_are_refused_and_their_code_is_not_run(tmp_path):
     (tmp_path / "text.pt").write_text("not a checkpoint")
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps(Malicious()))
     torch.save({"model": Malicious()}, tmp_path / "bad.pt")
@@ -129,7 +129,7 @@ def test_files_that_are_no_weights_are_refused_without_running_them(tmp_path):
         with pytest.raises(ValueError, match=f"{name} is not a checkpoint that can be read"):
             load_pretrained(network_of(width=8), str(tmp_path / name), 50, CLASSES)
     torch.save({"weights": [1, 2]}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="holds neither .*it holds: weights"):
+    with pytest.raises(ValueError, match="is neither .*it holds: weights.*tools/convert_weights.py"):
         load_pretrained(network_of(width=8), str(tmp_path / "other.pt"), 50, CLASSES)
     with pytest.raises(FileNotFoundError, match="nowhere.pt does not exist"):
         load_pretrained(network_of(width=8), str(tmp_path / "nowhere.pt"), 50, CLASSES)
