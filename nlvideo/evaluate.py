@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nlvideo.build.data import class_names, prepare_data, read_val_table, video_views
+from nlvideo.build.data import video_views
 from nlvideo.build.model import check_clip
+from nlvideo.build.tables import class_names, prepare_data, read_val_table
 from nlvideo.config.compose import command_line_keys, run_command, to_yaml
 from nlvideo.config.schema import EvaluateConfig
 from nlvideo.data.decoding.opening import load_decoder, open_video

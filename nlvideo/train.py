@@ -21,7 +21,7 @@ from torch import Tensor
 from nlvideo.build.data import center_batches, train_batches
 from nlvideo.config.compose import from_container, run_command, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
-from nlvideo.data.clips.datasets import Batch
+from nlvideo.data.clips.batch import Batch
 from nlvideo.data.clips.loading import end_workers
 from nlvideo.evaluation.metrics import (
     headline,

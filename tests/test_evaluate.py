@@ -16,12 +16,12 @@ from conftest import composed, frame_numbers
 from runs import torchrun
 from test_train import TINY, config_of, train
 
-from nlvideo.build.data import read_val_table
 from nlvideo.build.model import build_model
+from nlvideo.build.tables import read_val_table
 from nlvideo.config.schema import EvaluateConfig, ViewsConfig
-from nlvideo.data.clips.datasets import Opener
-from nlvideo.data.clips.normalize import normalize
-from nlvideo.data.clips.sampling import spread_order
+from nlvideo.data.clips.batch import normalize
+from nlvideo.data.clips.opener import Opener
+from nlvideo.data.clips.view_sampling import spread_order
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import SlowVideo

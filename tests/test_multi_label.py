@@ -11,7 +11,7 @@ from references import precisions_by_hand
 from runs import rows_of
 from sklearn.metrics import average_precision_score
 
-from nlvideo.build.data import prepare_data, read_val_table
+from nlvideo.build.tables import prepare_data, read_val_table
 from nlvideo.config.schema import EvaluateConfig, ViewsConfig
 from nlvideo.data.synthetic.motions import MOTIONS
 from nlvideo.evaluate import evaluate

@@ -34,7 +34,10 @@ from rich.console import Console
 from rich.table import Table
 
 from nlvideo.data.clips import sampling
-from nlvideo.data.clips.datasets import MultiViews, Opener, TrainClips
+from nlvideo.data.clips.opener import Opener
+from nlvideo.data.clips.train_clips import TrainClips
+from nlvideo.data.clips.view_sampling import view_indices
+from nlvideo.data.clips.views import MultiViews
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import read_table, videos_below
 
@@ -174,7 +177,7 @@ def frames_of_views(path: str) -> set[int]:
     """Returns the frames that the test views want."""
     with PyavVideo(path) as video:
         views = TEST["clip_sampling"], TEST["num_clips"], video.num_frames, TEST["num_frames"], TEST["frame_stride"]
-        return set(np.unique(sampling.view_indices(*views)).tolist())
+        return set(np.unique(view_indices(*views)).tolist())
 
 
 def decode_and_convert(path: str, wanted: set[int]) -> None:

@@ -26,7 +26,7 @@ from rich.table import Table
 from nlvideo.build.model import build_model
 from nlvideo.config.compose import store_schemas, to_dataclass
 from nlvideo.config.schema import TrainConfig
-from nlvideo.data.clips.datasets import Batch
+from nlvideo.data.clips.batch import Batch
 from nlvideo.models import pairwise
 from nlvideo.models.cost import count_cost
 from nlvideo.models.non_local import NonLocalBlock

@@ -19,10 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from nlvideo.data.collections.worker_pool import each, open_records, shard
+from nlvideo.data.collections.records import open_records
+from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.lists.path_list import VideoTable, read_table, videos_below
+from nlvideo.data.lists.path_list import read_table, videos_below
+from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 COLUMNS = ("video", "problem", "codec", "frames", "fps", "height", "width", "keyframes", "largest_gap", "bytes")

@@ -24,9 +24,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from nlvideo.data.collections.worker_pool import Records, each, open_records, shard
+from nlvideo.data.collections.records import Records, open_records
+from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.lists.path_list import VideoTable, read_table, videos_below
+from nlvideo.data.lists.path_list import read_table, videos_below
+from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")

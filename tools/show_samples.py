@@ -17,7 +17,8 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from nlvideo.build.data import prepare_data, read_train_table, train_clips
+from nlvideo.build.data import train_clips
+from nlvideo.build.tables import prepare_data, read_train_table
 from nlvideo.config.compose import store_schemas, to_dataclass
 from nlvideo.runtime.errors import UserError
 

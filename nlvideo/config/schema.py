@@ -297,7 +297,7 @@ def _check_long_range(synthetic: SyntheticConfig) -> None:
 
 
 def _check_views(data: DataConfig) -> None:
-    from nlvideo.data.clips.sampling import CLIP_SAMPLINGS, NUM_CROPS
+    from nlvideo.data.clips.view_sampling import CLIP_SAMPLINGS, NUM_CROPS
 
     test = data.test
     _check_choice("data.test.clip_sampling", test.clip_sampling, CLIP_SAMPLINGS)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nlvideo.data.clips.datasets import VideoViews
+from nlvideo.data.clips.batch import normalize
 from nlvideo.data.clips.loading import end_workers
-from nlvideo.data.clips.normalize import normalize
-from nlvideo.data.clips.sampling import spread_order
+from nlvideo.data.clips.view_sampling import spread_order
+from nlvideo.data.clips.views import VideoViews
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation.kept_scores import KeptScores, VideoScore, VideoScores
 from nlvideo.evaluation.metrics import target_ranks

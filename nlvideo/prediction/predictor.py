@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from nlvideo.build.model import check_clip
 from nlvideo.config.schema import PredictConfig
-from nlvideo.data.clips.datasets import VideoViews, views_of
-from nlvideo.data.clips.sampling import clip_indices, resized_size, view_indices
+from nlvideo.data.clips.sampling import clip_indices, resized_size
+from nlvideo.data.clips.view_sampling import view_indices
+from nlvideo.data.clips.views import VideoViews, views_of
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, Video
 from nlvideo.evaluation.scoring import VIEWS_PER_STEP, Colours, Scorer, pool

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nlvideo.data.clips.datasets import Failure
+from nlvideo.data.clips.batch import Failure
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime import distributed
 from nlvideo.runtime.files import replacing

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nlvideo.config.schema import TrainConfig
-from nlvideo.data.clips.normalize import normalize
+from nlvideo.data.clips.batch import normalize
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.gradients import share_gradients

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from nlvideo.build.data import prepare_data, read_train_table, read_val_table
 from nlvideo.build.model import build_model, check_clip
+from nlvideo.build.tables import prepare_data, read_train_table, read_val_table
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.loading import Share
 from nlvideo.data.decoding.opening import load_decoder

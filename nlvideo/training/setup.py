@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nlvideo.build.data import prepare_data
+from nlvideo.build.tables import prepare_data
 from nlvideo.config.compose import to_container, to_yaml
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.loading import Share

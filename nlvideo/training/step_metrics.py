@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from nlvideo.data.clips.datasets import Batch
+from nlvideo.data.clips.batch import Batch
 from nlvideo.runtime import distributed
 from nlvideo.runtime.errors import RunFailed
 from nlvideo.training.step_timer import StepTimer

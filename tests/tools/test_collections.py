@@ -15,7 +15,8 @@ import pytest
 from conftest import frame_numbers, write_grey_video
 from PIL import Image
 
-from nlvideo.data.collections.worker_pool import Records, each, read_records, shard
+from nlvideo.data.collections.records import Records, read_records
+from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.lists.path_list import read_table
 

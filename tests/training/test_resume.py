@@ -129,7 +129,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_with_its_reason(video_folder, tm
 
 
 def test_what_a_resumed_run_has_seen_is_not_decoded_again(video_folder, tmp_path, monkeypatch):
-    from nlvideo.data.clips.datasets import TrainClips
+    from nlvideo.data.clips.train_clips import TrainClips
 
     train(config_of(video_folder, tmp_path / "run", "optim.max_steps=4", "optim.schedule=steps"))
     read, asked = TrainClips.__getitem__, []

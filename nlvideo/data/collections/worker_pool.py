@@ -1,11 +1,9 @@
-"""One job for each of many videos, over processes and machines: for the tools that prepare and check collections."""
+"""Runs a function on each of many videos, over processes and machines."""
 
-import csv
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from nlvideo.runtime.errors import UserError
@@ -20,13 +18,13 @@ class Outcome(NamedTuple):
 def each(
     function: Callable[[Any], Any], items: Sequence[Any], num_workers: int, time_limit: float | None = None
 ) -> Iterator[Outcome]:
-    """Yields an Outcome for every item, as they come; a failure is that item's alone.
+    """Yields an Outcome for every item as it finishes; one item's failure does not affect the others.
 
     An exception, a process that dies inside a C library and one that takes longer than `time_limit` seconds are
-    failures; the process is replaced and the others go on.
+    failures; the process is replaced.
 
     Args:
-        function: can be pickled, as can the items and its results.
+        function: picklable, as are the items and its results.
     """
     context = multiprocessing.get_context("spawn")  # FFmpeg and torch have threads, which a fork does not survive
     waiting = iter(items)
@@ -53,21 +51,21 @@ def each(
 class _Worker:
     def __init__(self, context, function: Callable):
         self.context, self.function = context, function
-        self.busy, self.item, self.since = False, None, None  # since: when it began the item, which it says
+        self.busy, self.item, self.since = False, None, None  # since: when it reported that it began the item
         self._start()
 
     def _start(self) -> None:
         self.pipe, other = self.context.Pipe()
         self.process = self.context.Process(target=_work, args=(self.function, other), daemon=True)
         self.process.start()
-        other.close()  # so that this end notices when the process is gone
+        other.close()  # so that this end notices when the process dies
 
     def give(self, item: Any) -> None:
         self.busy, self.item, self.since = True, item, None
         self.pipe.send(item)
 
     def take(self) -> Outcome | None:
-        """Returns what the process sent about its item; None if that is that it has begun."""
+        """Returns what the process sent about its item, None if it has just begun."""
         try:
             message = self.pipe.recv()
         except (EOFError, ConnectionError):
@@ -101,7 +99,7 @@ def _work(function: Callable, pipe: Connection) -> None:
             item = pipe.recv()
         except (EOFError, KeyboardInterrupt):
             return
-        pipe.send(None)  # it took until now to start this process and to load what it needs
+        pipe.send(None)  # the clock starts once the process has loaded what it needs
         try:
             answer = function(item), None
         except Exception as error:
@@ -119,51 +117,3 @@ def shard(items: Sequence[Any], which: str) -> list[Any]:
     if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
         raise UserError(f"--shard {which}: give i/n with 1 <= i <= n, such as 2/8.")
     return list(items[int(i) - 1 :: int(n)])
-
-
-class Records:
-    """A csv file with one line for each finished video, written as they finish, so that a killed job goes on.
-
-    A line that a kill cut in two is dropped when the file is opened again.
-    """
-
-    def __init__(self, file: Path, columns: Sequence[str]):
-        self.file, self.columns = file, columns
-        self.rows = read_records(file, columns) if file.exists() else []
-        partial = file.with_suffix(".part")
-        with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as out:
-            writer = csv.DictWriter(out, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        partial.replace(file)
-
-    def add(self, row: dict[str, Any]) -> None:
-        with open(self.file, "a", newline="", encoding="utf-8", errors="surrogateescape") as out:
-            csv.DictWriter(out, self.columns).writerow(row)
-        self.rows.append({key: str(value) for key, value in row.items()})
-
-
-def open_records(folder: Path, stem: str, which: str, columns: Sequence[str]) -> Records:
-    """Returns the records of one share of a job, or of the whole job (which = "1/1") with what the shares have done."""
-    if which != "1/1":
-        return Records(folder / f"{stem}.{which.replace('/', '-of-')}.csv", columns)
-    records = Records(folder / f"{stem}.csv", columns)
-    known = {row["video"] for row in records.rows}
-    for part in sorted(folder.glob(f"{stem}.*-of-*.csv")):
-        for row in read_records(part, columns):
-            if row["video"] not in known:
-                records.add(row)
-    return records
-
-
-def read_records(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Returns the whole lines of a file of Records.
-
-    Raises:
-        UserError: it is no such file.
-    """
-    text = file.read_text(encoding="utf-8", errors="surrogateescape")
-    reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines(keepends=True))
-    if text and tuple(reader.fieldnames or ()) != tuple(columns):
-        raise UserError(f"{file} has other columns than {', '.join(columns)}: it is not of this program or version.")
-    return [row for row in reader if None not in row and None not in row.values()]

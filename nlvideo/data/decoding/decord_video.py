@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nlvideo.data.decoding.crop_window import Span
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.decoding.video import DecodeError, Video
+from nlvideo.data.decoding.video import DecodeError, Span, Video
 
 
 class DecordVideo(Video):

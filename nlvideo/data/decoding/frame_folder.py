@@ -10,8 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from nlvideo.data.decoding.crop_window import Span
-from nlvideo.data.decoding.video import DecodeError, Video
+from nlvideo.data.decoding.video import DecodeError, Span, Video
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -4,6 +4,8 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import numpy as np
@@ -11,9 +13,8 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from nlvideo.data.decoding.crop_window import Span
 from nlvideo.data.decoding.mp4_rotation import may_turn
-from nlvideo.data.decoding.video import Deadline, DecodeError, Video
+from nlvideo.data.decoding.video import Deadline, DecodeError, Span, Video
 
 # For these codecs a frame that nothing refers to can be left out without changing any other frame. With AV1 the
 # same setting loses wanted frames.
@@ -24,7 +25,7 @@ COUNTED_FORMATS = ("avi", "mpegts", "mpeg")
 ROTATING_FORMATS = ("mov", "matroska")  # can say that their frames are to be turned; mov is MP4 too
 # What a damaged file does to PyAV: IndexError for a packet of a stream that appears on the way, ValueError for text.
 FAILURES = (av.FFmpegError, OSError, IndexError, ValueError)
-CHUNK = 8  # frames that are resized together
+RESIZE_CHUNK = 8  # frames that are resized together
 TRIM_EVERY = 200  # videos; it takes some milliseconds
 CROPPABLE = ("yuv420p", "yuvj420p")  # the window is cut out before the conversion to RGB; other formats after it
 
@@ -76,49 +77,50 @@ class PyavVideo(Video):
         self._stream.thread_type = "NONE"
         if self._stream.codec_context is None:
             raise DecodeError(self.path, "there is no decoder for its video stream")
-        # An error is one, not something to paint over.
+        # Errors are reported, not concealed.
         self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
-        times, keyframes, key_places, damaged, discarded, end = [], [], [], [], 0, 0
-        first = None
-        for packet in self._container.demux(self._stream):
-            self._deadline.check()
-            if packet.size == 0:  # the flushing packet, or in AVI a frame that was dropped
-                discarded += packet.dts is not None
-                continue
-            end = max(end, (packet.pts or 0) + (packet.duration or 0))
-            if first is None:
-                first = packet
-            if packet.is_discard:  # frames cut off by an edit list
-                discarded += 1
-                continue
-            if packet.is_corrupt:
-                damaged.append(len(times))
-            if packet.is_keyframe:
-                keyframes.append(packet.pts)
-                key_places.append(len(times))
-            times.append(packet.pts)
-        if not times:
+        packets = self._scan_packets()
+        if not packets.times:
             raise DecodeError(self.path, "the video stream holds no frames")
-        self._check_end(len(times) + discarded, end, times)
+        self._check_end(len(packets.times) + packets.discarded, packets.end, packets.times)
         formats = self._container.format.name.split(",")
-        if first.is_keyframe and "avi" not in formats and None not in (*times, first.pts) and min(times) < first.pts:
-            # The stream was cut inside an open group of pictures: these frames need others that are gone.
-            kept = [i for i, time in enumerate(times) if time >= first.pts]
-            key_places = [kept.index(place) for place in key_places]
-            times = [times[i] for i in kept]
+        if "avi" not in formats:
+            packets.drop_leading()
+        times, damaged = packets.times, packets.damaged
         counted = any(name in COUNTED_FORMATS for name in formats) or None in times or len(set(times)) < len(times)
         if counted and damaged and damaged[0] < len(times) - 1:  # the last one may be cut
-            raise DecodeError(self.path, f"packet {damaged[0]} is damaged, and without times the others do not count")
+            raise DecodeError(self.path, f"packet {damaged[0]} is corrupt, and without times the others do not count")
         self.timed = not counted
         self._times = np.sort(np.array(times, np.int64)) if self.timed else None
-        self._keyframes = np.sort(np.array(keyframes, np.int64)) if self.timed else None
+        self._keyframes = np.sort(np.array(packets.keyframes, np.int64)) if self.timed else None
         self.time_base = self._stream.time_base
         self.fps = float(self._stream.average_rate or 30)
         self.codec = self._stream.codec_context.codec.canonical_name
-        self._stored, self._key_places = times, key_places
+        self._stored, self._key_places = times, packets.key_places
         self.num_frames = len(times)
-        self.num_keyframes = len(key_places)
-        self.largest_gap = max(np.diff([*key_places, len(times)]), default=len(times))
+        self.num_keyframes = len(packets.key_places)
+        self.largest_gap = max(np.diff([*packets.key_places, len(times)]), default=len(times))
+
+    def _scan_packets(self) -> "_Packets":
+        found = _Packets()
+        for packet in self._container.demux(self._stream):
+            self._deadline.check()
+            if packet.size == 0:  # the flushing packet, or in AVI a frame that was dropped
+                found.discarded += packet.dts is not None
+                continue
+            found.end = max(found.end, (packet.pts or 0) + (packet.duration or 0))
+            if found.first is None:
+                found.first = packet
+            if packet.is_discard:  # frames cut off by an edit list
+                found.discarded += 1
+                continue
+            if packet.is_corrupt:
+                found.damaged.append(len(found.times))
+            if packet.is_keyframe:
+                found.keyframes.append(packet.pts)
+                found.key_places.append(len(found.times))
+            found.times.append(packet.pts)
+        return found
 
     @property
     def reordered(self) -> bool:
@@ -192,7 +194,7 @@ class PyavVideo(Video):
 
     def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
         shape = (rows.stop - rows.first, columns.stop - columns.first, 3)
-        some = torch.from_numpy(np.empty((min(CHUNK, len(indices)), *shape), np.uint8))  # stays in the cache
+        some = torch.from_numpy(np.empty((min(RESIZE_CHUNK, len(indices)), *shape), np.uint8))  # stays in the cache
         convert, filled = _Converter(self.turns, rows, columns), 0
         for frame in self.frames(indices):
             convert(frame, some[filled].numpy())
@@ -214,7 +216,7 @@ class PyavVideo(Video):
             try:
                 for frame in self._decode(indices[found:], from_start):
                     if frame.is_corrupt:
-                        raise DecodeError(self.path, f"frame {indices[found]} is damaged")
+                        raise DecodeError(self.path, f"frame {indices[found]} is corrupt")
                     if {frame.height, frame.width} != {self.height, self.width}:
                         raise DecodeError(self.path, f"frame {indices[found]} has another size")
                     yield frame
@@ -240,7 +242,7 @@ class PyavVideo(Video):
         for packet in self._packets_from(int(self._times[0]) if from_start else min(pending)):
             self._deadline.check()
             if packet.is_corrupt:
-                raise DecodeError(self.path, f"the packet of {packet.time} seconds is damaged")
+                raise DecodeError(self.path, f"the packet of {packet.time} seconds is corrupt")
             if skippable:
                 context.skip_frame = "DEFAULT" if packet.size == 0 or packet.pts in pending else "NONREF"
             for frame in packet.decode():
@@ -276,6 +278,28 @@ class PyavVideo(Video):
                 yield frame
             if i >= last:
                 return
+
+
+@dataclass
+class _Packets:
+    """What the packets of a stream tell, in the order in which they are stored."""
+
+    times: list[Any] = field(default_factory=list)  # presentation times of the frames; None where there is none
+    keyframes: list[Any] = field(default_factory=list)  # those of keyframes
+    key_places: list[int] = field(default_factory=list)  # indices of keyframes in `times`
+    damaged: list[int] = field(default_factory=list)  # indices of corrupt packets
+    discarded: int = 0
+    end: int = 0  # the latest time at which a frame ends
+    first: av.Packet | None = None
+
+    def drop_leading(self) -> None:
+        """Drops the frames of an open group of pictures that was cut: they need others that are gone."""
+        first = self.first
+        if first is None or not first.is_keyframe or None in (*self.times, first.pts) or min(self.times) >= first.pts:
+            return
+        kept = [i for i, time in enumerate(self.times) if time >= first.pts]
+        self.key_places = [kept.index(place) for place in self.key_places]
+        self.times = [self.times[i] for i in kept]
 
 
 class _Converter:

@@ -7,9 +7,8 @@ import numpy as np
 from torch import Tensor
 from torchcodec.decoders import VideoDecoder
 
-from nlvideo.data.decoding.crop_window import Span
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.decoding.video import DecodeError, Video
+from nlvideo.data.decoding.video import DecodeError, Span, Video
 
 
 class TorchcodecVideo(Video):

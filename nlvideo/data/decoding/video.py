@@ -1,14 +1,22 @@
-"""What every decoder gives: an open video, its number of frames, and any of them."""
+"""What every decoder gives: an open video, its number of frames, and any part of any of them.
+
+A crop of the resized frame is made from the part of the source frame that it needs, not from the whole frame.
+F frames, H height, W width; colours are RGB.
+"""
 
 import abc
+import math
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nlvideo.data.decoding.crop_window import Span, resize_part, span
+from nlvideo.runtime.torch_private import resize_antialiased
+
+TOLERANCE = 1 / 32  # of an output pixel: how far a crop may lie from where it should
 
 
 class DecodeError(RuntimeError):
@@ -34,15 +42,60 @@ class SlowVideo(RuntimeError):
         return SlowVideo, (self.path, self.seconds)
 
 
+class Span(NamedTuple):
+    """One axis of a crop: the source pixels first .. stop - 1 hold what `length` output pixels are made of.
+
+    Resized by size / total, these source pixels become an output whose first `skip` pixels are not part of the crop.
+    """
+
+    first: int
+    stop: int
+    skip: int
+    length: int
+    size: int  # output pixels of the whole axis
+    total: int  # source pixels of the whole axis
+
+
+def span(offset: int, length: int, size: int, total: int) -> Span:
+    """Returns what the output pixels offset .. offset + length - 1 of `size` need of the `total` source pixels.
+
+    Output pixel k lies at (k + 1/2) * scale - 1/2 of the source, so a part that starts at `first` gives the same grid
+    only if first / scale is whole. This takes the last start before the crop for which it is whole to within
+    TOLERANCE, and which is even, as colour planes have half the resolution. 0 always qualifies.
+    """
+    scale = total / size
+    margin = max(1.0, scale)  # half the width of the antialiasing filter
+    stop = math.ceil((offset + length) * scale + margin) + 1
+    latest = max(0, int(offset * scale - margin))
+    first = next(s for s in range(latest // 2 * 2, -1, -2) if abs(s / scale - round(s / scale)) <= TOLERANCE)
+    return Span(first, min(total, stop + stop % 2), offset - round(first / scale), length, size, total)
+
+
+def resize_part(part: Tensor, rows: Span, columns: Span, out: Tensor) -> None:
+    """Writes the crop (F, rows.length, columns.length, 3) of a part of the source (F, H, W, 3) to `out`, uint8.
+
+    Bilinear with antialiasing, as `F.interpolate(..., mode="bilinear", antialias=True)` resizes the whole frame.
+    """
+    spans = (rows, columns)
+    made = [s.skip + s.length for s in spans]
+    if any(s.size != s.total for s in spans):
+        scales = [s.size / s.total for s in spans]
+        if rows.skip == columns.skip == 0:
+            resize_antialiased(part.permute(0, 3, 1, 2), made, scales, out=out.permute(0, 3, 1, 2))
+            return
+        part = resize_antialiased(part.permute(0, 3, 1, 2), made, scales).permute(0, 2, 3, 1)
+    out.copy_(part[:, rows.skip : made[0], columns.skip : made[1]])
+
+
 class Video(abc.ABC):
     """An open video file or frame folder; use it in a `with` statement.
 
     Frames are upright: a rotation in the file's metadata is applied. Pixels are taken as square.
 
     Attributes:
-        num_frames: frames that it holds, counted, not guessed from rate and duration.
+        num_frames: frames that it holds, counted, not estimated from rate and duration.
         height, width: of a frame, in pixels.
-        fps: average frames a second; 30 where nothing tells.
+        fps: average frames per second; 30 where the file does not say.
     """
 
     path: str
@@ -54,7 +107,7 @@ class Video(abc.ABC):
     def __enter__(self) -> "Video":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @abc.abstractmethod
@@ -63,16 +116,15 @@ class Video(abc.ABC):
 
     @abc.abstractmethod
     def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
-        """Yields (frames, rows, columns, 3) uint8: the source pixels of the two spans, of some wanted frames after
-        the other; what was yielded may be overwritten by the next."""
+        """Yields (frames, rows, columns, 3) uint8: the source pixels of the two spans, of the wanted frames a few at a
+        time and in order. What was yielded may be overwritten by the next."""
 
     def read(
         self, indices: Sequence[int] | np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
     ) -> Tensor:
-        """Returns frames (F, height, width, 3) uint8, RGB: resized to `size`, of which the part in `box` is kept.
+        """Returns frames (F, height, width, 3) uint8, RGB: resized to `size`, then cropped to `box`.
 
-        What stands for the result is every frame converted whole, resized bilinearly with antialiasing and then
-        cropped; it is made from the window alone, see nlvideo/data/decoding/crop_window.py.
+        The reference is every frame converted whole, resized bilinearly with antialiasing and then cropped.
 
         Args:
             indices: ascending frame indices without repetition, each below num_frames.
@@ -80,7 +132,7 @@ class Video(abc.ABC):
             box: (top, left, height, width) inside the resized frame; None for all of it.
 
         Raises:
-            DecodeError: a wanted frame does not come or is damaged.
+            DecodeError: a wanted frame does not come or is corrupt.
             SlowVideo: it took longer than allowed.
         """
         indices = np.asarray(indices)
@@ -95,9 +147,16 @@ class Video(abc.ABC):
             done += len(part)
         return frames
 
+    def read_clip(self, wanted: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
+        """Returns the wanted frames (T, height, width, 3) as `read` does, in any order and with repetitions: a clip
+        that loops over a short video decodes each frame once."""
+        unique, position = np.unique(wanted, return_inverse=True)
+        frames = self.read(unique, size, box)
+        return frames if np.array_equal(unique, wanted) else frames[torch.from_numpy(position)]
+
 
 class Deadline:
-    """A time limit on one video, asked between packets; None is no limit."""
+    """A time limit on one video, checked between packets; None is no limit."""
 
     def __init__(self, path: str, seconds: float | None):
         self.path, self.seconds = path, seconds
@@ -105,5 +164,5 @@ class Deadline:
 
     def check(self) -> None:
         """Raises SlowVideo when the time is over."""
-        if self.end is not None and time.monotonic() > self.end:
+        if self.end is not None and self.seconds is not None and time.monotonic() > self.end:
             raise SlowVideo(self.path, self.seconds)

@@ -1,6 +1,6 @@
 """The annotation files of published data sets, as they are distributed.
 
-Kinetics and whatever else comes as `path label` lines or as a folder tree is read by nlvideo/data/lists/path_list.py.
+Kinetics, and everything else that comes as `path label` lines or as a folder tree, is read by path_list.py.
 """
 
 import array
@@ -15,15 +15,16 @@ from typing import NamedTuple
 import numpy as np
 
 from nlvideo.data.lists.actions import Segments
-from nlvideo.data.lists.path_list import Columns, VideoTable, read_classes, read_table
+from nlvideo.data.lists.path_list import read_classes, read_table
+from nlvideo.data.lists.video_table import TableBuilder, VideoTable
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 CHARADES_COLUMNS = ("id", "actions")
 SPLIT_MARKS = {True: "1", False: "2"}  # HMDB51's for training and for testing; 0 is neither
 
 
-class Row(NamedTuple):
-    """A video and its class's name, and where that stands, for messages."""
+class LabelledVideo(NamedTuple):
+    """A video, the name of its class, and where the list says so, for messages."""
 
     name: str
     label: str
@@ -52,7 +53,7 @@ def read_videos(
         training: hmdb51: which of a split's two parts.
 
     Raises:
-        UserError: no such file, or a line of it that is none; says which.
+        UserError: no such file, or a malformed line; names it.
     """
     if kind == "list":
         return read_table(root, source, classes, num_classes, videos)
@@ -63,12 +64,12 @@ def read_videos(
     if not rows:
         raise UserError(f"{source} lists no video.")
     classes = sorted({row.label for row in rows}) if classes is None else classes
-    target, columns = {name: i for i, name in enumerate(classes)}, Columns()
+    target, builder = {name: i for i, name in enumerate(classes)}, TableBuilder()
     for row in rows:
         if row.label not in target:
             raise UserError(f"{row.place}: {row.label!r} is none of the {len(classes)} classes.")
-        columns.add(row.name, target[row.label])
-    return columns.table(root, Path(source), classes)
+        builder.add(row.name, target[row.label])
+    return builder.table(root, Path(source), classes)
 
 
 def read_published_classes(kind: str, path: Path) -> list[str]:
@@ -104,7 +105,7 @@ def _read_charades(root: str, source: Path, classes: Sequence[str] | None, num_c
     try:
         rows = list(csv.DictReader(_lines(source), strict=True))
     except csv.Error as error:  # such as a quote that is never closed
-        raise UserError(f"{source} is no whole csv file: {error}.") from None
+        raise UserError(f"{source} is not a complete csv file: {error}.") from None
     if not rows:
         raise UserError(f"{source} lists no video.")
     lacking = [name for name in CHARADES_COLUMNS if name not in rows[0]]
@@ -120,9 +121,9 @@ def _read_charades(root: str, source: Path, classes: Sequence[str] | None, num_c
         highest = max((number for actions in found for number, _, _ in actions), default=-1)
         classes = [f"c{i:03}" for i in range(num_classes or highest + 1)]
     target = {name.split()[0]: i for i, name in enumerate(classes)}
-    columns, ends, numbers, times = Columns(), array.array("q"), array.array("q"), array.array("d")
+    builder, ends, numbers, times = TableBuilder(), array.array("q"), array.array("q"), array.array("d")
     for row, actions in zip(rows, found, strict=True):
-        columns.add(f"{row['id']}{suffix}", -1)
+        builder.add(f"{row['id']}{suffix}", -1)
         for number, start, end in actions:
             if f"c{number:03}" not in target:
                 raise UserError(f"{source}, {row['id']}: c{number:03} is none of the {len(classes)} classes.")
@@ -133,7 +134,7 @@ def _read_charades(root: str, source: Path, classes: Sequence[str] | None, num_c
     segments = Segments(
         np.array(ends), np.array(numbers, np.int64), np.array(times).reshape(-1, 2), lengths, len(classes)
     )
-    return columns.table(root, source, classes, segments)
+    return builder.table(root, source, classes, segments)
 
 
 def _actions(text: str, place: str) -> list[tuple[int, float, float]]:
@@ -160,7 +161,7 @@ def _number(word: str, place: str) -> float:
     return number
 
 
-def _ucf101(source: str, _training: bool) -> Iterator[Row]:
+def _ucf101(source: str, _training: bool) -> Iterator[LabelledVideo]:
     """Yields the lines `Class/video.avi [number]` of trainlist01.txt and testlist01.txt."""
     for number, line in enumerate(_lines(Path(source)), 1):
         if not line.strip():
@@ -170,10 +171,10 @@ def _ucf101(source: str, _training: bool) -> Iterator[Row]:
         label, slash, _ = name.partition("/")
         if not slash:
             raise UserError(f"{source}, line {number}: {line.strip()!r} is not `Class/video`.")
-        yield Row(name, label, f"{source}, line {number}")
+        yield LabelledVideo(name, label, f"{source}, line {number}")
 
 
-def _hmdb51(source: str, training: bool) -> Iterator[Row]:
+def _hmdb51(source: str, training: bool) -> Iterator[LabelledVideo]:
     """Yields the lines `video.avi 1` (training) or `video.avi 2` (testing) of CLASS_test_split1.txt, all classes."""
     files = sorted(Path(source).parent.glob(Path(source).name))
     if not files:
@@ -187,24 +188,24 @@ def _hmdb51(source: str, training: bool) -> Iterator[Row]:
             if words and (len(words) != 2 or words[1] not in ("0", "1", "2")):
                 raise UserError(f"{file}, line {number}: {line.strip()!r} is not `video 0`, `video 1` or `video 2`.")
             if words and words[1] == SPLIT_MARKS[training]:
-                yield Row(f"{label}/{words[0]}", label, f"{file}, line {number}")
+                yield LabelledVideo(f"{label}/{words[0]}", label, f"{file}, line {number}")
 
 
-def _something(source: str, _training: bool) -> Iterator[Row]:
+def _something(source: str, _training: bool) -> Iterator[LabelledVideo]:
     """Yields the entries {"id": ..., "template": ...} of something-something-v2-train.json."""
     entries = _read_json(Path(source))
     for entry in entries if isinstance(entries, list) else [entries]:
         if not isinstance(entry, dict) or not (entry.get("id") and isinstance(entry.get("template"), str)):
             raise UserError(f"{source}: {str(entry)[:60]} has no id or no template; the test list has no labels.")
         label = entry["template"].replace("[", "").replace("]", "")
-        yield Row(f"{entry['id']}.webm", label, f"{source}, {entry['id']}")
+        yield LabelledVideo(f"{entry['id']}.webm", label, f"{source}, {entry['id']}")
 
 
 def _read_json(path: Path):
     try:
         return json.loads("".join(_lines(path)))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is no json file: {error}.") from None
+        raise UserError(f"{path} is not a json file: {error}.") from None
 
 
 def _lines(path: Path) -> Iterable[str]:

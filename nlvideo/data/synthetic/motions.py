@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlvideo.data.synthetic.video_spec import FRAME_RATE, Picture
+from nlvideo.data.synthetic.video_spec import FRAME_RATE, VideoSpec
 
 MOTIONS = (
     "moves_right",
@@ -40,7 +40,7 @@ class Action(NamedTuple):
     end: int
 
 
-def write_motions(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[Picture]:
+def write_motions(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[VideoSpec]:
     """Writes a list of videos with one class each and yields what has to be drawn."""
     (root / "classes.txt").write_text("\n".join(MOTIONS) + "\n")
     rows = [(f"{split}/{i:05d}.mp4", i % len(MOTIONS)) for i in range(count)]
@@ -48,10 +48,10 @@ def write_motions(root: Path, split: str, count: int, num_frames: int, height: i
     (root / f"{split}.csv").write_text("".join(f"{name} {label}\n" for name, label in rows))
     for i, (name, label) in enumerate(rows):
         shapes = [Action(label, 0, num_frames)] * NUM_SHAPES
-        yield Picture(name, [seed, split == "val", i], partial(render, shapes, num_frames, height))
+        yield VideoSpec(name, [seed, split == "val", i], partial(render, shapes, num_frames, height))
 
 
-def write_actions(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[Picture]:
+def write_actions(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[VideoSpec]:
     """Writes a list of videos with several actions or none and yields what has to be drawn."""
     (root / "classes.txt").write_text("".join(f"c{i:03} {name}\n" for i, name in enumerate(MOTIONS)))
     (root / "videos").mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ def write_actions(root: Path, split: str, count: int, num_frames: int, height: i
             writer.writerow([name, ";".join(texts), f"{num_frames / FRAME_RATE:.2f}"])
     for i, (name, actions) in enumerate(rows):
         shapes = actions + [None] * (NUM_SHAPES - len(actions))
-        yield Picture(f"videos/{name}.mp4", [seed, split == "val", i], partial(render, shapes, num_frames, height))
+        yield VideoSpec(f"videos/{name}.mp4", [seed, split == "val", i], partial(render, shapes, num_frames, height))
 
 
 def render(actions: Sequence[Action | None], num_frames: int, height: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,31 +1,31 @@
-"""Two synthetic sets that part what long and what short range teach, and stills to begin from.
+"""Two synthetic sets that separate what long and short range teach, and stills for pretraining.
 
 `long_range` is retrieval: two discs of different colour and pattern early, then distractors, then one of the two again,
 grey and elsewhere. The class is the colour that it had. What a model can reach is known in advance, because colours,
-patterns and the one that comes back are combined evenly:
+patterns and the disc that returns are combined evenly:
 
 - 25 % without the beginning, 50 % without the end: a single frame, or a window of half the clip, lacks one of them.
 - 75 % for a sum of one score of the beginning and one of the end, which is what C2D's average over time is while none
-  of its windows sees both. Of the four videos with the same two colours, the same two patterns and either one coming
-  back, such a sum is right on three at most: it would have to prefer the first colour for the first pattern by more
-  than for the second, and, in the videos whose patterns are exchanged, by less.
+  of its windows sees both. Of the four videos with the same two colours, the same two patterns and either disc
+  returning, such a sum is right on three at most: it would have to prefer the first colour for the first pattern by
+  more than for the second, and, in the videos whose patterns are exchanged, by less.
 
 `short_range` is local motion: discs move in one of four directions for four frames, then stand elsewhere and move
 again. Each class is another one played backwards, so that frames without their order tell 50 %, and one frame 25 %.
 
-`stills` are single frames of the discs of long_range, a class for each colour and pattern: what ImageNet is to
-Kinetics.
+`stills` are single frames of the discs of long_range, a class for each colour and pattern: their role is that of
+ImageNet for Kinetics.
 """
 
 from collections.abc import Iterator
 from functools import partial
 from itertools import permutations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlvideo.data.synthetic.video_spec import Picture
+from nlvideo.data.synthetic.video_spec import VideoSpec
 
 LONG_RANGE_OPTIONS = ("gap_frames", "distance", "num_distractors")  # settings that no other set has
 COLORS = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (60, 90, 250), "yellow": (240, 220, 40)}
@@ -39,47 +39,37 @@ GREYS = (150, 220)
 
 
 def write_long_range(
-    root: Path,
-    split: str,
-    count: int,
-    num_frames: int,
-    height: int,
-    seed: int,
-    *,
-    gap_frames: int,
-    distance: float,
-    num_distractors: int,
-) -> Iterator[Picture]:
-    """Writes a list of videos, the classes in turn, and yields what has to be drawn."""
-    draw = partial(
-        draw_long_range,
-        num_frames=num_frames,
-        height=height,
-        gap_frames=gap_frames,
-        distance=distance,
-        num_distractors=num_distractors,
-    )
+    root: Path, split: str, count: int, num_frames: int, height: int, seed: int, **options: Any
+) -> Iterator[VideoSpec]:
+    """Writes a list of videos, the classes in turn, and yields what has to be drawn.
+
+    Args:
+        options: LONG_RANGE_OPTIONS, see draw_long_range.
+    """
+    draw = partial(draw_long_range, num_frames=num_frames, height=height, **options)
     _write_list(root, split, count, list(COLORS))
     for i, question in enumerate(questions(count)):
-        yield Picture(f"{split}/{i:05d}.mp4", [seed, split == "val", i], partial(draw, question))
+        yield VideoSpec(f"{split}/{i:05d}.mp4", [seed, split == "val", i], partial(draw, question))
 
 
-def write_short_range(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[Picture]:
+def write_short_range(
+    root: Path, split: str, count: int, num_frames: int, height: int, seed: int
+) -> Iterator[VideoSpec]:
     """Writes a list of videos, the classes in turn, and yields what has to be drawn."""
     _write_list(root, split, count, list(DIRECTIONS))
     for i in range(count):
         direction = list(DIRECTIONS)[i % len(DIRECTIONS)]
         draw = partial(draw_short_range, direction, num_frames=num_frames, height=height)
-        yield Picture(f"{split}/{i:05d}.mp4", [seed, split == "val", i], draw)
+        yield VideoSpec(f"{split}/{i:05d}.mp4", [seed, split == "val", i], draw)
 
 
-def write_stills(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[Picture]:
+def write_stills(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[VideoSpec]:
     """Writes a list of videos of `num_frames` equal frames, the classes in turn, and yields what has to be drawn."""
     kinds = [(color, angle) for color in [*COLORS, "grey"] for angle in ANGLES]
     _write_list(root, split, count, [f"{color} {angle}" for color, angle in kinds])
     for i in range(count):
         draw = partial(draw_still, *kinds[i % len(kinds)], num_frames=num_frames, height=height)
-        yield Picture(f"{split}/{i:05d}.mp4", [seed, split == "val", i], draw)
+        yield VideoSpec(f"{split}/{i:05d}.mp4", [seed, split == "val", i], draw)
 
 
 def _write_list(root: Path, split: str, count: int, classes: list[str]) -> None:

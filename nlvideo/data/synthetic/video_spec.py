@@ -1,4 +1,4 @@
-"""What a synthetic video is before it is drawn."""
+"""A synthetic video before it is drawn."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 FRAME_RATE = 25
 
 
-class Picture(NamedTuple):
+class VideoSpec(NamedTuple):
     """A file, and what draws its frames (T, H, W, 3) uint8 from random numbers of the seed."""
 
     name: str

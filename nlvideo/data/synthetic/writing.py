@@ -2,27 +2,32 @@
 
 import json
 import os
-import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import av
 import numpy as np
-from tqdm import tqdm
 
 from nlvideo.data.synthetic.motions import write_actions, write_motions
 from nlvideo.data.synthetic.relations import write_long_range, write_short_range, write_stills
-from nlvideo.data.synthetic.video_spec import FRAME_RATE, Picture
+from nlvideo.data.synthetic.video_spec import FRAME_RATE, VideoSpec
 from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.files import replacing, write_text
+from nlvideo.runtime.progress import progress_bar
+from nlvideo.runtime.video_writer import VideoWriter
 
-SETS = {
+SETS: dict[str, Callable[..., Iterator[VideoSpec]]] = {
     "motions": write_motions,
     "actions": write_actions,
     "long_range": write_long_range,
     "short_range": write_short_range,
     "stills": write_stills,
 }
+# One thread, so that the file does not depend on the machine's cores, and no macroblock tree, with which x264
+# occasionally encoded the same small frames to other bits.
+ENCODING = {"crf": "18", "preset": "veryfast", "g": "24", "threads": "1", "x264-params": "mbtree=0"}
 
 
 def write_set(
@@ -38,16 +43,16 @@ def write_set(
 ) -> None:
     """Writes train.csv, val.csv, classes.txt and their mp4 files under `root`, once.
 
-    Files that are there already are kept, so an interrupted call goes on where it stopped.
+    Files that exist are kept, so an interrupted call resumes.
 
     Args:
-        kind: one of SETS: "actions" has several actions or none a video, at their times, with lists as Charades has
-            them; the others have one class a video and `path label` lists.
+        kind: one of SETS: "actions" has several actions or none per video, at their times, with lists as Charades
+            has them; the others have one class per video and `path label` lists.
         root: folder; made if missing.
         num_train, num_val: videos of each split; classes take turns.
-        num_frames: frames in each video, at 25 a second.
-        height: of a frame; the width is 4/3 of it, both even, or, but for motions and actions, the same.
-        seed: everything drawn follows from it.
+        num_frames: frames in each video, at 25 per second.
+        height: of a frame; the width is 4/3 of it in motions and actions, and the same in the others; both even.
+        seed: of everything that is drawn.
         options: of long_range alone, see draw_long_range in relations.py.
 
     Raises:
@@ -55,58 +60,48 @@ def write_set(
     """
     root = Path(root)
     settings = {"num_train": num_train, "num_val": num_val, "num_frames": num_frames, "height": height, "seed": seed}
-    settings |= ({} if kind == "motions" else {"kind": kind}) | options
+    settings |= ({} if kind == "motions" else {"kind": kind}) | options  # type: ignore[arg-type]
     card = root / "synthetic.json"
-    if card.exists():
-        held = json.loads(card.read_text())
-        if held["settings"] != settings:
-            raise UserError(
-                f"{root} holds a synthetic set with other settings ({held['settings']}, wanted {settings}); give "
-                "another data.root, or delete that folder."
-            )
-        if held["complete"]:
-            return
-    elif root.exists() and any(root.iterdir()):
-        raise UserError(f"data.root={root} is not empty and holds no synthetic set; give another folder.")
+    if _is_complete(root, card, settings):
+        return
     root.mkdir(parents=True, exist_ok=True)
     _write_card(card, settings, complete=False)
-    pictures = [
-        picture
+    specs = [
+        spec
         for split, count in (("train", num_train), ("val", num_val))
-        for picture in SETS[kind](root, split, count, num_frames, height, seed, **options)
-        if not (root / picture.name).exists()
+        for spec in SETS[kind](root, split, count, num_frames, height, seed, **options)
+        if not (root / spec.name).exists()
     ]
-    interval = 0.2 if sys.stderr.isatty() else 10
     with ProcessPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
-        for _ in tqdm(
-            pool.map(partial(_write_video, root), pictures, chunksize=8),
-            total=len(pictures),
-            desc=f"writing {root}",
-            unit="video",
-            mininterval=interval,
-        ):
+        written = pool.map(partial(_write_video, root), specs, chunksize=8)
+        for _ in progress_bar(written, total=len(specs), desc=f"writing {root}", unit="video"):
             pass
     _write_card(card, settings, complete=True)
 
 
-def _write_video(root: Path, picture: Picture) -> None:
-    frames = picture.draw(np.random.default_rng(picture.seed))
-    path = root / picture.name
+def _is_complete(root: Path, card: Path, settings: dict[str, Any]) -> bool:
+    """Returns whether the set is there already; refuses a folder that holds something else."""
+    if card.exists():
+        held = json.loads(card.read_text())
+        if held["settings"] != settings:
+            raise UserError(
+                f"{root} holds a synthetic set with other settings ({held['settings']}, wanted {settings}); use "
+                "another data.root, or delete that folder."
+            )
+        return held["complete"]
+    if root.exists() and any(root.iterdir()):
+        raise UserError(f"data.root={root} is not empty and holds no synthetic set; use another folder.")
+    return False
+
+
+def _write_video(root: Path, spec: VideoSpec) -> None:
+    frames = spec.draw(np.random.default_rng(spec.seed))
+    path = root / spec.name
     path.parent.mkdir(exist_ok=True)
-    partial_path = path.with_name(f".{os.getpid()}.{path.name}")
-    with av.open(str(partial_path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FRAME_RATE)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        # One thread, so that the file does not depend on the machine's cores, and no macroblock tree, with which
-        # x264 gave small frames other bits from time to time.
-        stream.options = {"crf": "18", "preset": "veryfast", "g": "24", "threads": "1", "x264-params": "mbtree=0"}
+    with replacing(path) as partial_file, VideoWriter(partial_file, FRAME_RATE, ENCODING) as writer:
         for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-    partial_path.rename(path)
+            writer.write(pixels)
 
 
-def _write_card(card: Path, settings: dict, complete: bool) -> None:
-    partial_path = card.with_suffix(f".{os.getpid()}.part")
-    partial_path.write_text(json.dumps({"settings": settings, "complete": complete}, indent=1))
-    partial_path.rename(card)
+def _write_card(card: Path, settings: dict[str, Any], complete: bool) -> None:
+    write_text(card, json.dumps({"settings": settings, "complete": complete}, indent=1))

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nlvideo.data.decoding.crop_window import TOLERANCE, resize_part, span
+from nlvideo.data.decoding.video import TOLERANCE, resize_part, span
 
 
 def smooth_frames(height, width):

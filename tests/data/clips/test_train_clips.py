@@ -4,7 +4,8 @@ from conftest import config_of_data as config_of
 from conftest import frame_numbers
 
 from nlvideo.build.data import center_batches
-from nlvideo.data.clips.datasets import CenterClips, MultiViews, TrainClips
+from nlvideo.data.clips.train_clips import TrainClips
+from nlvideo.data.clips.views import CenterClips, MultiViews
 from nlvideo.data.lists.path_list import read_table
 
 

@@ -7,25 +7,28 @@ import torch
 from conftest import config_of_data as config_of
 
 from nlvideo.build.data import center_batches, train_batches, video_views
-from nlvideo.data.clips.datasets import MultiViews, Opener, TrainClips
-from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps, each_video, watched
+from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps
+from nlvideo.data.clips.opener import Opener
+from nlvideo.data.clips.train_clips import TrainClips
+from nlvideo.data.clips.view_loading import each_video
+from nlvideo.data.clips.views import MultiViews
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.runtime.errors import RunFailed
 
 
 def stream(batches):
-    """Returns for each step its videos and the sums of their clips, its passes joined."""
+    """Returns for each step its videos and the sums of their clips, its micro-batches joined."""
     steps = []
-    for passes in batches:
-        videos = [video for batch in passes for video in batch.videos.tolist()]
-        steps.append((videos, [total for batch in passes for total in batch.clips.sum((1, 2, 3, 4)).tolist()]))
+    for parts in batches:
+        videos = [video for batch in parts for video in batch.videos.tolist()]
+        steps.append((videos, [total for batch in parts for total in batch.clips.sum((1, 2, 3, 4)).tolist()]))
     return steps
 
 
-def batches_of(folder, rank=0, size=1, passes=1, first_step=0, **changes):
+def batches_of(folder, rank=0, size=1, num_micro_batches=1, first_step=0, **changes):
     table = read_table(str(folder), "train.csv", None)
     skipped = torch.zeros(len(table), dtype=torch.bool)
-    share = Share(4, rank, size, passes)
+    share = Share(4, rank, size, num_micro_batches)
     return train_batches(
         config_of(folder, **changes), table, share, skipped, seed=0, first_step=first_step, last_step=4
     )
@@ -42,9 +45,9 @@ def test_clips_of_two_epochs_do_not_depend_on_workers_their_start_ranks_or_the_f
     halves = [stream(batches_of(video_folder, rank=rank, size=2)) for rank in (0, 1)]
     joined = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(*halves, strict=True)]
     assert joined == expected
-    assert stream(batches_of(video_folder, passes=2)) == expected
-    assert stream(batches_of(video_folder, passes=4, first_step=2, num_workers=2)) == expected[2:]
-    assert [len(passes) for passes in batches_of(video_folder, rank=1, size=2, passes=2)] == [2] * 4
+    assert stream(batches_of(video_folder, num_micro_batches=2)) == expected
+    assert stream(batches_of(video_folder, num_micro_batches=4, first_step=2, num_workers=2)) == expected[2:]
+    assert [len(parts) for parts in batches_of(video_folder, rank=1, size=2, num_micro_batches=2)] == [2] * 4
 
 
 def test_batches_are_channels_last_without_a_copy(video_folder):
@@ -133,7 +136,7 @@ def slow_clips(folder, hangs=False, **options):
 
 def all_batches(clips, workers, first_step=0, last_step=4):
     steps = batches_of_steps(clips, Share(4), Loading(workers), seed=0, first_step=first_step, last_step=last_step)
-    return [batch for passes in steps for batch in passes]
+    return [batch for parts in steps for batch in parts]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -205,6 +208,6 @@ def test_a_worker_that_dies_is_named_with_its_video(video_folder):
 
 def test_an_error_that_is_about_no_video_stays_what_it_is(video_folder):
     clips = slow_clips(video_folder)
-    clips.table = None
+    clips._read = None
     with pytest.raises(AttributeError):
-        list(watched(clips, Loading(1), sampler=[(0, 0)], batch_size=None))
+        list(batches_of_steps(clips, Share(1), Loading(1), seed=0, first_step=0, last_step=1))

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from nlvideo.data.clips import sampling
+from nlvideo.data.clips import sampling, view_sampling
 
 
 def starts(name, num_clips=10, frames=300, num_frames=32, stride=2, **fps):
-    return sampling.view_indices(name, num_clips, frames, num_frames, stride, **fps)[:, 0].tolist()
+    return view_sampling.view_indices(name, num_clips, frames, num_frames, stride, **fps)[:, 0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -32,28 +32,28 @@ def test_starts_of_ten_clips_in_300_frames(name, expected):
     ],
 )
 def test_clips_take_exact_strides(name, clip, expected):
-    assert sampling.view_indices(name, 10, 300, 32, 2)[clip].tolist() == expected
+    assert view_sampling.view_indices(name, 10, 300, 32, 2)[clip].tolist() == expected
 
 
 def test_slowfasts_stride_is_nine_where_eight_is_said():
-    clips = sampling.view_indices("slowfast", 10, 300, 8, 8)
+    clips = view_sampling.view_indices("slowfast", 10, 300, 8, 8)
     assert clips[0].tolist() == [0, 9, 18, 27, 36, 45, 54, 63]
     assert clips[1].tolist() == [23, 32, 41, 50, 59, 68, 77, 86]  # from 23.6 on
-    assert sampling.view_indices("slowfast", 1, 300, 4, 16)[0].tolist() == [0, 21, 42, 63]
+    assert view_sampling.view_indices("slowfast", 1, 300, 4, 16)[0].tolist() == [0, 21, 42, 63]
 
 
 def test_slowfasts_window_is_a_time():
-    assert sampling.view_indices("slowfast", 1, 300, 8, 8, fps=15)[0].tolist() == [0, 4, 8, 13, 17, 22, 26, 31]
+    assert view_sampling.view_indices("slowfast", 1, 300, 8, 8, fps=15)[0].tolist() == [0, 4, 8, 13, 17, 22, 26, 31]
     assert starts("slowfast", fps=60) == [0, 17, 34, 51, 68, 86, 103, 120, 137, 154]  # (300 - 128) * j / 10
 
 
 def test_slowfast_repeats_the_last_frame_of_a_short_video():
-    assert sampling.view_indices("slowfast", 2, 40, 8, 8).tolist() == [[0, 9, 18, 27, 36, 39, 39, 39]] * 2
+    assert view_sampling.view_indices("slowfast", 2, 40, 8, 8).tolist() == [[0, 9, 18, 27, 36, 39, 39, 39]] * 2
 
 
 def test_mmactions_dense_window_is_64_frames_whatever_the_clip_takes():
     assert starts("mmaction_dense", stride=4) == starts("mmaction_dense")
-    assert sampling.view_indices("mmaction_dense", 10, 300, 32, 4)[9].tolist() == [
+    assert view_sampling.view_indices("mmaction_dense", 10, 300, 32, 4)[9].tolist() == [
         *range(236, 300, 4),
         *range(0, 64, 4),
     ]
@@ -76,7 +76,7 @@ def test_videos_that_fit_one_window_give_the_same_uniform_clip_ten_times(frames)
 
 def test_an_unknown_sampling_is_refused():
     with pytest.raises(ValueError, match="'dense' is unknown. Choose from: uniform, vnl"):
-        sampling.view_indices("dense", 10, 300, 32, 2)
+        view_sampling.view_indices("dense", 10, 300, 32, 2)
 
 
 def test_a_clip_takes_every_second_frame_of_its_window():
@@ -114,11 +114,11 @@ def test_the_short_side_is_exact_for_every_size():
 
 
 def test_crops_stand_along_the_longer_side():
-    assert sampling.crop_offsets(3, 256, 341, 256) == [(0, 0), (0, 42), (0, 85)]
-    assert sampling.crop_offsets(3, 341, 256, 256) == [(0, 0), (42, 0), (85, 0)]
-    assert sampling.crop_offsets(1, 256, 340, 224) == [(16, 58)]
+    assert view_sampling.crop_offsets(3, 256, 341, 256) == [(0, 0), (0, 42), (0, 85)]
+    assert view_sampling.crop_offsets(3, 341, 256, 256) == [(0, 0), (42, 0), (85, 0)]
+    assert view_sampling.crop_offsets(1, 256, 340, 224) == [(16, 58)]
     with pytest.raises(ValueError, match="5 test crops are not defined. Choose from: 1, 3"):
-        sampling.crop_offsets(5, 256, 340, 256)
+        view_sampling.crop_offsets(5, 256, 340, 256)
 
 
 def test_scales_include_both_ends():

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from nlvideo.data.clips.datasets import TrainClips
 from nlvideo.data.clips.sampling import clip_indices
+from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.lists.published import read_published_classes, read_videos
 
 CHARADES = (
@@ -98,7 +98,7 @@ def test_training_clips_have_the_targets_of_their_time(tmp_path, video_folder):
         ("AAAAA,c0000 0 1,4", "'c0000 0 1' is not an action"),
         (",,4", "the id '' is empty or stands there twice"),
         ("AAAAA,,4\nAAAAA,,4", "the id 'AAAAA' is empty or stands there twice"),
-        ('AAAAA,"c000 0 1,4\nBBBBB,,4', "is no whole csv file: unexpected end of data"),
+        ('AAAAA,"c000 0 1,4\nBBBBB,,4', "is not a complete csv file: unexpected end of data"),
         ("AAAAA,,long", "list.csv, AAAAA, length: 'long' is not a number"),
     ],
 )

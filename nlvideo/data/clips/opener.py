@@ -1,4 +1,4 @@
-"""What each loading worker is at, so that one that hangs or dies can be named by the process that waits for it."""
+"""Opens videos for the loading workers, and knows what each worker is at when one hangs or dies."""
 
 import faulthandler
 import os
@@ -13,20 +13,24 @@ from typing import NamedTuple
 
 from torch.utils.data import get_worker_info
 
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.decoding.video import Video
+
 
 class LostWorker(NamedTuple):
     """A worker that did not come back from a video."""
 
     worker: int
     path: str
-    stack: str  # empty if it died without a word
+    stack: str  # empty if it died without one
 
 
 class Watch:
-    """Notes of what the workers are at. A worker that stays at one video for too long, even inside a C library where
-    no Python runs, writes its stack down and ends; the process that waits for it then asks `lost`.
+    """Knows which video each worker is at.
 
-    In the main process (no workers) nothing is watched: it could not tell anyone.
+    A worker that stays at one video for too long, even inside a C library where no Python runs, writes its stack to a
+    file and exits; the process that waits for it then asks `lost`. Without workers nothing is watched: nobody would
+    be left to report it.
     """
 
     def __init__(self, seconds: float | None):
@@ -37,7 +41,7 @@ class Watch:
 
     @contextmanager
     def at(self, path: str) -> Iterator[None]:
-        """Notes that this worker is at a video until the block ends."""
+        """Records that this worker is at a video until the block ends."""
         worker = get_worker_info()
         if worker is None:
             yield
@@ -55,7 +59,7 @@ class Watch:
                 note.truncate(0)
 
     def lost(self, error: str) -> LostWorker | None:
-        """Returns which worker it was that a loader's error speaks of, None if the error is of another kind."""
+        """Returns the worker that a DataLoader's error is about, None for any other error."""
         named = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", error)
         if named is None:
             return None
@@ -66,6 +70,26 @@ class Watch:
             if pid in pids:
                 return LostWorker(int(note.name), path, stack.strip())
         return None
+
+
+class Opener:
+    """Opens videos with one decoder and time limit, and watches the workers that do.
+
+    Args:
+        decoder: a key of nlvideo.data.decoding.opening.DECODERS.
+        time_limit: seconds that a video may take, checked between packets; None is no limit. A worker that hangs
+            inside a packet ends itself a little later, and `watch` knows at which video.
+        frame_rate: frames per second of folders of pictures.
+    """
+
+    def __init__(self, decoder: str = "pyav", time_limit: float | None = None, frame_rate: float = 30.0):
+        self.decoder, self.time_limit, self.frame_rate = decoder, time_limit, frame_rate
+        self.watch = Watch(None if time_limit is None else 1.5 * time_limit + 5)
+
+    @contextmanager
+    def __call__(self, path: str) -> Iterator[Video]:
+        with self.watch.at(path), open_video(path, self.decoder, self.time_limit, self.frame_rate) as video:
+            yield video
 
 
 def _remove(folder: Path, owner: int) -> None:

@@ -1,0 +1,95 @@
+"""Builds the tables of videos that a config names, after writing a synthetic set where it asks for one."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nlvideo.config.schema import DataConfig
+from nlvideo.data.lists.published import read_published_classes, read_videos
+from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.synthetic.relations import LONG_RANGE_OPTIONS
+from nlvideo.data.synthetic.writing import write_set
+from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.files import check_writable
+
+
+def prepare_data(data: DataConfig) -> None:
+    """Writes a synthetic set if the config asks for one and it is not there yet.
+
+    Raises:
+        UserError: data.root cannot be written, or holds something else.
+    """
+    if data.synthetic is None:
+        return
+    check_writable(Path(data.root), "data.root")
+    settings = dataclasses.asdict(data.synthetic)
+    if data.synthetic.kind != "long_range":
+        for key in LONG_RANGE_OPTIONS:
+            del settings[key]
+    write_set(settings.pop("kind"), data.root, **settings)
+
+
+def class_names(data: DataConfig) -> list[str] | None:
+    """Returns the names in data.classes, None if there is no such file.
+
+    Raises:
+        UserError: the file and data.num_classes disagree.
+    """
+    if data.classes is None:
+        return None
+    names = read_published_classes(data.format, Path(data.root, data.classes))
+    if data.num_classes not in (None, len(names)):
+        raise UserError(f"data.num_classes={data.num_classes}, but data.classes={data.classes} names {len(names)}.")
+    return names
+
+
+def read_train_table(data: DataConfig) -> VideoTable:
+    """Returns the training videos; their classes are what the network learns."""
+    table = _read(data, data.train, class_names(data), training=True)
+    if data.num_classes not in (None, len(table.classes)):
+        raise UserError(f"data.num_classes={data.num_classes}, but {table.source} has {len(table.classes)} classes.")
+    if data.format == "list" and data.classes is None and data.num_classes is None:
+        empty = np.flatnonzero(np.bincount(table.targets, minlength=len(table.classes)) == 0)
+        if len(empty):
+            raise UserError(
+                f"{table.source} has no video of class {', '.join(map(str, empty[:5]))} but of higher ones up to "
+                f"{len(table.classes) - 1}; if that is intended, set data.num_classes={len(table.classes)}."
+            )
+    table.check_files()
+    return table
+
+
+def read_val_table(data: DataConfig, classes: Sequence[str]) -> VideoTable:
+    """Returns the validation videos, their targets being indices into `classes`, the network's.
+
+    A class file with the same names in another order is matched by name.
+
+    Raises:
+        UserError: a class file with other names, or another number of classes.
+    """
+    classes, named = tuple(classes), class_names(data)
+    if named is None and data.num_classes not in (None, len(classes)):
+        raise UserError(f"data.num_classes={data.num_classes}, but the network has {len(classes)} classes.")
+    if named is not None and sorted(named) != sorted(classes):
+        unknown = [name for name in named if name not in classes]
+        lacking = [name for name in classes if name not in named]
+        raise UserError(
+            f"data.classes={data.classes} names {len(named)} classes, the network has {len(classes)}: "
+            f"{_listing(unknown)} are not the network's, {_listing(lacking)} are not in the file."
+        )
+    table = _read(data, data.val, classes if named is None else named, training=False)
+    if table.classes != classes:
+        table = table.with_classes(classes)
+    table.check_files()
+    return table
+
+
+def _read(data: DataConfig, source: str, classes: Sequence[str] | None, *, training: bool) -> VideoTable:
+    known = None if classes is None else list(classes)
+    return read_videos(data.format, data.root, source, data.videos, known, data.num_classes, training=training)
+
+
+def _listing(names: list[str]) -> str:
+    return f"{len(names)}" + (f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "")

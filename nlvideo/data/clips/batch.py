@@ -1,0 +1,62 @@
+"""What loading gives: clips, batches of them, and the videos that failed on the way.
+
+N batch, C channels, T frames, H height, W width.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Failure(NamedTuple):
+    """A video that a sample was to come from and that could not be decoded."""
+
+    video: int  # index in the table
+    epoch: int  # of the sample; 0 outside training
+    reason: str
+    replaced_by: int | None  # the video taken instead; None where there is no replacement
+    slow: bool = False  # it took longer than allowed
+
+
+class Clip(NamedTuple):
+    """One sample, and what was tried before it."""
+
+    frames: Tensor  # (T, H, W, C) uint8; T = 0 if there is none
+    target: int | np.ndarray  # (classes,) bool where a clip may show several actions or none
+    video: int  # index in the table
+    failures: list[Failure]
+
+
+class Batch(NamedTuple):
+    clips: Tensor  # (N, C, T, H, W) uint8, channels last in memory
+    targets: Tensor  # (N,) int64; (N, classes) bool
+    videos: Tensor  # (N,) int64, indices in the table
+    failures: list[Failure]
+
+
+def collate(samples: list[Clip]) -> Batch:
+    """Returns the samples as a batch; clips without frames are left out, their failures are kept."""
+    whole = [sample for sample in samples if len(sample.frames)]
+    # The colours of a frame are innermost, so the permuted stack is channels_last_3d without a copy.
+    clips = torch.stack([s.frames for s in whole]).permute(0, 4, 1, 2, 3) if whole else torch.empty(0)
+    return Batch(
+        clips,
+        torch.from_numpy(np.array([s.target for s in whole])),
+        torch.tensor([s.video for s in whole]),
+        [failure for s in samples for failure in s.failures],
+    )
+
+
+def normalize(clips: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns (clips / 255 - mean) / std in `dtype`, on the clips' device and in their memory format.
+
+    Args:
+        clips: (N, 3, T, H, W) uint8, RGB.
+        mean, std: (3,) of values between 0 and 1.
+    """
+    shape = (1, 3, 1, 1, 1)
+    return (clips.to(dtype) - 255 * mean.to(clips.device, dtype).view(shape)) / (
+        255 * std.to(clips.device, dtype).view(shape)
+    )

@@ -1,0 +1,120 @@
+"""Training clips: a random window, scale, crop and flip of each video.
+
+C channels, T frames, H height, W width.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nlvideo.data.clips import sampling
+from nlvideo.data.clips.batch import Clip, Failure
+from nlvideo.data.clips.opener import Opener
+from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
+from nlvideo.data.lists.video_table import VideoTable
+
+MAX_ATTEMPTS = 20  # replacements for one sample; that many bad videos in a row mean a bad collection
+
+
+class Drawn(NamedTuple):
+    """The random choices of a training sample."""
+
+    start: int  # first frame
+    size: tuple[int, int]  # height, width of the resized frame
+    offset: tuple[int, int]  # top, left of the crop in it
+    mirrored: bool
+
+    def __str__(self) -> str:
+        (height, width), (top, left) = self.size, self.offset
+        end = ", mirrored" if self.mirrored else ""
+        return f"from frame {self.start}, resized to {width}x{height}, crop from x {left}, y {top}{end}"
+
+
+class TrainClips(Dataset):
+    """Random clips of a table's videos; sample (epoch, video) is a function of these two and the seed alone.
+
+    Each clip is num_frames frames from a random window, its short side drawn uniformly from scale_range, cropped at
+    random to crop_size and, if `flip`, mirrored with probability 1/2 (Sec. 4.1).
+
+    A video that cannot be decoded is replaced by another one, drawn from the sample's own random numbers. So is one
+    that takes too long if `skip_slow`; otherwise it raises SlowVideo.
+
+    Args:
+        scale_range: smallest and largest short side, both included.
+        opener: opens the videos.
+        skipped: (videos,) bool: videos that are replaced without being opened.
+    """
+
+    def __init__(
+        self,
+        table: VideoTable,
+        *,
+        num_frames: int,
+        frame_stride: int,
+        scale_range: tuple[int, int],
+        crop_size: int,
+        flip: bool,
+        seed: int,
+        opener: Opener | None = None,
+        skip_slow: bool = False,
+        skipped: Tensor | None = None,
+    ):
+        self.table, self.seed = table, seed
+        self.opener, self.skip_slow = opener or Opener(), skip_slow
+        self.skipped = torch.zeros(len(table), dtype=torch.bool) if skipped is None else skipped
+        self.num_frames, self.frame_stride = num_frames, frame_stride
+        self.scale_range, self.crop_size, self.flip = scale_range, crop_size, flip
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, key: tuple[int, int]) -> Clip:
+        epoch, wanted = key
+        video, failures = wanted, []
+        for attempt in range(MAX_ATTEMPTS):
+            rng = sampling.sample_rng(self.seed, epoch, wanted, attempt)
+            if attempt:
+                video = int(rng.integers(len(self.table)))
+            try:
+                if self.skipped[video]:
+                    failures.append(Failure(video, epoch, "skipped, because it took too long before", None, True))
+                    continue
+                frames, target = self._read(video, rng)
+            except (DecodeError, SlowVideo) as error:
+                slow = isinstance(error, SlowVideo)
+                if slow and not self.skip_slow:
+                    raise
+                failures.append(Failure(video, epoch, error.reason, None, slow))
+            else:
+                failures = [failure._replace(replaced_by=video) for failure in failures]
+                return Clip(frames, target, video, failures)
+        last = f"{self.table.path(failures[-1].video)}: {failures[-1].reason}"
+        raise RuntimeError(f"{MAX_ATTEMPTS} videos in a row could not be decoded, the last: {last}")
+
+    def draw(self, epoch: int, wanted: int, attempt: int = 0) -> Drawn:
+        """Returns what sample (epoch, wanted) takes; `attempt` counts the videos that could not be decoded before."""
+        rng = sampling.sample_rng(self.seed, epoch, wanted, attempt)
+        video = int(rng.integers(len(self.table))) if attempt else wanted
+        with self.opener(self.table.path(video)) as opened:
+            return self._draw(opened, rng)
+
+    def _draw(self, video: Video, rng: np.random.Generator) -> Drawn:
+        start = sampling.sample_start(rng, video.num_frames, self.num_frames, self.frame_stride)
+        short_side = int(rng.integers(self.scale_range[0], self.scale_range[1], endpoint=True))
+        height, width = sampling.resized_size(video.height, video.width, short_side)
+        top = int(rng.integers(0, height - self.crop_size, endpoint=True))
+        left = int(rng.integers(0, width - self.crop_size, endpoint=True))
+        return Drawn(start, (height, width), (top, left), self.flip and rng.random() < 0.5)
+
+    def _read(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int | np.ndarray]:
+        with self.opener(self.table.path(index)) as video:
+            drawn = self._draw(video, rng)
+            wanted = sampling.clip_indices(drawn.start, video.num_frames, self.num_frames, self.frame_stride)
+            clip = video.read_clip(wanted, drawn.size, (*drawn.offset, self.crop_size, self.crop_size))
+            # a clip shows its window, as far as the video goes
+            end = min(drawn.start + self.num_frames * self.frame_stride, video.num_frames)
+            target = self.table.clip_target(index, drawn.start / video.fps, end / video.fps)
+        return clip.flip(2) if drawn.mirrored else clip, target

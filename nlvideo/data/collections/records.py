@@ -1,0 +1,58 @@
+"""What a job over a collection has done so far, in a csv file."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.files import replacing
+
+
+class Records:
+    """A csv file with one line for each finished video, written as they finish, so that a killed job resumes.
+
+    A line that a kill cut in two is dropped when the file is opened again.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str]):
+        self.file, self.columns = file, columns
+        self.rows = read_records(file, columns) if file.exists() else []
+        with (
+            replacing(file) as partial,
+            open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as out,
+        ):
+            writer = csv.DictWriter(out, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        with open(self.file, "a", newline="", encoding="utf-8", errors="surrogateescape") as out:
+            csv.DictWriter(out, self.columns).writerow(row)
+        self.rows.append({key: str(value) for key, value in row.items()})
+
+
+def open_records(folder: Path, stem: str, which: str, columns: Sequence[str]) -> Records:
+    """Returns the records of one shard of a job, or of the whole job (which = "1/1") with what its shards have done."""
+    if which != "1/1":
+        return Records(folder / f"{stem}.{which.replace('/', '-of-')}.csv", columns)
+    records = Records(folder / f"{stem}.csv", columns)
+    known = {row["video"] for row in records.rows}
+    for part in sorted(folder.glob(f"{stem}.*-of-*.csv")):
+        for row in read_records(part, columns):
+            if row["video"] not in known:
+                records.add(row)
+    return records
+
+
+def read_records(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the complete lines of a file of Records.
+
+    Raises:
+        UserError: it has other columns.
+    """
+    text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines(keepends=True))
+    if text and tuple(reader.fieldnames or ()) != tuple(columns):
+        raise UserError(f"{file} has other columns than {', '.join(columns)}: another program or version wrote it.")
+    return [row for row in reader if None not in row and None not in row.values()]
