@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import nlvideo.runtime.threads  # noqa: F401, before torch is loaded: tests run beside each other
+
+# isort: split
 import av
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 
-from nlvideo.config.compose import store_schemas, to_dataclass
+from nlvideo.config.compose import compose_train_config
 from nlvideo.config.schema import DataConfig, TrainConfig, ViewsConfig
 
 GREY_STEP = 3  # frame i has grey level GREY_STEP * i
@@ -35,9 +37,7 @@ def frame_numbers(frames: torch.Tensor) -> list[int]:
 
 def composed(*overrides: str) -> TrainConfig:
     """Returns the config that nlvideo-train gets with these overrides."""
-    store_schemas()
-    with initialize_config_module("nlvideo.configs", version_base="1.3"):
-        return to_dataclass(compose("train", overrides=list(overrides)))
+    return compose_train_config(overrides)
 
 
 def config_of_data(folder, **changes) -> DataConfig:

@@ -209,5 +209,5 @@ def test_a_worker_that_dies_is_named_with_its_video(video_folder):
 def test_an_error_that_is_about_no_video_stays_what_it_is(video_folder):
     clips = slow_clips(video_folder)
     clips._read = None
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         list(batches_of_steps(clips, Share(1), Loading(1), seed=0, first_step=0, last_step=1))

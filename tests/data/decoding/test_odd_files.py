@@ -18,7 +18,7 @@ from nlvideo.data.decoding.opening import DECODERS, open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.synthetic.motions import Action, render
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
+REAL = Path(__file__).parents[4] / "shared" / "data"
 
 
 def full_decode(path):

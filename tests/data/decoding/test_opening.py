@@ -11,7 +11,7 @@ from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.synthetic.motions import Action, render
 
-REAL_CLIPS = Path(__file__).parents[3] / "shared" / "data"
+REAL_CLIPS = Path(__file__).parents[4] / "shared" / "data"
 
 
 def reference_frames(path, size):

@@ -65,7 +65,7 @@ def test_a_list_without_class_names_counts_its_labels(tmp_path):
 
 def test_a_list_of_files_that_do_not_exist_is_refused(tmp_path):
     table = table_of(tmp_path, "a.mp4 0\nb.mp4 1\n")
-    with pytest.raises(FileNotFoundError, match=r"none of its 2 videos is there, the first would be .*a\.mp4"):
+    with pytest.raises(FileNotFoundError, match=r"none of its 2 videos exists; the first would be .*a\.mp4"):
         table.check_files()
     (tmp_path / "b.mp4").touch()
     table.check_files()
@@ -79,7 +79,7 @@ def test_a_folder_tree_gives_classes_in_sorted_order(tmp_path):
     assert table.classes == ("a", "b")
     assert rows(table) == [("a/deep/3.mp4", 0), ("b/1.MKV", 1), ("b/2.mp4", 1)]
     assert rows(read_table(str(tmp_path), "train", ["b", "z", "a"]))[0] == ("a/deep/3.mp4", 2)
-    with pytest.raises(ValueError, match="folders b are none of the 1 classes"):
+    with pytest.raises(ValueError, match="folders b are not among the 1 classes"):
         read_table(str(tmp_path), "train", ["a"])
 
 
@@ -134,7 +134,7 @@ def test_a_folder_whose_name_ends_in_a_number_is_taken_as_it_is(tmp_path):
 
 def test_rows_of_two_kinds_are_refused_with_their_line(tmp_path):
     (tmp_path / "frames.txt").write_text("v1 163 0\nv2 1\n")
-    with pytest.raises(ValueError, match="line 2: 'v2 1' is not `path number_of_frames label` as the first line"):
+    with pytest.raises(ValueError, match="line 2: 'v2 1' is not `path number_of_frames label`, as the first"):
         read_table(str(tmp_path), "frames.txt", None)
 
 

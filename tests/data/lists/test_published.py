@@ -169,7 +169,7 @@ def test_something_something(tmp_path):
     with pytest.raises(ValueError, match="has no id or no template; the test list has no labels"):
         read_videos("something", str(tmp_path), "test.json", "", classes, None, training=False)
     (tmp_path / "test.json").write_text("[")
-    with pytest.raises(ValueError, match="is no json file"):
+    with pytest.raises(ValueError, match="is not a json file"):
         read_videos("something", str(tmp_path), "test.json", "", classes, None, training=False)
 
 

@@ -3,16 +3,9 @@ import shutil
 import pytest
 import torch
 
-from nlvideo.weights.checkpoint_file import (
-    config_differences,
-    go_back_to,
-    load_checkpoint,
-    name_best,
-    newest_checkpoint,
-    save_checkpoint,
-    save_step,
-    step_file,
-)
+from nlvideo.training.resume import config_differences
+from nlvideo.training.step_files import go_back_to, name_best, newest_checkpoint, save_step, step_file
+from nlvideo.weights.checkpoint_file import load_checkpoint, save_checkpoint
 
 CONTENT = {"model": {"w": torch.arange(3.0)}, "step": 5, "config": {"seed": 0}, "classes": ["a"]}
 

@@ -12,10 +12,10 @@ from nlvideo.config.schema import TrainConfig
 from nlvideo.models.global_context import FUSIONS, POOLINGS
 from nlvideo.models.non_local import EXTENTS, INITS, MODES, POOLS
 
-EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "experiment").glob("*.yaml"))
-BLOCKS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "block").glob("*.yaml"))
-DATA_SETS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "data").glob("*.yaml"))
-MODELS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs" / "model").glob("*.yaml"))
+EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs" / "experiment").glob("*.yaml"))
+BLOCKS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs" / "block").glob("*.yaml"))
+DATA_SETS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
+MODELS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
 
 
 def built(config: TrainConfig):
@@ -40,7 +40,7 @@ def test_every_experiment_composes_and_builds(name):
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_every_data_set_says_all_that_tells_it_from_others(name):
     """So that one that is chosen for an evaluation takes nothing over from the set that was trained on."""
-    stated = OmegaConf.load(Path(__file__).parent.parent / "configs" / "data" / f"{name}.yaml")
+    stated = OmegaConf.load(Path(__file__).parents[2] / "configs" / "data" / f"{name}.yaml")
     assert {"format", "videos", "train", "val", "classes", "synthetic"} <= stated.keys()
     config = composed(f"data={name}", "data.root=somewhere")
     assert config.data.multi_label == (name in ("charades", "synthetic_actions"))
@@ -77,7 +77,7 @@ def test_every_variant_of_a_block_is_used_by_a_named_config(option, choices):
 
 def test_every_experiment_says_its_command_its_cost_and_what_to_expect():
     for name in EXPERIMENTS:
-        text = (Path(__file__).parent.parent / "configs" / "experiment" / f"{name}.yaml").read_text()
+        text = (Path(__file__).parents[2] / "configs" / "experiment" / f"{name}.yaml").read_text()
         assert f"experiment={name}" in text and "# Cost: " in text and "# Expected" in text
 
 
@@ -113,7 +113,7 @@ def test_a_config_survives_the_way_through_a_checkpoint(tmp_path):
         ("data.test.crop_size=300", "data.test.crop_size=300: must be at least 1 and not exceed"),
         ("data.crop_size=257", "data.crop_size=257"),
         ("data.mean=[0.5]", r"data.mean=\[0.5\]: must be three numbers"),
-        ("num_devices=3", "optim.batch_size=64 cannot be shared evenly by num_devices=3"),
+        ("num_devices=3", "optim.batch_size=64 cannot be divided evenly among num_devices=3"),
         ("optim.milestones=[5,2]", r"optim.milestones=\[5, 2\]: must be rising"),
         ("optim.momentum=0", "optim.nesterov=true needs a momentum"),
         ("+model.dpeth=101", "model.dpeth=101 is no known key. Choose from: activation_checkpointing, depth, "),
@@ -137,7 +137,7 @@ def test_places_can_be_given_on_the_command_line():
 def test_group_files_add_no_keys():
     """A group file's values are typed by the schema: none may add a key."""
     known = OmegaConf.to_container(OmegaConf.structured(TrainConfig), throw_on_missing=False)
-    root = Path(__file__).parent.parent / "configs"
+    root = Path(__file__).parents[2] / "configs"
     for path in root.glob("*/*.yaml"):
         group = path.parent.name
         if group in known:

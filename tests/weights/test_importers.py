@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torchvision.models import resnet50, resnet101
 
 import nlvideo
-from nlvideo.weights.importers import SOURCES, compose_config, load_model, read_foreign
+from nlvideo.weights.foreign_files import read_foreign
+from nlvideo.weights.importers import SOURCES, compose_config, load_model
 
-PARITY = Path(__file__).parent / "parity"
+PARITY = Path(__file__).parents[1] / "parity"
 NL5 = ["block=nl5"]
 NL5_R50_PLACES = "[res3.1,res3.3,res4.1,res4.3,res4.5]"
 
@@ -325,7 +326,7 @@ def test_the_converter_writes_a_checkpoint_that_can_be_loaded(tmp_path):
     config = ["model=i3d_r50_8x8", "block=nl1", *SMALL]
     network = trained_network(config)
     path = saved(tmp_path, {"model_state": {to_pyslowfast(k): v for k, v in network.state_dict().items()}})
-    tool = Path(__file__).parent.parent / "tools/convert_weights.py"
+    tool = Path(__file__).parents[2] / "tools/convert_weights.py"
     command = [sys.executable, tool, "pyslowfast", path, tmp_path / "out.pt", *config]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ from runs import BIN, TINY, rows_of
 from nlvideo.training.run_status import read_status
 from nlvideo.weights.checkpoint_file import load_checkpoint
 
-JOBS = Path(__file__).parent.parent / "scripts" / "slurm"
+JOBS = Path(__file__).parents[2] / "scripts" / "slurm"
 STUB = """#!/usr/bin/env bash
 echo "$(basename "$0") $*" >> "$CALLS"
 if [ "$(basename "$0") $1" = "scontrol show" ]; then printf '%s\\nnode-b\\n' "$FIRST_NODE"; exit; fi

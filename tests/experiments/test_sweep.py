@@ -84,7 +84,7 @@ def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_fold
     os.kill(process.pid, signal.SIGUSR1)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1, output[-3000:]
-    assert "the same command goes on from here" in output and "Traceback" not in output
+    assert "resume with the same command" in output and "Traceback" not in output
     status = read_status(tmp_path / "points/seed-1")
     assert status["state"] == "stopped" and not (tmp_path / "points/seed-2").exists()
     steps = status["step"] + 2

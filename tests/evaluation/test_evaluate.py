@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import composed, frame_numbers
-from runs import torchrun
-from test_train import TINY, config_of, train
+from runs import TINY, config_of, torchrun
 
 from nlvideo.build.model import build_model
 from nlvideo.build.tables import read_val_table
@@ -26,9 +25,11 @@ from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import SlowVideo
 from nlvideo.evaluate import evaluate
-from nlvideo.evaluation.result_files import merge_scores
-from nlvideo.evaluation.scoring import Kept, Scorer, VideoScore, pool
+from nlvideo.evaluation.kept_scores import KeptScores, VideoScore
+from nlvideo.evaluation.scoring import Scorer, pool
+from nlvideo.evaluation.summary import merge_scores
 from nlvideo.runtime.errors import RunFailed
+from nlvideo.train import train
 
 SCRIPT = Path(sys.executable).parent / "nlvideo-evaluate"
 
@@ -233,14 +234,14 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(checkpoint, video_fo
     with pytest.raises(SystemExit) as stopped:
         evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out"))
     assert stopped.value.code == 128 + signal.SIGINT
-    assert "the same command goes on from there" in capsys.readouterr().out
+    assert "Resume with the same command" in capsys.readouterr().out
     assert len(opened) == 3 and not (tmp_path / "out/result.json").exists()
     config = evaluate_config(checkpoint, video_folder, tmp_path / "out")
     config.data.test.num_clips = 3
     with pytest.raises(FileExistsError, match="holds the beginning of another evaluation .views: "):
         evaluate(config)
     result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", videos_per_step=2, num_devices=1))
-    assert "going on: 3 of 5 videos are scored already" in capsys.readouterr().out
+    assert "resumed: 3 of 5 videos are scored already" in capsys.readouterr().out
     assert opened == [f"a video {i}.mp4" for i in range(5)]  # each once
     assert result["num_scored_before"] == 3 and not (tmp_path / "out/unfinished").exists()
     assert_same_files(tmp_path / "whole", tmp_path / "out")
@@ -289,7 +290,7 @@ def test_failures_are_tried_again_and_other_processes_are_kept_out(checkpoint, v
 
 def test_kept_scores_of_something_else_are_not_taken_up(tmp_path):
     def kept(**identity):
-        return Kept(tmp_path / "unfinished", identity)
+        return KeptScores(tmp_path / "unfinished", identity)
 
     first = kept(short_side=256)
     assert first.open() == []
