@@ -300,8 +300,8 @@ def score_share(job: EvaluationJob, videos: list[int], kept: KeptScores) -> Vide
         views_per_step=job.views_per_step,
     )
     stopping = StopSignal()
-    label = {"desc": f"evaluating {job.table.source}", "unit": "video", "disable": not job.world.is_main}
-    with progress_bar(total=len(videos), **label) as bar:
+    label, hidden = f"evaluating {job.table.source}", not job.world.is_main
+    with progress_bar(total=len(videos), desc=label, unit="video", disable=hidden) as bar:
         found = score_videos(
             scorer,
             Pooler(job.table, data.test.pooling, localizes(job.config)),

@@ -309,7 +309,8 @@ def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] |
     """
     learner, table, world = run.learner, run.inputs.val_table, run.world
     run.network.eval()
-    found, bad = {}, 0  # logits of each video; how many cannot be decoded
+    found: dict[int, np.ndarray] = {}  # logits of each video
+    bad = 0  # videos that cannot be decoded
     batch_size = planned_share(run.config).clips_per_micro_batch
     for batch in center_batches(run.config.data, table, batch_size, rank=world.rank, size=world.size):
         if stopping and stopping.received:

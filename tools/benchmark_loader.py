@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -41,8 +42,15 @@ from nlvideo.data.clips.views import MultiViews
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import read_table, videos_below
 
-TRAIN = {"num_frames": 32, "frame_stride": 2, "scale_range": (256, 320), "crop_size": 224, "flip": True, "seed": 0}
-TEST = {
+TRAIN: dict[str, Any] = {
+    "num_frames": 32,
+    "frame_stride": 2,
+    "scale_range": (256, 320),
+    "crop_size": 224,
+    "flip": True,
+    "seed": 0,
+}
+TEST: dict[str, Any] = {
     "num_frames": 32,
     "frame_stride": 2,
     "num_clips": 10,
@@ -109,7 +117,7 @@ def measure(originals, prepared, rounds: int) -> dict:
         "all views": lambda epoch, i: views[i],
     }
     drawing = {name: name in ("reference, window", "decoding") for name in cases}  # draws a start, which opens the file
-    seconds = {name: [] for name in cases}
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
     for epoch in range(rounds + 1):
         for name, case in cases.items():
             total = 0.0

@@ -10,6 +10,7 @@ Steps take turns in one process: plain is float32, contiguous, with the matrices
 """
 
 import argparse
+import dataclasses
 import gc
 import multiprocessing
 import resource
@@ -19,12 +20,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
 from nlvideo.build.model import build_model
-from nlvideo.config.compose import store_schemas, to_dataclass
+from nlvideo.config.compose import compose_train_config
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Batch
 from nlvideo.models import pairwise
@@ -32,9 +32,7 @@ from nlvideo.models.cost import count_cost
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.runtime.distributed import World
 from nlvideo.train import train_step
-from nlvideo.training.optim import param_groups
-from nlvideo.training.setup import Run
-from nlvideo.training.step_timer import StepTimer
+from nlvideo.training.learner import build_learner
 
 # mode: (ours, plain, how much wider than g theta and phi are); concatenation uses one channel of theta and phi
 OPERATIONS: dict[str, tuple[Callable, Callable, int]] = {
@@ -105,7 +103,11 @@ def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
     overrides = [f"experiment={arguments.experiment}", *arguments.overrides]
     config = _composed([*overrides, f"optim.batch_size={batch}", f"optim.lr_batch_size={batch}"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    variants = {"plain float32": None, "ours float32": ("float32", False), "ours bfloat16": ("bfloat16", False)}
+    variants: dict[str, tuple[str, bool] | None] = {
+        "plain float32": None,
+        "ours float32": ("float32", False),
+        "ours bfloat16": ("bfloat16", False),
+    }
     if arguments.compile:
         variants |= {"ours bfloat16, compiled": ("bfloat16", True)}
     torch.manual_seed(0)
@@ -114,7 +116,8 @@ def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
     clips = Batch(clips.permute(0, 4, 1, 2, 3), torch.randint(400, (batch,)), torch.arange(batch), [])
     steps = {name: _plain_step(config, clips) if how is None else _our_step(config, clips, device, *how)
              for name, how in variants.items()}  # fmt: skip
-    seconds, peaks = {name: [] for name in steps}, dict.fromkeys(steps, 0)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    peaks = dict.fromkeys(steps, 0)
     for _ in range(1 + arguments.rounds):
         for name, step in steps.items():
             _used_bytes(device)
@@ -151,21 +154,12 @@ def _our_step(config: TrainConfig, clips: Batch, device: torch.device, precision
     """Returns the training program's own step."""
     torch.manual_seed(0)
     network = build_model(config.model, config.block, config.data, 400)
-    network = network.to(device, memory_format=torch.channels_last_3d)
-    if compiled:
-        network.compile()
-    optim, dtype = config.optim, getattr(torch, precision)
-    optimizer = torch.optim.SGD(
-        param_groups(network, optim.weight_decay), optim.lr, optim.momentum, nesterov=optim.nesterov
-    )
-    run = Run(
-        config, World(0, 0, 1, device), network, network, optimizer, torch.amp.GradScaler(device.type, enabled=False),
-        StepTimer(device), dtype, None, 0, {}, torch.zeros(0), [],
-    )  # fmt: skip
+    config = dataclasses.replace(config, compile=compiled)
+    learner = build_learner(config, network, World(0, 0, 1, device), getattr(torch, precision))
 
     def step() -> None:
-        train_step(run, [clips])
-        run.timer.take()
+        train_step(learner, [clips])
+        learner.timer.take()
 
     return step
 
@@ -215,9 +209,7 @@ def _measure_network(overrides: tuple[str, ...], plain: bool) -> tuple[float, fl
 
 
 def _composed(overrides: Sequence[str]) -> TrainConfig:
-    store_schemas()
-    with initialize_config_module("nlvideo.configs", version_base="1.3"):
-        return to_dataclass(compose("train", [*overrides, "data.root=none", "model.pretrained=null"]))
+    return compose_train_config([*overrides, "data.root=none", "model.pretrained=null"])
 
 
 def benchmark_ops(arguments: argparse.Namespace) -> None:
@@ -228,7 +220,10 @@ def benchmark_ops(arguments: argparse.Namespace) -> None:
         title=f"forward + backward, B {sizes[0]}, D = E {sizes[1]}, N {sizes[2]}, M {sizes[3]}, {sizes[4]}, {device}",
     )  # fmt: skip
     for mode in OPERATIONS:
-        measured = {True: [], False: []}  # plain or not -> (seconds, bytes) of each repeat
+        measured: dict[bool, list[tuple[float, float]]] = {
+            True: [],
+            False: [],
+        }  # plain or not -> (seconds, bytes) of each repeat
         for _ in range(arguments.repeats):
             for plain in (True, False):
                 measured[plain].append(_in_process(_measure_operation, mode, plain, sizes))
@@ -255,7 +250,8 @@ def _measure_operation(mode: str, plain: bool, sizes: tuple) -> tuple[float, flo
     """
     batch, width, positions, keys, dtype = sizes
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    operation, wider = OPERATIONS[mode][plain], OPERATIONS[mode][2]
+    ours, plain_form, wider = OPERATIONS[mode]
+    operation = plain_form if plain else ours
 
     def inputs(n: int, m: int) -> list[torch.Tensor]:
         torch.manual_seed(0)
@@ -267,7 +263,7 @@ def _measure_operation(mode: str, plain: bool, sizes: tuple) -> tuple[float, flo
     tensors = inputs(positions, keys)
     gc.collect()
     before = _used_bytes(device)
-    peak, seconds = None, []
+    peak, seconds = 0, list[float]()
     while sum(seconds[1:]) < 1:
         for tensor in tensors:
             tensor.grad = None

@@ -15,6 +15,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import av.filter
@@ -144,16 +145,17 @@ def _encode(video: PyavVideo, file: Path, height: int, width: int, gap: int, crf
             "threads": "1",
             "x264-params": "b-pyramid=none:scenecut=0:open-gop=0",
         }
-        first = None
+        first = 0
         for i, frame in enumerate(video.frames(np.arange(video.num_frames))):
             if graph is None:
                 graph = _graph(frame, video, height, width)
                 context = stream.codec_context
                 context.colorspace, context.color_range = frame.colorspace, ColorRange.MPEG
             graph.push(frame)
-            made = graph.pull()
-            first = frame.pts if first is None else first
-            made.pts = frame.pts - first if video.timed else i
+            made: Any = graph.pull()
+            pts = frame.pts or 0  # of timed frames; others are counted
+            first = pts if i == 0 else first
+            made.pts = pts - first if video.timed else i
             made.time_base = time_base
             made.pict_type = 0  # the encoder chooses
             container.mux(stream.encode(made))
@@ -181,7 +183,7 @@ def _target(name: str) -> str:
 
 def _check_targets(names: list[str]) -> None:
     """Raises UserError if two videos would become one file."""
-    made = {}
+    made: dict[str, str] = {}
     for name in names:
         other = made.setdefault(_target(name), name)
         if other != name:

@@ -120,7 +120,7 @@ def command_line_keys(config: DictConfig) -> dict[str, Any]:
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
         key, value = override.key_or_group, override.value()
         chosen = OmegaConf.is_config(OmegaConf.select(config, key)) and isinstance(value, str)
-        stated = _group_file(key, value) if chosen else value if isinstance(value, dict) else None
+        stated = _group_file(key, str(value)) if chosen else value if isinstance(value, dict) else None
         for name in [key] if stated is None else [f"{key}.{leaf}" for leaf in _leaves(stated)]:
             node = OmegaConf.select(config, name)
             given[name] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

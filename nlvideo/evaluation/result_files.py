@@ -32,8 +32,8 @@ def write_results(folder: Path, result: dict[str, Any], found: Scores, table: Vi
     """Writes scores.npz, predictions.csv, classes.csv and, last, result.json, all in the order of the list."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / SCORES_FILE) as partial, open(partial, "wb") as file:
-        arrays = {"ids": np.array(table.names()), "classes": np.array(table.classes)}
-        np.savez(file, **arrays, scores=found.scores, targets=table.targets)
+        names, classes = np.array(table.names()), np.array(table.classes)
+        np.savez(file, ids=names, classes=classes, scores=found.scores, targets=table.targets)
     _write_predictions(folder / PREDICTIONS_FILE, found, table)
     _write_classes(folder / CLASSES_FILE, found, table)
     if table.multi_label:

@@ -122,7 +122,7 @@ def pool(views: np.ndarray, pooling: str) -> tuple[np.ndarray, np.ndarray, np.nd
         pooling: mean, sum or max over views.
     """
     views = views.astype(np.float64)
-    reduce = {"mean": np.mean, "sum": np.sum, "max": np.max}[pooling]
+    reduce: Any = {"mean": np.mean, "sum": np.sum, "max": np.max}[pooling]
     clips, crops = reduce(views, 1), reduce(views, 0)
     by_clips = _running(clips[spread_order(len(clips))], pooling)
     by_crops = _running(crops[CROP_ORDER[len(crops)]], pooling)

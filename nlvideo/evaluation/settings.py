@@ -14,7 +14,7 @@ def merge_settings(cls: type[Settings], trained: TrainConfig, given: dict[str, A
 
     Prints each data setting that the keys replace.
     """
-    container = {"data": to_container(trained.data), "precision": trained.precision}
+    container: dict[str, Any] = {"data": to_container(trained.data), "precision": trained.precision}
     # The checkpoint knows its class names. If the list's own class file exists, the two are compared.
     container["data"]["num_classes"] = None
     names = container["data"]["classes"]
@@ -24,7 +24,7 @@ def merge_settings(cls: type[Settings], trained: TrainConfig, given: dict[str, A
         container["data"]["synthetic"] = None  # nothing is written into a folder that the user names
     for key, value in given.items():
         *path, name = key.split(".")
-        node = container
+        node: dict[str, Any] = container
         for part in path:
             if node.get(part) is None:
                 node[part] = {}

@@ -36,14 +36,15 @@ def merge_scores(parts: list[VideoScores], table: VideoTable) -> Scores:
     counted = sum(len(part) for part in parts)
     if counted != len(table) or set(found) != set(range(len(table))):
         raise RuntimeError(f"{len(table)} videos, but {counted} results for {len(found)} of them.")
-    failures = {video: found[video] for video in range(len(table)) if isinstance(found[video], str)}
+    reasons = ((video, found[video]) for video in range(len(table)))
+    failures = {video: reason for video, reason in reasons if isinstance(reason, str)}
     whole = [value for value in found.values() if not isinstance(value, str)]
     if not whole:
         raise RunFailed(
             f"None of the {len(table)} videos of {table.source} could be decoded; the first, {table.path(0)}: "
             f"{failures[0]}"
         )
-    columns = []
+    columns: list[np.ndarray] = []
     for i, example in enumerate(whole[0]):
         # a video without scores ranks behind every class
         empty = len(table.classes) if np.issubdtype(example.dtype, np.integer) else np.nan
@@ -52,7 +53,8 @@ def merge_scores(parts: list[VideoScores], table: VideoTable) -> Scores:
             if not isinstance(value, str):
                 column[video] = value[i]
         columns.append(column)
-    return Scores(*columns, failures)
+    scores, after, clips = columns
+    return Scores(scores, after, clips, failures)
 
 
 def summarize(found: Scores, table: VideoTable, num_clips: int) -> dict[str, Any]:
@@ -122,12 +124,14 @@ def localization(found: Scores, table: VideoTable) -> tuple[np.ndarray, np.ndarr
 
     Point p of P lies at p / P of the length that the list gives (Charades_v1_localize.m).
     """
-    lengths, points = table.segments.lengths, found.clips.shape[1]
-    targets = [table.segments.at(v, p / points * lengths[v]) for v in range(len(table)) for p in range(points)]
+    assert table.segments is not None  # of multi-label data
+    segments, points = table.segments, found.clips.shape[1]
+    lengths = segments.lengths
+    targets = [segments.at(v, p / points * lengths[v]) for v in range(len(table)) for p in range(points)]
     return found.clips.reshape(len(targets), -1), np.array(targets)
 
 
-def _headlines(value: np.ndarray, table: VideoTable) -> dict[str, float]:
+def _headlines(value: np.ndarray, table: VideoTable) -> dict[str, float | None]:
     if not table.multi_label:
         k = min(5, len(table.classes))
         return {"top1": metrics.topk_accuracy(value, 1), "top5": metrics.topk_accuracy(value, k)}

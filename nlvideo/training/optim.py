@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+from nlvideo.runtime.torch_private import NormWithStatistics
+
+NORMS = (NormWithStatistics, nn.LayerNorm, nn.GroupNorm)
 
 
 def param_groups(network: nn.Module, weight_decay: float) -> list[dict]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nlvideo.runtime.distributed import sum_over_ranks
+from nlvideo.runtime.torch_private import BatchNorm
 
 
 @torch.no_grad()
@@ -24,9 +25,7 @@ def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
     Args:
         batches: normalised clips (N, 3, T, H, W); every process has as many.
     """
-    norms = {
-        name: module for name, module in network.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    }
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, BatchNorm)}
     sums = {name: torch.zeros(2, norm.num_features, dtype=torch.float64) for name, norm in norms.items()}
     before = {key: value.clone() for key, value in network.named_buffers()}
     training = network.training
@@ -54,8 +53,8 @@ def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
             value.copy_(before[key])
 
     flat = torch.cat([total.flatten() for total in sums.values()]).tolist()
-    *flat, num_batches = sum_over_ranks([*flat, num_batches])
-    totals = torch.tensor(flat, dtype=torch.float64) / max(num_batches, 1)
+    *flat, over_ranks = sum_over_ranks([*flat, num_batches])
+    totals = torch.tensor(flat, dtype=torch.float64) / max(over_ranks, 1)
     statistics = {}
     for (name, norm), total in zip(norms.items(), totals.split([t.numel() for t in sums.values()]), strict=True):
         mean, square = total.view(2, -1)

@@ -101,7 +101,7 @@ def set_up(config: TrainConfig) -> Run:
 def _run_from(
     config: TrainConfig, learner: Learner, inputs: Inputs, found: FoundCheckpoint | None, notes: list[str]
 ) -> Run:
-    checkpoint = found.content if found else {"step": 0, "meter": {}, "slow_videos": []}
+    checkpoint: dict[str, Any] = found.content if found else {"step": 0, "meter": {}, "slow_videos": []}
     skipped = torch.zeros(len(inputs.train_table), dtype=torch.bool).share_memory_()
     skipped[checkpoint["slow_videos"]] = True
     num_samples, num_bad = checkpoint["step"] * config.optim.batch_size, checkpoint["meter"].get("num_bad", 0)

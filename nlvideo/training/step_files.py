@@ -31,7 +31,7 @@ def newest_checkpoint(folder: Path) -> FoundCheckpoint | None:
         UserError: there are checkpoints, but none is whole.
     """
     files = _step_files(folder)[::-1] or [path for path in [folder / NEWEST_FILE] if path.exists()]
-    skipped = []
+    skipped: list[str] = []
     for path in files:
         try:
             return FoundCheckpoint(path, load_checkpoint(path), skipped)

@@ -29,6 +29,7 @@ def view_indices(
     The others loop over a video that is shorter than its window.
     """
     window = num_frames * frame_stride
+    starts: np.ndarray
     if sampling == "slowfast":
         length = max(1.0, window / 30 * fps)
         starts = max(num_video_frames - length, 0.0) * np.arange(num_clips) / num_clips
@@ -41,10 +42,10 @@ def view_indices(
         starts = np.clip(centred, 0, max(num_video_frames - window, 0))
     elif sampling == "uniform":
         last = max(num_video_frames - window, 0)
-        starts = [last // 2] if num_clips == 1 else np.arange(num_clips) * last / (num_clips - 1) + 0.5
+        starts = np.arange(num_clips) * last / (num_clips - 1) + 0.5 if num_clips > 1 else np.array([last // 2])
     elif sampling == "mmaction":
         last = max(num_video_frames - window + frame_stride - 1, 0)
-        starts = [last // 2] if num_clips == 1 else np.round(np.arange(num_clips) * (last / (num_clips - 1)))
+        starts = np.round(np.arange(num_clips) * (last / (num_clips - 1))) if num_clips > 1 else np.array([last // 2])
     elif sampling == "mmaction_dense":
         starts = np.linspace(0, max(num_video_frames - 64, 0), num_clips, dtype=np.int64)
     else:

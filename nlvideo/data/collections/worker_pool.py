@@ -51,7 +51,8 @@ def each(
 class _Worker:
     def __init__(self, context, function: Callable):
         self.context, self.function = context, function
-        self.busy, self.item, self.since = False, None, None  # since: when it reported that it began the item
+        self.busy, self.item = False, None
+        self.since: float | None = None  # when it reported that it began the item
         self._start()
 
     def _start(self) -> None:
@@ -100,6 +101,7 @@ def _work(function: Callable, pipe: Connection) -> None:
         except (EOFError, KeyboardInterrupt):
             return
         pipe.send(None)  # the clock starts once the process has loaded what it needs
+        answer: tuple[Any, str | None]
         try:
             answer = function(item), None
         except Exception as error:

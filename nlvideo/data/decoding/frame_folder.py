@@ -24,7 +24,7 @@ class FrameFolder(Video):
 
     def __init__(self, path: str | os.PathLike, fps: float = 30.0):
         self.path, self.fps = os.fspath(path), fps
-        numbered = {}
+        numbered: dict[int, str] = {}
         for file in self._files():
             stem, suffix = os.path.splitext(file.name)
             digits = re.findall(r"\d+", stem)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from collections.abc import Callable
 
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.pyav_video import PyavVideo
@@ -39,7 +40,7 @@ def open_video(
     return load_decoder(decoder)(path, time_limit)
 
 
-def load_decoder(name: str) -> type[Video]:
+def load_decoder(name: str) -> Callable[..., Video]:
     """Returns the class of one of DECODERS.
 
     Raises:

@@ -91,8 +91,8 @@ class PyavVideo(Video):
         if counted and damaged and damaged[0] < len(times) - 1:  # the last one may be cut
             raise DecodeError(self.path, f"packet {damaged[0]} is corrupt, and without times the others do not count")
         self.timed = not counted
-        self._times = np.sort(np.array(times, np.int64)) if self.timed else None
-        self._keyframes = np.sort(np.array(packets.keyframes, np.int64)) if self.timed else None
+        self._times = np.sort(np.array(times if self.timed else [], np.int64))
+        self._keyframes = np.sort(np.array(packets.keyframes if self.timed else [], np.int64))
         self.time_base = self._stream.time_base
         self.fps = float(self._stream.average_rate or 30)
         self.codec = self._stream.codec_context.codec.canonical_name
@@ -136,7 +136,7 @@ class PyavVideo(Video):
         latest_key[self._key_places] = stored[self._key_places]
         return bool((stored < np.maximum.accumulate(latest_key)).any())
 
-    def _check_end(self, num_packets: int, end: int, times: list[int | None]) -> None:
+    def _check_end(self, num_packets: int, end: int, times: list[Any]) -> None:
         """Raises DecodeError for a file that was cut: FFmpeg reads such a one to its end without complaint."""
         formats = self._container.format.name.split(",")
         promised = allowed = 0
@@ -152,9 +152,10 @@ class PyavVideo(Video):
                 hours, minutes, seconds = (float(part) for part in said.split(":"))
             except ValueError:
                 return
-            said, found = 3600 * hours + 60 * minutes + seconds, float(end * self._stream.time_base)
-            # The last frame may stand as long as any other, and not say so.
-            longest = max(np.diff(np.sort(times)), default=0) * float(self._stream.time_base)
+            time_base = float(self._stream.time_base or 0)
+            said, found = 3600 * hours + 60 * minutes + seconds, end * time_base
+            # The last frame may last as long as any other without saying so.
+            longest = max(np.diff(np.sort(np.array(times))), default=0) * time_base
             if found < said - 1.5 * max(longest, 1 / float(self._stream.average_rate or 1)):
                 raise DecodeError(self.path, f"the file ends after {found:.2f} of {said:.2f} seconds")
 
@@ -242,7 +243,7 @@ class PyavVideo(Video):
         for packet in self._packets_from(int(self._times[0]) if from_start else min(pending)):
             self._deadline.check()
             if packet.is_corrupt:
-                raise DecodeError(self.path, f"the packet of {packet.time} seconds is corrupt")
+                raise DecodeError(self.path, f"the packet with time {packet.pts} is corrupt")
             if skippable:
                 context.skip_frame = "DEFAULT" if packet.size == 0 or packet.pts in pending else "NONREF"
             for frame in packet.decode():
@@ -307,7 +308,8 @@ class _Converter:
 
     def __init__(self, turns: int, rows: Span, columns: Span):
         self.turns, self.rows, self.columns = turns, rows, columns
-        self.swscale, self.cut = VideoReformatter(), None
+        self.swscale = VideoReformatter()
+        self.cut: av.VideoFrame | None = None
 
     def __call__(self, frame: av.VideoFrame, out: np.ndarray) -> None:
         """Writes the window of a frame to `out` (rows, columns, 3)."""
@@ -320,16 +322,17 @@ class _Converter:
             pixels = np.rot90(self._rgb(frame), self.turns)
             out[:] = pixels[rows.first : rows.stop, columns.first : columns.stop]
             return
-        if self.cut is None or self.cut.format.name != frame.format.name:
-            self.cut = av.VideoFrame(width, height, frame.format.name)
-        self.cut.colorspace, self.cut.color_range = frame.colorspace, frame.color_range
-        for i, (source, target) in enumerate(zip(frame.planes, self.cut.planes, strict=True)):
+        cut = self.cut
+        if cut is None or cut.format.name != frame.format.name:
+            cut = self.cut = av.VideoFrame(width, height, frame.format.name)
+        cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
+        for i, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
             half = 2 if i else 1
             plane = np.rot90(_plane(source, frame.height // half, frame.width // half), self.turns)
             _plane(target, height // half, width // half)[:] = plane[
                 rows.first // half : rows.stop // half, columns.first // half : columns.stop // half
             ]
-        out[:] = self._rgb(self.cut)
+        out[:] = self._rgb(cut)
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
         rgb = self.swscale.reformat(frame, format="rgb24", src_color_range=frame.color_range, threads=1)

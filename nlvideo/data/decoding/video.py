@@ -8,13 +8,15 @@ import abc
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nlvideo.runtime.torch_private import resize_antialiased
+
+OpenVideo = TypeVar("OpenVideo", bound="Video")
 
 TOLERANCE = 1 / 32  # of an output pixel: how far a crop may lie from where it should
 
@@ -104,7 +106,7 @@ class Video(abc.ABC):
     height: int
     width: int
 
-    def __enter__(self) -> "Video":
+    def __enter__(self: "OpenVideo") -> "OpenVideo":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -83,7 +83,8 @@ def render(actions: Sequence[Action | None], num_frames: int, height: int, rng: 
     time = np.arange(num_frames)
     frames = np.repeat(background[None], num_frames, 0)
     for action in actions:
-        corners, shade = rng.integers(3, 5), rng.permutation([rng.integers(0, 256), rng.integers(180, 256), 255])
+        corners = int(rng.integers(3, 5))
+        shade = rng.permutation(np.array([rng.integers(0, 256), rng.integers(180, 256), 255]))
         y, x = rng.uniform(0, height), rng.uniform(0, width)
         angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform()
         speed, spin, growth = rng.uniform(1.5, 2.5) * unit, rng.uniform(0.08, 0.14), rng.uniform(0.03, 0.05)

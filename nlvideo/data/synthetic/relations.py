@@ -88,9 +88,9 @@ def questions(count: int) -> Iterator[Question]:
     """Yields questions so that every combination is as frequent and the classes, the first colours, take turns."""
     others = {asked: [color for color in COLORS if color != asked] for asked in COLORS}
     for i in range(count):
-        rest, asked = divmod(i, len(COLORS))
+        rest, first = divmod(i, len(COLORS))
         rest, other = divmod(rest, len(COLORS) - 1)
-        asked = list(COLORS)[asked]
+        asked = list(COLORS)[first]
         yield Question((asked, others[asked][other]), ANGLE_PAIRS[rest % len(ANGLE_PAIRS)])
 
 
@@ -126,8 +126,8 @@ def draw_long_range(
     for start in range(shown, num_frames - shown, EVERY):
         between = background.copy()
         for _ in range(num_distractors):
-            color = np.array(COLORS[list(COLORS)[rng.integers(len(COLORS))]], float)
-            _paint_disc(between, rng.uniform(0, height, 2), rng.uniform(0.1, 0.15) * height, color)
+            paint = np.array(COLORS[list(COLORS)[rng.integers(len(COLORS))]], float)
+            _paint_disc(between, rng.uniform(0, height, 2), rng.uniform(0.1, 0.15) * height, paint)
         frames[start : min(start + EVERY, num_frames - shown)] = between
     return _with_noise(frames, rng)
 
