@@ -26,13 +26,14 @@ from nlvideo.build.model import check_clip
 from nlvideo.build.tables import class_names, prepare_data, read_val_table
 from nlvideo.config.compose import command_line_keys, run_command, to_yaml
 from nlvideo.config.schema import EvaluateConfig
+from nlvideo.data.clips.batch import Colours
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation.kept_scores import IDENTITY_FILE, KeptScores, VideoScores, refuse_other
 from nlvideo.evaluation.metrics import headline
 from nlvideo.evaluation.report import REPORT_FILE, write_report
 from nlvideo.evaluation.result_files import RESULT_FILE, print_table, read_results, write_results
-from nlvideo.evaluation.scoring import VIEWS_PER_STEP, Colours, Pooler, Scorer, score_videos
+from nlvideo.evaluation.scoring import VIEWS_PER_STEP, Pooler, Scorer, score_videos
 from nlvideo.evaluation.settings import merge_settings
 from nlvideo.evaluation.summary import merge_scores, summarize
 from nlvideo.runtime import distributed

@@ -35,10 +35,10 @@ from rich.console import Console
 from rich.table import Table
 
 from nlvideo.data.clips import sampling
-from nlvideo.data.clips.opener import Opener
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_sampling import view_indices
 from nlvideo.data.clips.views import MultiViews
+from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import read_table, videos_below
 

@@ -7,10 +7,10 @@ from torch import Tensor
 from nlvideo.config.schema import DataConfig
 from nlvideo.data.clips.batch import Batch
 from nlvideo.data.clips.loading import Loading, Share, batches_of_steps
-from nlvideo.data.clips.opener import Opener
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_loading import center_clip_batches, each_video
 from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews
+from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.lists.video_table import VideoTable
 
 

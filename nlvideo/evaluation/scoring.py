@@ -3,16 +3,16 @@
 K classes, P positions of the fully convolutional network.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nlvideo.data.clips.batch import normalize
+from nlvideo.data.clips.batch import Colours, Normalizer
 from nlvideo.data.clips.loading import end_workers
 from nlvideo.data.clips.view_sampling import spread_order
 from nlvideo.data.clips.views import VideoViews
@@ -25,13 +25,6 @@ from nlvideo.runtime.precision import autocast, input_dtype
 
 VIEWS_PER_STEP = {"cpu": 2, "cuda": 15}  # the last bits of scores depend on it, so it is fixed, and recorded
 CROP_ORDER = {1: [0], 3: [1, 0, 2]}  # in which crops are added: the centre first
-
-
-class Colours(NamedTuple):
-    """Mean and standard deviation of red, green and blue, between 0 and 1, that clips are normalised with."""
-
-    mean: Sequence[float]
-    std: Sequence[float]
 
 
 class Scorer:
@@ -57,7 +50,7 @@ class Scorer:
     ):
         self.network = network.to(device, input_dtype(dtype), memory_format=torch.channels_last_3d).eval()
         self.device, self.dtype = device, dtype
-        self.mean, self.std = torch.tensor(colours.mean), torch.tensor(colours.std)
+        self.normalize = Normalizer(colours, device, input_dtype(dtype))
         self.multi_label, self.views_per_step = multi_label, views_per_step
 
     @torch.inference_mode()
@@ -69,7 +62,7 @@ class Scorer:
     @torch.inference_mode()
     def clip_scores(self, clips: Tensor) -> Tensor:
         """Returns (N, K) for clips (N, C, T, H, W) uint8."""
-        inputs = normalize(clips.to(self.device, non_blocking=True), self.mean, self.std, input_dtype(self.dtype))
+        inputs = self.normalize(clips)
         try:
             with autocast(self.device, self.dtype):
                 logits = self.network.position_logits(inputs)  # (N, P, K)

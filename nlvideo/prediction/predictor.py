@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from nlvideo.build.model import check_clip
 from nlvideo.config.schema import PredictConfig
+from nlvideo.data.clips.batch import Colours
 from nlvideo.data.clips.sampling import clip_indices, resized_size
 from nlvideo.data.clips.view_sampling import view_indices
 from nlvideo.data.clips.views import VideoViews, views_of
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, Video
-from nlvideo.evaluation.scoring import VIEWS_PER_STEP, Colours, Scorer, pool
+from nlvideo.evaluation.scoring import VIEWS_PER_STEP, Scorer, pool
 from nlvideo.evaluation.settings import merge_settings
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.prediction.timeline import Timeline, blocks_of, window_starts

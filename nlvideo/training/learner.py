@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nlvideo.config.schema import TrainConfig
-from nlvideo.data.clips.batch import normalize
+from nlvideo.data.clips.batch import Colours, Normalizer
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.gradients import share_gradients
@@ -24,6 +24,7 @@ class Learner:
         model: the network, wrapped where several ranks share the gradients.
         scaler: of the loss, for float16; disabled otherwise.
         dtype: that the network computes in.
+        normalize: turns uint8 clips into what the network takes.
         multi_label: a clip may show several classes or none.
     """
 
@@ -35,12 +36,8 @@ class Learner:
     scaler: torch.amp.GradScaler
     timer: StepTimer
     dtype: torch.dtype
+    normalize: Normalizer
     multi_label: bool
-
-    def normalize(self, clips: Tensor) -> Tensor:
-        """Returns uint8 clips (N, 3, T, H, W) as the network takes them, on the device."""
-        mean, std = torch.tensor(self.config.data.mean), torch.tensor(self.config.data.std)
-        return normalize(clips.to(self.world.device, non_blocking=True), mean, std, input_dtype(self.dtype))
 
     def autocast(self) -> torch.autocast:
         return autocast(self.world.device, self.dtype)
@@ -52,6 +49,7 @@ def build_learner(config: TrainConfig, network: VideoResNet, world: World, dtype
     if config.sync_bn:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     optim, timer = config.optim, StepTimer(world.device)
+    colours = Colours(config.data.mean, config.data.std)
     optimizer = torch.optim.SGD(
         param_groups(network, optim.weight_decay), optim.lr, optim.momentum, nesterov=optim.nesterov
     )
@@ -67,5 +65,6 @@ def build_learner(config: TrainConfig, network: VideoResNet, world: World, dtype
         scaler=scaler,
         timer=timer,
         dtype=dtype,
+        normalize=Normalizer(colours, world.device, input_dtype(dtype)),
         multi_label=config.data.multi_label,
     )

@@ -19,9 +19,8 @@ from nlvideo.build.model import build_model
 from nlvideo.build.tables import read_val_table
 from nlvideo.config.schema import EvaluateConfig, ViewsConfig
 from nlvideo.data.clips.batch import normalize
-from nlvideo.data.clips.opener import Opener
 from nlvideo.data.clips.view_sampling import spread_order
-from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.decoding.opening import Opener, open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import SlowVideo
 from nlvideo.evaluate import evaluate

@@ -3,6 +3,7 @@
 N batch, C channels, T frames, H height, W width.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,24 @@ def collate(samples: list[Clip]) -> Batch:
         torch.tensor([s.video for s in whole]),
         [failure for s in samples for failure in s.failures],
     )
+
+
+class Colours(NamedTuple):
+    """Mean and standard deviation of red, green and blue, between 0 and 1, that clips are normalised with."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+class Normalizer:
+    """Turns uint8 clips (N, 3, T, H, W), RGB, into what a network takes, on its device and in its dtype."""
+
+    def __init__(self, colours: Colours, device: torch.device, dtype: torch.dtype):
+        self.mean, self.std = torch.tensor(colours.mean), torch.tensor(colours.std)
+        self.device, self.dtype = device, dtype
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        return normalize(clips.to(self.device, non_blocking=True), self.mean, self.std, self.dtype)
 
 
 def normalize(clips: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:

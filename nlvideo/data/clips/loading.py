@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nlvideo.data.clips.batch import Batch, collate
-from nlvideo.data.clips.opener import LostWorker
 from nlvideo.data.clips.train_clips import TrainClips
+from nlvideo.data.decoding.opening import LostWorker
 from nlvideo.data.decoding.video import SlowVideo
 from nlvideo.runtime.errors import RunFailed
 from nlvideo.runtime.signals import STOP_SIGNALS

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from nlvideo.data.clips import sampling
 from nlvideo.data.clips.batch import Clip, Failure
-from nlvideo.data.clips.opener import Opener
+from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
 from nlvideo.data.lists.video_table import VideoTable
 

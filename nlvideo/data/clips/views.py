@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nlvideo.data.clips.batch import Clip, Failure
-from nlvideo.data.clips.opener import Opener
 from nlvideo.data.clips.sampling import resized_size
 from nlvideo.data.clips.view_sampling import crop_offsets, view_indices
+from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
 from nlvideo.data.lists.video_table import VideoTable
 

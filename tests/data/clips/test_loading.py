@@ -8,10 +8,10 @@ from conftest import config_of_data as config_of
 
 from nlvideo.build.data import center_batches, train_batches, video_views
 from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps
-from nlvideo.data.clips.opener import Opener
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_loading import each_video
 from nlvideo.data.clips.views import MultiViews
+from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.runtime.errors import RunFailed
 
