@@ -73,5 +73,5 @@ def test_a_table_is_a_sweep_whose_configurations_can_be_shown(tmp_path):
     assert len(points) == 12 and points[3] == "# outputs/ablation/experiment-i3d_r50_128x1_paper+seed-2"
     assert "pretrained: outputs/ablation/experiment-i3d_r50+seed-2/checkpoint.pt" in done.stdout
     alone = run("nlvideo-train", *options[:2], cwd=tmp_path)
-    assert alone.returncode == 1 and "error: This configuration is a sweep over several runs: add -m" in alone.stderr
+    assert alone.returncode == 1 and "error: This config is a sweep over several runs: add -m" in alone.stderr
     assert list(tmp_path.iterdir()) == []

@@ -170,7 +170,8 @@ def _plan(config: DictConfig, config_name: str | None) -> tuple[str, list[Point]
     told = [f"hydra.sweep.dir={json.dumps(root)}", f"hydra.job.config.override_dirname.exclude_keys={unnamed}"]
 
     points: dict[Path, Point] = {}
-    for combination in product(*map(_values, overrides)):
+    values = {override.get_key_element(): _values(override) for override in overrides}  # a key's last override wins
+    for combination in product(*values.values()):
         composed = compose(config_name, [*hydra_overrides, *told, *combination], return_hydra_config=True)
         hydra_config = composed.hydra
         with open_dict(composed):

@@ -116,7 +116,7 @@ def test_a_config_survives_the_way_through_a_checkpoint(tmp_path):
         ("num_devices=3", "optim.batch_size=64 cannot be divided evenly among num_devices=3"),
         ("optim.milestones=[5,2]", r"optim.milestones=\[5, 2\]: must be rising"),
         ("optim.momentum=0", "optim.nesterov=true needs a momentum"),
-        ("+model.dpeth=101", "model.dpeth=101 is no known key. Choose from: activation_checkpointing, depth, "),
+        ("+model.dpeth=101", "model.dpeth=101 is not a key. Choose from: activation_checkpointing, depth, "),
     ],
 )
 def test_wrong_values_are_refused_with_key_value_and_choices(override, message):

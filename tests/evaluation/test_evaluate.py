@@ -158,7 +158,7 @@ def test_classes_that_do_not_fit_are_refused(checkpoint, video_folder, tmp_path)
     with pytest.raises(ValueError, match="data.num_classes=7, but the network has 3 classes"):
         evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "a", data={"num_classes": 7}))
     (tmp_path / "names.txt").write_text("2\n1\n3\n")
-    message = r"1 \(3\) are not of the network, 1 \(0\) are not in the file"
+    message = r"1 \(3\) are not the network's, 1 \(0\) are not in the file"
     with pytest.raises(ValueError, match=message):
         evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "b", data={"classes": f"{tmp_path}/names.txt"}))
     (tmp_path / "val.csv").write_text("val/a video 0.mp4 3\n")
@@ -203,6 +203,7 @@ def assert_same_files(a: Path, b: Path) -> None:
         assert one[key] == two[key]
 
 
+@pytest.mark.slow
 def test_processes_and_videos_per_step_give_the_same_files(checkpoint, video_folder, tmp_path):
     evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "1"))
     evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "4", videos_per_step=4))
@@ -366,6 +367,7 @@ def test_the_report_is_one_file_without_links(checkpoint, video_folder, tmp_path
     assert f"{100 * result['top1']:.2f} %" in page and result["num_missing"] == 1
 
 
+@pytest.mark.slow
 def test_several_checkpoints_in_one_call(checkpoint, tmp_path):
     for name in ("a", "b", "broken"):
         (tmp_path / name).mkdir()
@@ -401,6 +403,7 @@ def test_mistakes_are_one_message(checkpoint, tmp_path, arguments, message):
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_chosen_data_group_replaces_only_what_its_file_states(checkpoint, video_folder, tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()

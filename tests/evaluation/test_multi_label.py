@@ -134,7 +134,7 @@ def test_localisation_at_25_points(run, tmp_path):
 def test_localisation_needs_lengths_before_anything_is_scored(run, tmp_path):
     (tmp_path / "val.csv").write_text("id,actions\nval00000,c000 0 0.5\n")
     test = ViewsConfig(num_clips=25, num_crops=1, clip_sampling="points", short_side=36, crop_size=32, pooling="max")
-    with pytest.raises(ValueError, match="does not say the length of val00000.mp4 .column length."):
+    with pytest.raises(ValueError, match="does not give the length of val00000.mp4 .column length."):
         evaluate(evaluation_of(run, tmp_path / "out", test=test, val=str(tmp_path / "val.csv")))
     assert not (tmp_path / "out").exists()
 

@@ -4,15 +4,18 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import composed
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from runs import BIN, TINY, rows_of
 
 from nlvideo.experiments.sweep import _placed
+from nlvideo.train import main
 from nlvideo.training.run_status import read_status
 
 
@@ -22,22 +25,22 @@ def sweep(cwd, *overrides: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=cwd, **options)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
-    """Four points, two processes each, one of which fails on purpose: its list does not exist at first."""
+    """Two points, two ranks each, one of which fails on purpose: its list does not exist at first."""
     text = (video_folder / "train.csv").read_text()
-    for name in ("one.csv", "two.csv", "three.csv"):
-        (tmp_path / name).write_text(text)
-    lists = ",".join(f"{tmp_path}/{name}.csv" for name in ("one", "two", "three", "four"))
+    (tmp_path / "one.csv").write_text(text)
+    lists = ",".join(f"{tmp_path}/{name}.csv" for name in ("four", "one"))
     options = [f"data.train={lists}", "num_devices=2", "optim.batch_size=4", f"data.root={video_folder}"]
     options += ["output_dir=points", "optim.max_steps=2"]
     first = sweep(tmp_path, *options)
     assert first.returncode == 1
     root = tmp_path / "points"
     prefix = f"data.train-{tmp_path}/".replace("/", "_")
-    *good, failed = (root / f"{prefix}{name}.csv" for name in ("one", "two", "three", "four"))
+    *good, failed = (root / f"{prefix}{name}.csv" for name in ("one", "four"))
     assert {path for path in root.iterdir() if path.is_dir()} == {*good, failed}
-    assert [read_status(folder)["state"] for folder in (*good, failed)] == [*["finished"] * 3, "failed"]
-    assert "1 of 4 points failed" in first.stderr and f"log: points/{failed.name}/log.txt" in first.stderr
+    assert [read_status(folder)["state"] for folder in (*good, failed)] == ["finished", "failed"]
+    assert "1 of 2 points failed" in first.stderr and f"log: points/{failed.name}/log.txt" in first.stderr
     assert "four.csv does not exist" in read_status(failed)["error"]
     assert "four.csv does not exist" in (failed / "log.txt").read_text()
 
@@ -45,7 +48,7 @@ def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
     before = {file: file.stat().st_mtime_ns for folder in good for file in folder.rglob("*")}
     second = sweep(tmp_path, *options)
     assert second.returncode == 0, second.stderr[-3000:]
-    assert "sweep of 4 points, 3 of them finished already" in second.stdout
+    assert "sweep of 2 points in points, 1 of them finished already" in second.stdout
     assert before == {file: file.stat().st_mtime_ns for file in before}, "a finished point was touched"
     assert all(read_status(folder)["state"] == "finished" for folder in (*good, failed))
     assert all([r["step"] for r in rows_of(f) if r["split"] == "val"] == [2] for f in (*good, failed))
@@ -57,21 +60,30 @@ def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
     assert before == {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
 
-def test_a_points_mistake_is_told_before_any_is_trained(video_folder, tmp_path):
-    done = sweep(tmp_path, f"data.root={video_folder}", "optim.batch_size=2,0", "output_dir=points")
-    assert done.returncode == 1 and "error: optim.batch_size=0: must be at least 1." in done.stderr
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optim.batch_size=2,0"], "error: optim.batch_size=0: must be at least 1."),
+        (["block=nl1,nl2"], "Could not find 'block/nl2'"),
+        (["block.mode=gaussian,gausian"], "mode='gausian' is not a non-local mode"),
+        (["seed=1,1"], "two points would have the folder points/seed-1"),
+        (["seed=1,2", "dry_run=true"], "leave out -m"),
+        (["seed=1,2", "output_dir=/proc/nlvideo"], "output_dir=/proc/nlvideo cannot be written"),
+    ],
+)
+def test_a_points_mistake_is_reported_before_any_is_trained(video_folder, tmp_path, monkeypatch, overrides, message):
+    monkeypatch.chdir(tmp_path)
+    swept = {override.split("=")[0] for override in overrides}
+    options = [*(o for o in TINY if o.split("=")[0] not in swept), f"data.root={video_folder}", "output_dir=points"]
+    monkeypatch.setattr(sys, "argv", ["nlvideo-train", "-m", *options, *overrides])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert message in str(end.value)
     assert not list(tmp_path.glob("points/*"))
-    done = sweep(tmp_path, f"data.root={video_folder}", "block=nl1,nl2", "output_dir=points")
-    assert done.returncode == 1 and "Could not find 'block/nl2'" in done.stderr and "Traceback" not in done.stderr
-    done = sweep(tmp_path, f"data.root={video_folder}", "block.mode=gaussian,gausian", "output_dir=points")
-    assert done.returncode == 1 and "mode='gausian' is not a non-local mode" in done.stderr
-    assert not list(tmp_path.glob("points/*"))
-    done = sweep(tmp_path, f"data.root={video_folder}", "seed=1,1", "output_dir=same")
-    assert done.returncode == 1 and "two points would have the folder same/seed-1" in done.stderr
-    done = sweep(tmp_path, f"data.root={video_folder}", "seed=1,2", "dry_run=true")
-    assert done.returncode == 1 and "leave out -m" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_folder, tmp_path):
     options = [f"data.root={video_folder}", "seed=1,2", "output_dir=points", "checkpoint_every_steps=100000"]
     options += ["validate_every_steps=100000", "optim.schedule=steps"]
@@ -108,6 +120,7 @@ def test_names_are_short_and_need_no_quotes(tmp_path):
     assert all(len(name_of(overrides)) == 150 for overrides in long)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["submitit_local"])
 def test_points_can_be_started_by_submitit(video_folder, tmp_path, launcher):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")

@@ -64,6 +64,7 @@ def test_check_videos_names_the_damaged_and_writes_a_clean_list(collection, tmp_
     assert "6 videos, 2 damaged" in text and "class 0/v 4.mp4: Invalid data" in text
 
 
+@pytest.mark.slow
 def test_check_videos_in_shards_is_joined_and_not_done_twice(collection, tmp_path):
     for i in (1, 2):
         run("check_videos", collection, tmp_path, "--shard", f"{i}/2", "--sample", "3", code=1)
@@ -97,6 +98,7 @@ def test_prepare_videos_makes_small_seekable_copies(tmp_path):
         assert not container.streams.audio
 
 
+@pytest.mark.slow
 def test_prepare_videos_goes_on_after_a_kill(tmp_path):
     for i in range(8):
         write_grey_video(tmp_path / f"source/{i}.mp4", 80, height=256, width=320)
@@ -144,6 +146,7 @@ def test_show_samples_draws_any_sample(video_folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_benchmark_loader_gives_its_figures(tmp_path):
     write_grey_video(tmp_path / "videos/a.mp4", 80, height=256, width=340, g="40", bf="2")
     file = tmp_path / "figures.json"

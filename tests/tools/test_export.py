@@ -141,6 +141,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("ending", "options"), [("onnx", ["--normalize"]), ("pt2", [])])
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_command_writes_the_network_and_its_description(checkpoint, ending, options, tmp_path, monkeypatch, capsys):
     skip_without_packages(ending)
     path = tmp_path / f"a network.{ending}"

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from kills import RUN
 from runs import BIN, TINY, assert_equal, rows_of, weights_of
@@ -26,6 +27,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_a_dead_rank_brings_both_nodes_back_from_the_last_checkpoint(tmp_path):
     steps = ["optim.max_steps=24", "checkpoint_every_steps=2", "log_every_steps=3", "validate_every_steps=100"]
     steps += ["data.num_workers=0", "precise_bn_steps=0"]
@@ -51,6 +53,7 @@ def test_a_dead_rank_brings_both_nodes_back_from_the_last_checkpoint(tmp_path):
     assert torch.load(tmp_path / "elastic/checkpoint.pt", weights_only=True)["step"] == 24
 
 
+@pytest.mark.slow
 def test_a_run_of_several_ranks_that_is_asked_to_stop_ends_at_one_step(video_folder, tmp_path):
     options = [*TINY, f"data.root={video_folder}", "optim.batch_size=4", "optim.max_steps=100000", "num_devices=2"]
     options += ["checkpoint_every_steps=100000", "validate_every_steps=100000", f"output_dir={tmp_path}/run"]
@@ -68,6 +71,7 @@ def test_a_run_of_several_ranks_that_is_asked_to_stop_ends_at_one_step(video_fol
     assert "Traceback" not in output, output[-3000:]
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_and_is_named(video_folder, tmp_path):
     options = [*TINY, f"data.root={video_folder}", "optim.batch_size=4", "optim.max_steps=100000", "num_devices=2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -10,7 +10,7 @@ from runs import config_of
 from nlvideo.build.model import build_model
 from nlvideo.models.cost import activation_bytes, cost_table, count_cost
 from nlvideo.train import train
-from nlvideo.training import preflight
+from nlvideo.training import dry_run, preflight
 
 
 def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(video_folder, tmp_path, capsys, monkeypatch):
@@ -22,10 +22,10 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(video_folder, t
     assert not (tmp_path / "run").exists() and sorted(os.listdir(tmp_path)) == ["list.csv"]
     assert re.search(r"block at res4.4 +│ 1 x 2 x 2 x 64 +│ 0\.\d{3} +│ 0\.000", out)
     assert re.search(r"train +│ 7 +│ 3 +│ 1, first .*gone.mp4 +│ [0-9a-f]{16}", out)
-    assert "lr        0.0025 = 0.02 x 2/16" in out and "norm      over the 2 clips of a pass" in out
+    assert "lr        0.0025 = 0.02 x 2/16" in out and "norm      over the 2 clips of a micro-batch" in out
     for what in ("GB predicted: weights,", "memory, measured", "shared memory", "CPU cores", "the whole run"):
         assert what in out
-    assert re.search(r"steps in an epoch +│ 3.5", out) and "run was left as it is" in out
+    assert re.search(r"steps per epoch +│ 3.5", out) and "Dry run: nothing was written to" in out
 
 
 def test_a_dry_run_refuses_what_a_run_would(video_folder, tmp_path):
@@ -37,8 +37,10 @@ def test_a_dry_run_refuses_what_a_run_would(video_folder, tmp_path):
 
 
 def test_a_dry_run_refuses_a_batch_that_the_device_has_no_memory_for(video_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "_device_memory", lambda _: 1_000_000)
-    with pytest.raises(ValueError, match="a pass of 2 clips needs 0.0 GB or more, and this device has 0.0. Give a"):
+    monkeypatch.setattr(dry_run, "_device_memory", lambda _: 1_000_000)
+    with pytest.raises(
+        ValueError, match="a micro-batch of 2 clips needs at least 0.0 GB, and this device has"
+    ):
         train(config_of(video_folder, tmp_path / "run", "dry_run=true"))
 
 
@@ -68,7 +70,9 @@ def test_workers_whose_batches_do_not_fit_into_shared_memory_are_refused(video_f
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage._replace(total=100_000))
     assert preflight.shared_memory_needed(config_of(video_folder, tmp_path / "run")) == 0
-    with pytest.raises(ValueError, match="data.num_workers=5: the batches .* take 0 MB of shared memory, and /dev/shm"):
+    with pytest.raises(
+        ValueError, match="data.num_workers=5: their prefetched batches take 0 MB of shared memory"
+    ):
         # two loaders, 5 workers, 2 batches of 2 x 3 x 4 x 32 x 32
         train(config_of(video_folder, tmp_path / "run", "data.num_workers=5"))
 

@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 from runs import BIN, TINY, config_of, ledger_of, list_with_broken, rows_of, torchrun
 
@@ -77,6 +78,7 @@ def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_
             )
 
 
+@pytest.mark.slow
 def test_two_ranks_name_the_same_bad_videos_as_one(video_folder, tmp_path):
     option = list_with_broken(video_folder, tmp_path, 2)
     options = [*TINY, option, f"data.root={video_folder}", "data.max_bad_share=0.9", "optim.batch_size=4"]

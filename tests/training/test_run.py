@@ -88,6 +88,7 @@ def test_precise_statistics_are_for_validation_and_evaluation_only(video_folder,
     assert changed <= checkpoint["precise_bn"].keys()
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_the_same_weights(video_folder, tmp_path, monkeypatch):
     """Traced and differentiated as inductor would, but run by PyTorch, since compiling takes minutes."""
     compiled = torch.nn.Module.compile

@@ -87,7 +87,7 @@ def test_damaged_steps_are_set_aside_and_other_names_are_none(tmp_path):
     data[data.index(torch.arange(3.0).numpy().tobytes()) + 1] ^= 4
     step_file(tmp_path, 2).write_bytes(data)
     found = newest_checkpoint(tmp_path)
-    assert found.content["step"] == 1 and "is damaged: its content is not what its SHA-256 says" in found.skipped[0]
+    assert found.content["step"] == 1 and "is corrupt: its content does not match its SHA-256" in found.skipped[0]
     go_back_to(tmp_path, 1)
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"step_00000001.pt", "step_00000002.damaged", "step_copy.pt"}

@@ -333,6 +333,7 @@ def resident_bytes():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
 def test_thousands_of_decodes_do_not_grow_the_process(tmp_path, moving):
     good = write_grey_video(tmp_path / "a.mp4", 40, bf="2")
