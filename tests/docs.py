@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parent.parent
-ORDER = "getting_started data options protocols ablations extending study performance".split()
+ORDER = "getting_started training data options protocols ablations weights extending study performance".split()
 TIME_LIMIT = 1200  # seconds, for one command
 
 NOT_RUN = {  # what a command contains: why it is not run

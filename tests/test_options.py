@@ -10,11 +10,11 @@ import yaml
 from omegaconf import MISSING
 
 from nlvideo.build.model import BLOCKS
-from nlvideo.config.schema import schema as config
-from nlvideo.data.clips import sampling
+from nlvideo.config import schema as config
+from nlvideo.data.clips import view_sampling
 from nlvideo.data.decoding import opening as decode
 from nlvideo.data.lists import published
-from nlvideo.data.synthetic.writing import writing as synthetic
+from nlvideo.data.synthetic import writing as synthetic
 from nlvideo.models import global_context, non_local, resnet
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ TABLES = {
     "kind": ("none", *BLOCKS),
     "mode": non_local.MODES,
     "extent": non_local.EXTENTS,
-    "clip_sampling": sampling.CLIP_SAMPLINGS,
+    "clip_sampling": view_sampling.CLIP_SAMPLINGS,
     "format": published.FORMATS,
 }
 LISTED = {  # choices that stand in the option's own row
@@ -45,8 +45,8 @@ LISTED = {  # choices that stand in the option's own row
     "block.fusion": global_context.FUSIONS,
     "data.decoder": decode.DECODERS,
     "data.synthetic.kind": synthetic.SETS,
-    "data.test.num_crops": sampling.NUM_CROPS,
-    "data.test.pooling": config.POOLINGS,
+    "data.test.num_crops": view_sampling.NUM_CROPS,
+    "data.test.pooling": config.VIEW_POOLINGS,
     "optim.schedule": config.SCHEDULES,
     "precision": config.PRECISIONS,
 }

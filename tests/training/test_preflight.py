@@ -38,9 +38,7 @@ def test_a_dry_run_refuses_what_a_run_would(video_folder, tmp_path):
 
 def test_a_dry_run_refuses_a_batch_that_the_device_has_no_memory_for(video_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(dry_run, "_device_memory", lambda _: 1_000_000)
-    with pytest.raises(
-        ValueError, match="a micro-batch of 2 clips needs at least 0.0 GB, and this device has"
-    ):
+    with pytest.raises(ValueError, match="a micro-batch of 2 clips needs at least 0.0 GB, and this device has"):
         train(config_of(video_folder, tmp_path / "run", "dry_run=true"))
 
 
@@ -70,9 +68,7 @@ def test_workers_whose_batches_do_not_fit_into_shared_memory_are_refused(video_f
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage._replace(total=100_000))
     assert preflight.shared_memory_needed(config_of(video_folder, tmp_path / "run")) == 0
-    with pytest.raises(
-        ValueError, match="data.num_workers=5: their prefetched batches take 0 MB of shared memory"
-    ):
+    with pytest.raises(ValueError, match="data.num_workers=5: their prefetched batches take 0 MB of shared memory"):
         # two loaders, 5 workers, 2 batches of 2 x 3 x 4 x 32 x 32
         train(config_of(video_folder, tmp_path / "run", "data.num_workers=5"))
 
