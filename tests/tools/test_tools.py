@@ -53,6 +53,35 @@ def test_benchmark_of_the_operations(run):
     assert all(mode in out for mode in ("dot_product", "concatenation", "embedded_gaussian", "gaussian"))
 
 
+SMALL = ["model.width=4", "data.num_frames=4", "data.crop_size=64", "data.scale_range=[64,64]"]
+
+
+def test_benchmark_of_a_training_step(run):
+    smallest = ["i3d_r50_nl5_8x8", *SMALL, "--batch", "2", "--rounds", "1"]
+    status, out, err = run("benchmark_model.py", "step", *smallest)
+    assert status == 0, err
+    assert all(name in out for name in ("plain float32", "ours float32", "ours bfloat16"))
+
+
+def test_benchmark_of_a_network(run):
+    here = {"_in_process": lambda function, *arguments: function(*arguments)}
+    status, out, err = run("benchmark_model.py", "network", "i3d_r50_nl5_8x8", *SMALL, **here)
+    assert status == 0, err
+    assert "plain" in out and "ours" in out
+
+
+def test_benchmark_under_load(run):
+    measured = []
+    here = {"measure_apart": lambda case, waiting, seconds: measured.append((case, waiting)) or 1.0}
+    status, out, err = run("benchmark_load.py", "--pairs", "2", "--cases", "concatenation", **here)
+    assert status == 0, err
+    assert "1.00 (1.00 to 1.00)" in out
+    assert measured.count(("concatenation", "passive")) == measured.count(("concatenation", None)) == 4
+    repetition = runpy.run_path(str(TOOLS / "benchmark_load.py"))["repetition"]
+    for case in ("train c2d_r50", "evaluate i3d_r50_nl5", "dot_product"):
+        repetition(case)
+
+
 def test_benchmarks_measure_in_a_process_of_their_own():
     assert runpy.run_path(str(TOOLS / "benchmark_model.py"))["_in_process"](abs, -3) == 3
 

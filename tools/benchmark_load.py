@@ -1,0 +1,142 @@
+"""Passive against spinning threads, alone and beside other work on the same cores.
+
+    python tools/benchmark_load.py                       # every case, ten pairs each
+    python tools/benchmark_load.py --pairs 3 --cases c2d_r50_nl5 concatenation
+
+OpenMP's threads spin while they wait for each other unless OMP_WAIT_POLICY=passive. Each case runs in a process of its
+own, passive and spinning in turn; under load a process that spins sits on every core. The ratio is spinning over
+passive, pair by pair: above 1, passive waiting is faster. Cases are training steps of networks (small, one thread per
+core), an evaluation's views, and the pairwise operations.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch  # before nlvideo.train, which would set the policy
+from rich.console import Console
+from rich.table import Table
+
+from nlvideo.build.model import build_model
+from nlvideo.config.compose import compose_train_config
+from nlvideo.data.clips.batch import Batch
+from nlvideo.models import pairwise
+from nlvideo.runtime.distributed import World
+from nlvideo.runtime.progress import progress_bar
+from nlvideo.train import train_step
+from nlvideo.training.learner import build_learner
+
+SMALL = ["data.root=none", "model.pretrained=null", "data.num_frames=8", "data.crop_size=112", "precision=float32"]
+NETWORKS = ("c2d_r50", "c2d_r50_nl5", "i3d_r50_nl5", "slow_r50_gc5")
+OPERATIONS: dict[str, Callable] = {
+    "embedded_gaussian": pairwise.embedded_gaussian,
+    "dot_product": pairwise.dot_product,
+    "concatenation": lambda theta, phi, g: pairwise.concatenation(theta[:, 0], phi[:, 0], g),
+}
+CASES = [*(f"train {name}" for name in NETWORKS), "evaluate i3d_r50_nl5", *OPERATIONS]
+WAITING = {"passive": "passive", "spinning": None}  # OMP_WAIT_POLICY; spinning is what OpenMP does by default
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=2.0, help="that each measurement takes at least")
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE", help="names, or parts of them")
+    parser.add_argument("--measure", choices=CASES, help=argparse.SUPPRESS)  # in a process of its own
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(measure(arguments.measure, arguments.seconds))
+        return
+    cases = [case for case in CASES if any(part in case for part in arguments.cases)]
+    table = Table("case", "alone: spinning / passive", "under load", title=f"{arguments.pairs} pairs, medians")
+    for case in progress_bar(cases, unit="case"):
+        alone = compare(case, arguments.pairs, arguments.seconds)
+        with busy_cores():
+            loaded = compare(case, arguments.pairs, arguments.seconds)
+        table.add_row(case, shown(alone), shown(loaded))
+    Console(width=100).print(table)
+
+
+def compare(case: str, pairs: int, seconds: float) -> list[float]:
+    """Returns the ratio of the times, spinning over passive, of each pair."""
+    ratios = []
+    for i in range(pairs):
+        order = list(WAITING) if i % 2 else list(WAITING)[::-1]
+        times = {name: measure_apart(case, WAITING[name], seconds) for name in order}
+        ratios.append(times["spinning"] / times["passive"])
+    return ratios
+
+
+def shown(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def measure_apart(case: str, waiting: str | None, seconds: float) -> float:
+    command = [sys.executable, __file__, "--measure", case, "--seconds", str(seconds)]
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    if waiting is not None:
+        environment["OMP_WAIT_POLICY"] = waiting
+    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+
+def measure(case: str, seconds: float) -> float:
+    """Returns the median time of a repetition."""
+    repeat, times = repetition(case), list[float]()
+    repeat()  # the first one makes kernels and memory
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        start = time.perf_counter()
+        repeat()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def repetition(case: str) -> Callable[[], object]:
+    torch.manual_seed(0)
+    what, _, name = case.rpartition(" ")
+    if not what:
+        theta, phi, g = (torch.randn(2, 64, n).requires_grad_() for n in (1568, 392, 392))
+        return lambda: OPERATIONS[name](theta, phi, g).sum().backward()
+    config = compose_train_config([f"experiment={name}", *SMALL, "data.scale_range=[112,112]"])
+    network = build_model(config.model, config.block, config.data, 10)
+    clips = torch.randint(256, (2, 8, 112, 112, 3), dtype=torch.uint8).permute(0, 4, 1, 2, 3)
+    learner = build_learner(config, network, World(0, 0, 1, torch.device("cpu")), torch.float32)
+    if what == "train":
+        batch = Batch(clips, torch.tensor([0, 1]), torch.arange(2), [])
+        return lambda: train_step(learner, [batch])
+    network.eval()
+
+    def evaluate() -> None:
+        with torch.inference_mode():
+            network.position_logits(learner.normalize(clips))
+
+    return evaluate
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """Keeps a process spinning on every core until the block ends."""
+    spinners = [multiprocessing.Process(target=_spin, daemon=True) for _ in os.sched_getaffinity(0)]
+    for spinner in spinners:
+        spinner.start()
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.join()
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+if __name__ == "__main__":
+    main()
