@@ -1,10 +1,10 @@
-"""Opens and decodes every video of a collection, and says which are damaged and why.
+"""Opens and decodes every video of a collection, and reports which are corrupt and why.
 
     python tools/check_videos.py SRC OUT                          # every video file below SRC
     python tools/check_videos.py SRC OUT --list train.csv val.csv # those of lists whose paths start from SRC
 
 OUT gets videos.csv, one line a video: codec, frames, rate, size, keyframes, what is wrong. A list comes out as
-OUT/NAME without the lines of damaged videos. Called again it goes on where it stopped. Over several machines:
+OUT/NAME without the lines of corrupt videos. The same command resumes. On several machines:
 --shard 1/4 ... 4/4 with the same OUT, then once without --shard, which joins them.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Checks the videos that no earlier call has, writes the lists, and returns 1 if any is damaged."""
+    """Checks the videos that no earlier call has, writes the lists, and returns 1 if any is corrupt."""
     src, out = arguments.src, arguments.out
     if not src.is_dir():
         raise UserFileNotFoundError(f"The folder {src} does not exist.")
@@ -80,7 +80,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def look_at(name: str, *, src: Path, sample: int | None) -> dict:
-    """Returns the columns of one video; raises DecodeError if it is damaged."""
+    """Returns the columns of one video; raises DecodeError if it is corrupt."""
     path = src / name
     if path.is_dir():
         with FrameFolder(path) as video:

@@ -5,7 +5,7 @@
 
 Each video becomes DST/SAME/PATH.mp4: H.264, its short side at most 256 pixels (never enlarged), upright, without
 sound, every frame kept with its time. DST gets the lists with the new paths, prepared.csv with one line a video and
-failed.csv with the reasons. Called again, also after a kill, it makes what is missing. Over several machines:
+failed.csv with the reasons. The same command, also after a kill, makes what is missing. On several machines:
 --shard 1/4 ... 4/4 with the same DST, then once without --shard, which joins them.
 """
 
@@ -93,7 +93,7 @@ def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, 
     """Writes one video and returns its columns.
 
     Raises:
-        DecodeError: it is damaged; nothing is left of what was written.
+        DecodeError: it is corrupt; nothing is left of what was written.
     """
     started = time.monotonic()
     target = dst / _target(name)

@@ -120,7 +120,7 @@ def _measure_multi_label(found: Scores, table: VideoTable) -> dict[str, Any]:
 
 
 def localization(found: Scores, table: VideoTable) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the scores (V * P, K) at P points of each video and which actions go on there, (V * P, K) bool.
+    """Returns the scores (V * P, K) at P points of each video and which actions take place there, (V * P, K) bool.
 
     Point p of P lies at p / P of the length that the list gives (Charades_v1_localize.m).
     """

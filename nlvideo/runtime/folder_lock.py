@@ -9,17 +9,17 @@ from nlvideo.runtime.errors import UserFileExistsError
 
 
 def lock_folder(folder: Path) -> None:
-    """Keeps other processes out of this folder as long as this one lives; one that does not exist is free.
+    """Locks a folder for as long as this process lives; a folder that does not exist is not locked.
 
     Raises:
-        UserError: another one does already.
+        UserFileExistsError: another process holds the lock.
     """
     if not folder.is_dir():
         return
     file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # never closed
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone, not of the workers that it forks
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by this process alone, not by workers that it forks
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             raise UserFileExistsError(f"output_dir={folder} is in use by another process.") from None
-        # otherwise a file system without locks
+        # any other error: a file system without locks

@@ -1,4 +1,4 @@
-"""Names as they fit into tables and pictures."""
+"""Names shortened to fit tables and pictures."""
 
 
 def shortened(name: str, length: int = 32) -> str:
@@ -8,5 +8,5 @@ def shortened(name: str, length: int = 32) -> str:
 
 
 def in_picture(name: str, length: int = 32) -> str:
-    """Returns a name for a picture, in which matplotlib would take dollars for formulas."""
+    """Returns a name for a picture, where matplotlib would read dollars as math."""
     return shortened(name, length).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""In which numbers a device computes."""
+"""The compute dtype of each device."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from nlvideo.runtime.errors import UserError
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Returns the type that the network's products are computed in.
+    """Returns the compute dtype.
 
     "auto" is bfloat16 where the device multiplies it in hardware, else float32. Weights stay float32, except that
-    float64 means everything.
+    float64 covers everything.
 
     Raises:
         UserError: bfloat16 on a GPU without it.

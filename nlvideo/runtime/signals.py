@@ -1,4 +1,4 @@
-"""Asked to stop: the signals of a terminal, of SLURM and of launchers, and how they reach the training step."""
+"""Stopping on request: the signals of a terminal, of SLURM and of launchers."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -10,14 +10,14 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopSignal:
-    """Remembers the last of STOP_SIGNALS, so that the step is finished and a checkpoint written."""
+    """Records the last of STOP_SIGNALS, so that the current step can finish and a checkpoint be written."""
 
     def __init__(self):
         self.received = 0
         self._before = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
 
     def release(self) -> None:
-        """Lets the signals do again what they did before."""
+        """Restores the handlers that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -27,7 +27,7 @@ class StopSignal:
 
 @contextmanager
 def passed_on(send: Callable[[int], None]) -> Iterator[list[int]]:
-    """Calls `send` with each of STOP_SIGNALS that comes, instead of dying of it; yields the list of those that came."""
+    """Calls `send` with each of STOP_SIGNALS instead of dying of it; yields the list of those received."""
     received = []
 
     def handle(number: int, _frame) -> None:

@@ -1,4 +1,4 @@
-"""What the optimizer updates, and the learning rate as a function of the step."""
+"""Parameter groups, and the learning rate as a function of the step."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ NORMS = (NormWithStatistics, nn.LayerNorm, nn.GroupNorm)
 
 
 def param_groups(network: nn.Module, weight_decay: float) -> list[dict]:
-    """Returns two groups: parameters with weight decay, and those of norms without it.
+    """Returns two groups: parameters with weight decay, and those of norms, without.
 
     Biases of convolutions and fc decay, as in the authors' code (model_builder_video.py).
     """

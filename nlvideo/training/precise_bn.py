@@ -1,6 +1,6 @@
-"""Precise statistics of batch norms: those of many batches under the weights as they are now.
+"""Precise batch-norm statistics: those of many batches under the current weights.
 
-The running statistics of training follow weights that change. The authors' code recomputes the statistics from 200
+The running statistics of training lag behind weights that change. The authors' code recomputes the statistics from 200
 batches before each evaluation (bn_helper.py), and so do we; the running ones stay what training made them.
 """
 
@@ -18,12 +18,12 @@ from nlvideo.runtime.torch_private import BatchNorm
 def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Returns the mean and variance of every batch norm's input as {key of the state dict: (C,) float32}.
 
-    The mean of the batches' means, and the mean of their squares less its square, over all processes: the variance
-    between batches counts too. Batches are normalised by their own statistics, as in training. The network's
-    buffers and mode are left as they were.
+    The mean is that of the batches' means; the variance is the mean of squares minus the squared mean, over all ranks,
+    so the variance between batches counts too. Batches are normalised by their own statistics, as in training. The
+    network's buffers and mode are left unchanged.
 
     Args:
-        batches: normalised clips (N, 3, T, H, W); every process has as many.
+        batches: normalised clips (N, 3, T, H, W); every rank has equally many.
     """
     norms = {name: module for name, module in network.named_modules() if isinstance(module, BatchNorm)}
     sums = {name: torch.zeros(2, norm.num_features, dtype=torch.float64) for name, norm in norms.items()}
@@ -65,7 +65,7 @@ def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
 
 @contextmanager
 def using(network: nn.Module, statistics: dict[str, Tensor]) -> Iterator[None]:
-    """Lets the network compute with other statistics of its batch norms, and gives it back its own."""
+    """Puts other batch-norm statistics into the network until the block ends."""
     own = {name: value.clone() for name, value in network.state_dict().items() if name in statistics}
     network.load_state_dict(statistics, strict=False)
     try:

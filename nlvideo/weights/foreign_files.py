@@ -36,7 +36,7 @@ def read_foreign(path: str | Path, source: str) -> dict[str, Tensor]:
             if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
                 content = content[name]
         state = {key.removeprefix("module."): torch.as_tensor(value) for key, value in _arrays(content).items()}
-    except Exception as error:  # a damaged file fails in as many ways as pickle and zip have
+    except Exception as error:  # a corrupt file fails in as many ways as pickle and zip have
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
         raise UserError(f"{path} is no {source} checkpoint that can be read ({reason}).") from error
     if not state:

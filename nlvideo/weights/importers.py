@@ -1,7 +1,7 @@
-"""Other projects' weights: their files read without running code, their names turned into ours.
+"""Other projects' weights under our names.
 
-Each project is one row of SOURCES: how its keys are renamed, and what its files cannot tell (strides, where keys are
-pooled, whether logits are scaled) as the overrides that nlvideo-train takes.
+Each project is one row of SOURCES: how its keys are renamed, and what its files do not tell (strides, where keys are
+pooled, whether logits are scaled), as overrides of nlvideo-train.
 """
 
 import re
@@ -25,7 +25,7 @@ NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 class Source(NamedTuple):
-    """One project: how its keys are named, and the choices that its files do not tell, for each layout."""
+    """One project: how its keys are named, and the choices that its files do not tell."""
 
     rename: Callable[[str], str | None]  # our key, None where it is unknown
     stems: dict[str, str] = {}  # model.stem; a layout that is not named keeps its own
@@ -157,9 +157,8 @@ def load_model(path: str | Path, *, source: str = "nlvideo", config: Sequence[st
             "block=nl5"]; they follow the source's preset and win over it.
 
     Raises:
-        UserError: no such file.
-        UserError: an unknown source; a file that is damaged, holds objects other than numbers and containers, or is
-            of another network than the config says. Names every kind of mismatch with its first keys.
+        UserError: no such file; an unknown source; a file that is corrupt, holds objects other than numbers and
+            containers, or does not fit the config. Names every kind of mismatch with its first keys.
     """
     if source == "nlvideo":
         if config:
@@ -200,7 +199,7 @@ def compose_config(source: str, config: Sequence[str]) -> TrainConfig:
 
 
 def _load(network: VideoResNet, state: dict[str, Tensor], unknown: list[str], path: Any, source: str) -> None:
-    """Loads the renamed state strictly; what other projects do not have is filled with what it stands for."""
+    """Loads the renamed state strictly; keys that a project leaves out get their implied values."""
     target = network.state_dict()
     wrong = []
     for key, value in list(state.items()):

@@ -54,7 +54,7 @@ def read_trained(path: str | Path) -> TrainedCheckpoint:
     """Reads a checkpoint; a run's folder stands for its newest one, `checkpoint.pt`.
 
     Raises:
-        UserError: it does not exist, is not a checkpoint of ours, or is damaged.
+        UserError: it does not exist, is not a checkpoint of ours, or is corrupt.
     """
     path = checkpoint_path(path)
     content = load_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Whether an MP4 or QuickTime file can ask for its frames to be turned, without decoding one."""
+"""Whether an MP4 or QuickTime file may ask for its frames to be turned, without decoding one."""
 
 import struct
 from typing import BinaryIO

@@ -16,32 +16,32 @@ from torch import Tensor
 from nlvideo.data.decoding.mp4_rotation import may_turn
 from nlvideo.data.decoding.video import Deadline, DecodeError, Span, Video
 
-# For these codecs a frame that nothing refers to can be left out without changing any other frame. With AV1 the
-# same setting loses wanted frames.
+# In these codecs, skipping frames that no other refers to leaves all others unchanged. In AV1 the same setting loses
+# wanted frames.
 SKIPPABLE_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video")
-# AVI stores no presentation times, and the ones made up for it can be out of order; a seek in an MPEG stream can land
-# behind the keyframe asked for. In these, frames are counted from the first.
+# AVI stores no presentation times, and those derived for it can be out of order; a seek in an MPEG stream can land
+# after the requested keyframe. In these formats frames are counted from the first.
 COUNTED_FORMATS = ("avi", "mpegts", "mpeg")
-ROTATING_FORMATS = ("mov", "matroska")  # can say that their frames are to be turned; mov is MP4 too
-# What a damaged file does to PyAV: IndexError for a packet of a stream that appears on the way, ValueError for text.
+ROTATING_FORMATS = ("mov", "matroska")  # can carry a rotation; mov includes MP4
+# What PyAV raises for corrupt files: IndexError for a packet of a stream that appears midway, ValueError for text.
 FAILURES = (av.FFmpegError, OSError, IndexError, ValueError)
 RESIZE_CHUNK = 8  # frames that are resized together
-TRIM_EVERY = 200  # videos; it takes some milliseconds
-CROPPABLE = ("yuv420p", "yuvj420p")  # the window is cut out before the conversion to RGB; other formats after it
+TRIM_EVERY = 200  # videos; trimming takes some milliseconds
+CROPPABLE = ("yuv420p", "yuvj420p")  # cropped before the conversion to RGB; other formats after it
 
 
 class PyavVideo(Video):
-    """A video file, opened by FFmpeg through PyAV with one decoder thread: workers are the parallelism.
+    """A video file, opened by FFmpeg through PyAV with one decoder thread: parallelism comes from workers.
 
-    Colours follow the file's matrix and range; where it names none, BT.601 and limited range, as FFmpeg does.
+    Colours follow the file's matrix and range; where it names none, BT.601 and limited range, as in FFmpeg.
 
     Attributes:
         timed: the frames have usable presentation times; otherwise they are counted from the first.
-        codec: FFmpeg's name of it.
-        time_base: seconds of a unit of the frames' times.
+        codec: its name in FFmpeg.
+        time_base: seconds per unit of the frames' times.
         turns: quarter turns, counter-clockwise, that make the stored frames upright.
-        bit_depth: bits of a colour.
-        num_keyframes, largest_gap: keyframes, and the most frames from one to the next or to the end.
+        bit_depth: bits per colour.
+        num_keyframes, largest_gap: keyframes, and the largest number of frames from one to the next or to the end.
 
     Raises:
         DecodeError: the file is missing, is no video, ends early, or its frames have no usable order.
@@ -124,12 +124,12 @@ class PyavVideo(Video):
 
     @property
     def reordered(self) -> bool:
-        """Frames are stored in another order than they are shown (B-frames)."""
+        """Frames are stored in another order than they are presented in (B-frames)."""
         return self.timed and self._stored != sorted(self._stored)
 
     @property
     def open_gops(self) -> bool:
-        """Some frames are shown before the keyframe that they are stored behind."""
+        """Some frames are presented before the keyframe that they are stored after."""
         if not self.timed:
             return False
         latest_key, stored = np.full(self.num_frames, self._stored[0]), np.array(self._stored)
@@ -137,13 +137,13 @@ class PyavVideo(Video):
         return bool((stored < np.maximum.accumulate(latest_key)).any())
 
     def _check_end(self, num_packets: int, end: int, times: list[Any]) -> None:
-        """Raises DecodeError for a file that was cut: FFmpeg reads such a one to its end without complaint."""
+        """Raises DecodeError for a truncated file, which FFmpeg reads to its end without complaint."""
         formats = self._container.format.name.split(",")
         promised = allowed = 0
         if "mov" in formats:
             promised = len(self._stream.index_entries)  # after edit lists, which the header's number is not
         elif "avi" in formats:
-            promised, allowed = self._stream.frames, self._stream.frames // 50  # some programs count one too many
+            promised, allowed = self._stream.frames, self._stream.frames // 50  # some programs count one frame too many
         if promised - allowed > num_packets:
             raise DecodeError(self.path, f"the file ends after {num_packets} of {promised} frames")
         said = self._stream.metadata.get("DURATION")  # Matroska as FFmpeg writes it: 00:00:10.033000000
@@ -174,7 +174,7 @@ class PyavVideo(Video):
             raise DecodeError(self.path, f"the video stream says its frames are {self.width}x{self.height}")
 
     def _first_frame(self) -> av.VideoFrame | None:
-        """Returns any early frame; None if the first ones are damaged, which whoever wants these will hear of."""
+        """Returns any early frame; None if the first ones are corrupt, which reading them will report."""
         context = self._stream.codec_context
         try:
             for alone in (True, False):  # the first packet is a keyframe and mostly enough; an edit list may cut it off
@@ -229,7 +229,7 @@ class PyavVideo(Video):
                     if isinstance(error, DecodeError):
                         raise
                     raise DecodeError(self.path, f"at frame {indices[found]}: {_reason(error)}") from None
-                # Decoding from a keyframe on can fail where nothing is damaged; the whole way decides.
+                # Decoding from a keyframe can fail where nothing is corrupt; decoding from the start decides.
                 from_start = True
 
     def _decode(self, indices: np.ndarray, from_start: bool = False) -> Iterator[av.VideoFrame]:
@@ -304,7 +304,7 @@ class _Packets:
 
 
 class _Converter:
-    """Turns frames upright and to RGB, of each only the window; buffers and tables are kept between frames."""
+    """Turns the crop of each frame upright and into RGB; buffers and tables are kept between frames."""
 
     def __init__(self, turns: int, rows: Span, columns: Span):
         self.turns, self.rows, self.columns = turns, rows, columns
@@ -312,11 +312,11 @@ class _Converter:
         self.cut: av.VideoFrame | None = None
 
     def __call__(self, frame: av.VideoFrame, out: np.ndarray) -> None:
-        """Writes the window of a frame to `out` (rows, columns, 3)."""
+        """Writes the crop of a frame to `out` (rows, columns, 3)."""
         rows, columns = self.rows, self.columns
         height, width = out.shape[:2]
-        # Cutting costs as much as converting a third of the frame. And where window or frame are odd in size, swscale
-        # takes the colours of the last pixels another way than in the whole frame.
+        # Cropping costs as much as converting a third of the frame. And where crop or frame have an odd size, swscale
+        # derives the colours of the last pixels differently than in the whole frame.
         odd = height % 2 or width % 2 or frame.height % 2 or frame.width % 2
         if frame.format.name not in CROPPABLE or odd or 3 * height * width > frame.height * frame.width:
             pixels = np.rot90(self._rgb(frame), self.turns)
@@ -340,13 +340,13 @@ class _Converter:
 
 
 def _plane(plane, height: int, width: int) -> np.ndarray:
-    """Returns a view (height, width) of a plane, without the bytes that its lines are padded with."""
+    """Returns a view (height, width) of a plane, without the padding of its lines."""
     return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
 
 
 def _give_memory_back() -> None:
-    """Returns freed memory to the system now and then: FFmpeg's many aligned buffers of other sizes for every video
-    leave holes, which glibc keeps, 10 kB and more for each video, without end."""
+    """Returns freed memory to the system now and then: FFmpeg's aligned buffers, of other sizes for every video, leave
+    holes that glibc keeps, 10 kB and more per video, without end."""
     global _num_closed
     _num_closed += 1
     if _num_closed % TRIM_EVERY == 0 and _trim is not None:

@@ -32,7 +32,7 @@ class Segments:
         return self._present(classes[(times[:, 0] < end) & (times[:, 1] > start)])
 
     def at(self, video: int, second: float) -> np.ndarray:
-        """Returns (K,) bool: which actions go on at a moment, both ends included (Charades_v1_localize.m)."""
+        """Returns (K,) bool: which actions take place at a moment, both ends included (Charades_v1_localize.m)."""
         classes, times = self._of(video)
         return self._present(classes[(times[:, 0] <= second) & (second <= times[:, 1])])
 
