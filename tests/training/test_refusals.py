@@ -35,6 +35,24 @@ def test_resuming_as_another_run_is_refused_with_the_difference(video_folder, tm
         train(config_of(video_folder, tmp_path / "run", "resume=auto", override))
 
 
+def test_another_length_under_cosine_is_refused_with_what_to_do_instead(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "run", "optim.max_steps=1"))
+    with pytest.raises(
+        ValueError, match="optim.max_steps: 1 -> 2 .*learning rate .*resume with the old value, or start"
+    ):
+        train(config_of(video_folder, tmp_path / "run", "optim.max_steps=2", "resume=auto"))
+
+
+def test_another_projects_weights_are_refused_with_the_converter(video_folder, tmp_path):
+    torch.save({"model_state": {"s1.pathway0_stem.conv.weight": torch.zeros(1)}}, tmp_path / "slowfast.pyth")
+    (tmp_path / "other.pkl").write_bytes(b"a pickle of something")
+    for name in ("slowfast.pyth", "other.pkl"):
+        with pytest.raises(
+            ValueError, match="model.pretrained.*Convert another project's weights first: tools/convert_"
+        ):
+            train(config_of(video_folder, tmp_path / "run", f"model.pretrained={tmp_path}/{name}"))
+
+
 def test_resuming_with_another_list_is_refused(video_folder, tmp_path):
     rows = (video_folder / "train.csv").read_text().splitlines()
     (tmp_path / "list.csv").write_text("\n".join(rows))
