@@ -1,4 +1,4 @@
-"""The documents hold: commands compose, links lead somewhere, and the patches apply and work."""
+"""The documents are right: commands compose, links and paths lead somewhere, and the patches apply and work."""
 
 import os
 import re
@@ -14,7 +14,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from docs import ROOT, RUNNABLE, blocks, commands, documents, reason_not_to_run
 
-LATER = {"options.md", "study.md", "performance.md"}  # may not be there yet
 COMMANDS = [(file.name, command) for file in documents() for command in commands(file)]
 TRAININGS = [command for _, command in COMMANDS if re.match(r"nlvideo-train|torchrun .*-m nlvideo.train", command)]
 
@@ -57,12 +56,17 @@ def test_every_link_leads_to_a_file_and_a_heading(file):
         if target.startswith("https://"):
             continue
         name, _, heading = target.partition("#")
-        if Path(name).name in LATER and not (file.parent / name).exists():
-            continue
         linked = file.parent / name if name else file
         assert linked.exists(), target
         headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE) if heading else []
         assert not heading or heading in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], target
+
+
+@pytest.mark.parametrize("file", documents(), ids=lambda file: file.name)
+def test_every_path_of_the_project_exists(file):
+    text = re.sub(r"^```.*?^```$", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
+    paths = re.findall(r"`((?:nlvideo|tools|tests|scripts|configs)/[\w./]+)[`:]", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_the_patches_of_the_guide_apply_and_their_tests_pass(tmp_path):
