@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import composed
@@ -66,6 +67,15 @@ def test_every_path_of_the_project_exists(file):
     text = re.sub(r"^```.*?^```$", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
     paths = re.findall(r"`((?:nlvideo|tools|tests|scripts|configs)/[\w./]+)[`:]", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_architecture_names_every_file_in_its_room():
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w/]+)/` \|(.*)$", text, re.MULTILINE))
+    for path in (ROOT / "nlvideo").rglob("*.py"):
+        room = str(path.parent.relative_to(ROOT / "nlvideo"))
+        if room != "." and path.stem != "__init__":
+            assert f"`{path.stem}`" in rows.get(room, ""), f"docs/architecture.md lacks {room}/{path.name}"
 
 
 def test_the_patches_of_the_guide_apply_and_their_tests_pass(tmp_path):
