@@ -38,7 +38,6 @@ from nlvideo.runtime.folder_lock import lock_folder
 from nlvideo.runtime.launch import launch_ranks
 from nlvideo.runtime.signals import StopSignal
 from nlvideo.training.bad_videos import LEDGER_FILE
-from nlvideo.training.dry_run import try_steps
 from nlvideo.training.learner import Learner
 from nlvideo.training.optim import lr_at
 from nlvideo.training.precise_bn import precise_statistics, using
@@ -86,6 +85,8 @@ def train(config: TrainConfig) -> float:
         for line in plan_lines(config, run.inputs, run.world, run.learner.dtype, run.notes):
             print(line, flush=True)
     if config.dry_run:
+        from nlvideo.training.dry_run import try_steps  # imports a FLOP counter, which takes a quarter of a second
+
         try_steps(run, train_step)
         distributed.leave_together()
         return float("nan")

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from nlvideo.data.collections.records import open_records
 from nlvideo.data.collections.worker_pool import each, shard
@@ -25,7 +24,9 @@ from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import read_table, videos_below
 from nlvideo.data.lists.video_table import VideoTable
-from nlvideo.runtime.errors import UserError, UserFileNotFoundError
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
+from nlvideo.runtime.files import make_folder
+from nlvideo.runtime.progress import progress_bar
 
 COLUMNS = ("video", "problem", "codec", "frames", "fps", "height", "width", "keyframes", "largest_gap", "bytes")
 WINDOW = 8  # frames that a sample decodes at one place
@@ -41,10 +42,8 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=600, metavar="SECONDS", help="for one video")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
     arguments = parser.parse_args()
-    try:
+    with reporting_errors():
         sys.exit(check(arguments))
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -58,13 +57,12 @@ def check(arguments: argparse.Namespace) -> int:
     if not names:
         raise UserError(f"{src} holds no videos.")
     mine = shard(names, arguments.shard)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, f"OUT {out}")
     records = open_records(out, "videos", arguments.shard, COLUMNS)
     done = {row["video"] for row in records.rows}
     todo = [name for name in mine if name not in done]
     look = partial(look_at, src=src, sample=arguments.sample)
-    pace = {"mininterval": 0.2 if sys.stderr.isatty() else 10}
-    bar = tqdm(total=len(mine), initial=len(mine) - len(todo), desc=f"checking {src}", unit="video", **pace)
+    bar = progress_bar(total=len(mine), initial=len(mine) - len(todo), desc=f"checking {src}", unit="video")
     with bar:
         for outcome in each(look, todo, arguments.workers, arguments.time_limit):
             found = outcome.result or {"problem": outcome.failure}

@@ -30,7 +30,9 @@ from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import read_table, videos_below
 from nlvideo.data.lists.video_table import VideoTable
-from nlvideo.runtime.errors import UserError, UserFileNotFoundError
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
+from nlvideo.runtime.files import make_folder, replacing
+from nlvideo.runtime.progress import progress_bar
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")
 TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns, counter-clockwise
@@ -48,10 +50,8 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS", help="for one video")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
     arguments = parser.parse_args()
-    try:
+    with reporting_errors():
         sys.exit(prepare(arguments))
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
 
 
 def prepare(arguments: argparse.Namespace) -> int:
@@ -68,7 +68,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         raise UserError(f"{src} holds no videos.")
     _check_targets(names)
     mine = shard(names, arguments.shard)
-    dst.mkdir(parents=True, exist_ok=True)
+    make_folder(dst, f"DST {dst}")
     records = open_records(dst, "prepared", arguments.shard, COLUMNS)
     last = {row["video"]: row for row in records.rows}  # a video that failed is tried again and may have two
     done = {name for name, row in last.items() if row["prepared"] and (dst / row["prepared"]).exists()}
@@ -77,8 +77,8 @@ def prepare(arguments: argparse.Namespace) -> int:
         encode_video, src=src, dst=dst, short_side=arguments.short_side, gap=arguments.keyframe_every, crf=arguments.crf
     )
     started = time.monotonic()
-    pace = {"mininterval": 0.2 if sys.stderr.isatty() else 10}
-    with tqdm(total=len(mine), initial=len(mine) - len(todo), desc=f"preparing {dst}", unit="video", **pace) as bar:
+    begun = len(mine) - len(todo)
+    with progress_bar(total=len(mine), initial=begun, desc=f"preparing {dst}", unit="video") as bar:
         for outcome in each(encode, todo, arguments.workers, arguments.time_limit):
             row = {"video": outcome.item, "prepared": "", "reason": outcome.failure or ""} | (outcome.result or {})
             records.add({column: row.get(column, "") for column in COLUMNS})
@@ -98,8 +98,7 @@ def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, 
     started = time.monotonic()
     target = dst / _target(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = target.with_name(f".{os.getpid()}.{target.name}")
-    try:
+    with replacing(target) as partial_file:
         with PyavVideo(src / name) as video:
             height, width = even_size(video.height, video.width, short_side)
             _encode(video, partial_file, height, width, gap, crf)
@@ -107,9 +106,6 @@ def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, 
         with PyavVideo(partial_file) as made:
             if (made.num_frames, made.height, made.width) != (frames, height, width):
                 raise RuntimeError(f"{made.num_frames} frames were written of {frames}")
-        partial_file.rename(target)
-    finally:
-        partial_file.unlink(missing_ok=True)
     return {
         "prepared": _target(name),
         "frames": frames,

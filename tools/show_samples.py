@@ -8,19 +8,15 @@ Settings are the overrides of nlvideo-train.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.build.data import train_clips
 from nlvideo.build.tables import prepare_data, read_train_table
-from nlvideo.config.compose import store_schemas, to_dataclass
-from nlvideo.runtime.errors import UserError
+from nlvideo.config.compose import compose_train_config
+from nlvideo.runtime.errors import UserError, reporting_errors
 
 
 def main() -> None:
@@ -33,16 +29,12 @@ def main() -> None:
     for text in [text for text in arguments.samples or [] if "=" in text]:  # overrides may follow --samples
         arguments.samples.remove(text)
         arguments.overrides.append(text)
-    try:
+    with reporting_errors():
         draw(arguments)
-    except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {error}")
 
 
 def draw(arguments: argparse.Namespace) -> None:
-    store_schemas()
-    with initialize_config_module("nlvideo.configs", version_base="1.3"):
-        config = to_dataclass(compose("train", arguments.overrides))
+    config = compose_train_config(arguments.overrides)
     prepare_data(config.data)
     table = read_train_table(config.data)
     clips = train_clips(config.data, table, torch.zeros(len(table), dtype=torch.bool), seed=config.seed)

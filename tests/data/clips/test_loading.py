@@ -1,3 +1,4 @@
+import gc
 import itertools
 import os
 import time
@@ -7,13 +8,21 @@ import torch
 from conftest import config_of_data as config_of
 
 from nlvideo.build.data import center_batches, train_batches, video_views
-from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps
+from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps, end_workers
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_loading import each_video
 from nlvideo.data.clips.views import MultiViews
 from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.runtime.errors import RunFailed
+
+
+@pytest.fixture(autouse=True)
+def no_workers_left():
+    """Kills what a test left: a loader would wait seconds for each worker that hangs."""
+    yield
+    end_workers()
+    gc.collect()
 
 
 def stream(batches):
@@ -180,7 +189,7 @@ def test_a_worker_that_hangs_in_c_is_named_with_its_video_and_stack(video_folder
     assert "Timeout" in str(caught.value) and "in _read" in str(caught.value)
 
 
-def test_training_goes_on_without_a_video_that_hangs_if_it_may(video_folder):
+def test_training_continues_without_a_video_that_hangs_if_it_may(video_folder):
     clips = slow_clips(video_folder, hangs=True, skip_slow=True)
     batches = all_batches(clips, 2)
     assert clips.skipped.tolist() == [False, False, True, False, False, False]
