@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs nlvideo, writes a small set of mp4 files, trains a non-local I3D on it and evaluates the checkpoint with
-# 10 clips x 3 crops. Run again, it resumes.
+# Installs nlvideo, generates a small data set of mp4 files, trains a non-local I3D on it and evaluates the checkpoint
+# with 10 clips x 3 crops. Run it again to resume.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install.sh

@@ -1,11 +1,11 @@
-"""Runs every command of README.md and docs/*.md in a scratch folder, with small stand-ins for data and runs.
+"""Runs every command of README.md and docs/*.md in a scratch folder, on small stand-ins for data and runs.
 
-    python tests/docs.py FOLDER                  # all of them
-    python tests/docs.py FOLDER --only data.md   # those of one document, and what they stand on
+    python tests/docs.py FOLDER                  # all documents
+    python tests/docs.py FOLDER --only data.md   # one document
 
-The commands are those of the ```bash blocks, in the order of the documents. What a document calls /data/kinetics400,
-DIR, run/checkpoint.pt, A or video.mp4 is there in FOLDER, written by this program; training commands get overrides that
-make them small (`fitted`). What cannot be run is in NOT_RUN, with the reason. Exits with 1 if a command failed.
+The commands are those in ```bash blocks, in the order of the documents. This program creates what the documents call
+/data/kinetics400, DIR, run/checkpoint.pt, A or video.mp4 in FOLDER, and adds overrides that make training commands
+small (`fitted`). NOT_RUN lists what cannot be run, with the reason. The exit code is 1 if a command failed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = "getting_started training data options protocols ablations weights extending study performance".split()
 TIME_LIMIT = 1200  # seconds, for one command
 
-NOT_RUN = {  # what a command contains: why it is not run
+NOT_RUN = {  # part of a command: why such commands are not run
     "scripts/quickstart.sh": "installs, then trains for minutes",
     "scripts/install.sh": "installs packages",
     "pip install": "installs packages",
@@ -34,18 +34,18 @@ NOT_RUN = {  # what a command contains: why it is not run
     "python -m pytest": "runs this project's tests",
     "python tests/": "runs this project's tests",
     "scripts/study.sh": "takes hours",
-    "torchrun": "wants eight devices",
-    "sbatch ": "wants SLURM",
-    "submitit_slurm": "wants SLURM",
-    "tensorboard ": "serves until it is stopped",
-    "convert_weights.py": "wants another project's weights",
-    "checkpoint=out.pt": "wants another project's weights",
+    "torchrun": "needs eight devices",
+    "sbatch ": "needs SLURM",
+    "submitit_slurm": "needs SLURM",
+    "tensorboard ": "serves until stopped",
+    "convert_weights.py": "needs another project's weights",
+    "checkpoint=out.pt": "needs another project's weights",
     "model.pretrained=imagenet": "downloads weights",
     "git ": "changes a checkout",
-    "benchmark_model.py": "measures for minutes",
+    "benchmark_model.py": "takes minutes",
 }
 RUNNABLE = re.compile(r"(nlvideo-(train|evaluate|predict|doctor)|python tools/\w+\.py|cat|head|tail|ls|mkdir)\b")
-PLACES = (  # how a command's words are found in FOLDER
+PLACES = (  # what names in a command become in FOLDER
     (r"/data/", "data/"),
     (r"checkpoint=\.\.\.", "checkpoint=run/checkpoint.pt"),
     (r"evaluation_\.\.\.", "evaluation_step2_2x3_uniform"),
@@ -70,19 +70,19 @@ SYNTHETIC = re.compile(r"=(quickstart|stills_|synthetic|long_range|short_range|s
 
 
 def documents() -> list[Path]:
-    """Returns README.md and the documents, in the order in which they are read."""
+    """Returns README.md and the documents, in reading order."""
     known = [ROOT / "docs" / f"{name}.md" for name in ("README", *ORDER)]
     others = sorted(set((ROOT / "docs").glob("*.md")) - {*known})
     return [ROOT / "README.md", *(file for file in known if file.exists()), *others]
 
 
 def blocks(file: Path, language: str) -> list[str]:
-    """Returns the contents of a document's fenced blocks in a language."""
+    """Returns the contents of a document's fenced blocks in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", file.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands(file: Path) -> list[str]:
-    """Returns the commands of a document's bash blocks, lines that end with a backslash joined."""
+    """Returns the commands in a document's bash blocks, with continued lines joined."""
     lines = [line for block in blocks(file, "bash") for line in re.sub(r"\\\n\s*", "", block).splitlines()]
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
@@ -92,8 +92,8 @@ def reason_not_to_run(command: str) -> str | None:
 
 
 def fitted(command: str) -> str:
-    """Returns a command with what makes it small, and with names that exist in FOLDER."""
-    command = re.sub(r"\s+#\s.*$", "", command)  # the comment, which would hide what is added
+    """Returns a command with overrides that make it small, and with names that exist in FOLDER."""
+    command = re.sub(r"\s+#\s.*$", "", command)  # a comment would hide what is appended
     for found, instead in PLACES:
         command = re.sub(found, instead, command)
     added = []
@@ -101,7 +101,7 @@ def fitted(command: str) -> str:
         added += [*SMALL, *(SMALL_SET if SYNTHETIC.search(command) else ())]
         given = {word.split("=")[0] for word in command.split()}
         added = [text for text in added if text.split("=")[0] not in given]
-        known = re.search("pretrained|table_2g|scale=small", command)  # where weights come from that are there
+        known = re.search("pretrained|table_2g|scale=small", command)  # starts from weights that exist
         added += [] if known else ["model.pretrained=null"]
     if command.startswith("nlvideo-train"):
         added += small_sweep(command) if "+ablation=" in command else []
@@ -115,7 +115,7 @@ def fitted(command: str) -> str:
 
 
 def small_sweep(command: str) -> list[str]:
-    """Returns the overrides that leave the first two rows of a table, with two seeds."""
+    """Returns overrides that keep the first two rows of a table, with two seeds."""
     from nlvideo.experiments.paper import TABLES
 
     if "--cfg" in command:
@@ -126,7 +126,7 @@ def small_sweep(command: str) -> list[str]:
 
 
 def prepare(folder: Path) -> None:
-    """Makes what the commands name: sets of videos in each layout, two runs and their evaluations."""
+    """Creates what the commands name: videos in the layout of each data set, two runs and their evaluations."""
     sys.path.insert(0, str(ROOT / "tests"))
     from conftest import write_grey_video
 
@@ -202,8 +202,8 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="made here; must not exist")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of documents, as data.md")
+    parser.add_argument("folder", type=Path, help="created; must not exist")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="documents, such as data.md")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     if folder.exists():

@@ -17,7 +17,7 @@ COMMANDS = [(file.name, command) for file in documents() for command in commands
 TRAININGS = [command for _, command in COMMANDS if re.match(r"nlvideo-train|torchrun .*-m nlvideo.train", command)]
 
 
-def test_every_command_is_run_by_the_program_or_has_a_reason():
+def test_every_command_is_run_or_has_a_reason_not_to():
     assert len(COMMANDS) > 60
     unknown = [
         (name, command) for name, command in COMMANDS if not (RUNNABLE.match(command) or reason_not_to_run(command))
@@ -26,7 +26,7 @@ def test_every_command_is_run_by_the_program_or_has_a_reason():
 
 
 def overrides_of(command: str) -> list[str]:
-    """Returns what a training command overrides, of swept keys the first value."""
+    """Returns the overrides of a training command, with the first value of each swept key."""
     words = shlex.split(command, comments=True)
     words = [word for word in words if re.match(r"[+\w./]+=", word) and not word.startswith("hydra")]
     found = []
@@ -49,7 +49,7 @@ def test_every_training_command_composes(command):
 
 
 @pytest.mark.parametrize("file", documents(), ids=lambda file: file.name)
-def test_every_link_leads_to_a_file_and_a_heading(file):
+def test_every_link_leads_to_an_existing_file_and_heading(file):
     text = re.sub(r"^```.*?^```$", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith("https://"):
@@ -77,7 +77,7 @@ def test_the_architecture_names_every_file_in_its_room():
             assert f"`{path.stem}`" in rows.get(room, ""), f"docs/architecture.md lacks {room}/{path.name}"
 
 
-def test_the_patches_of_the_guide_apply_and_their_tests_pass(tmp_path):
+def test_the_patches_in_extending_apply_and_their_tests_pass(tmp_path):
     copy = tmp_path / "copy"
     unwanted = shutil.ignore_patterns("__pycache__", "parity")
     for name in ("nlvideo", "configs", "tests"):
@@ -89,7 +89,7 @@ def test_the_patches_of_the_guide_apply_and_their_tests_pass(tmp_path):
     for patch in patches:
         done = subprocess.run(["git", "apply", "-"], cwd=copy, input=patch, text=True, capture_output=True)
         assert done.returncode == 0, done.stderr
-    # An installed nlvideo has configs as a package of its own, which must be the copy's.
+    # nlvideo.configs is a separate package, which would otherwise be the installed one.
     (copy / "nlvideo/configs").symlink_to("../configs")
     added = re.findall(r"^\+\+\+ b/(tests/.*)$", "".join(patches), re.MULTILINE)
     assert len(added) == 2

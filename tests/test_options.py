@@ -1,4 +1,4 @@
-"""docs/options.md names every option with its default and source, and every choice, and nothing else."""
+"""docs/options.md lists every option with its default and source, and every choice, and nothing else."""
 
 import dataclasses
 import re
@@ -35,7 +35,7 @@ TABLES = {
     "clip_sampling": view_sampling.CLIP_SAMPLINGS,
     "format": published.FORMATS,
 }
-LISTED = {  # choices that stand in the option's own row
+LISTED = {  # choices that are listed in the row of their option
     "resume": config.RESUMES,
     "model.depth": resnet.DEPTHS,
     "model.activation_checkpointing": resnet.STAGES,
@@ -57,7 +57,7 @@ def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
     found = []
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         header, _, *rows = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in block.splitlines()]
-        assert all(len(row) == len(header) for row in rows), f"a row of {header} has another number of cells"
+        assert all(len(row) == len(header) for row in rows), f"a row of {header} has a different number of cells"
         found.append((header, rows))
     return found
 
@@ -80,7 +80,7 @@ def names_in(cell: str) -> list[str]:
 
 
 def options(cls: type, prefix: str = "") -> dict[str, object]:
-    """Returns {dotted key: default} of a config; an optional group is a key, and so are its own."""
+    """Returns {dotted key: default} of a config; an optional group is a key itself, besides the keys in it."""
     found, types = {}, typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         key, hint = f"{prefix}{field.name}", types[field.name]
@@ -95,22 +95,22 @@ def options(cls: type, prefix: str = "") -> dict[str, object]:
 
 
 def rendered(value: object) -> str:
-    """Returns a default as the document has it: one line of YAML, and ??? for what has to be given."""
+    """Returns a default as in the document: one line of YAML, ??? for a required value."""
     if value == MISSING:
         return MISSING
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_stands_there_once_with_its_default_and_source(command):
+def test_every_option_is_listed_once_with_its_default_and_source(command):
     rows, wanted = option_rows(command), options(COMMANDS[command])
-    if command != "nlvideo-train":  # which says what data.* are
+    if command != "nlvideo-train":  # its section documents data.*
         wanted = {key: default for key, default in wanted.items() if not key.startswith("data.")}
     keys = [key for row in rows for key in names_in(row[0])]
     assert sorted(keys) == sorted(wanted)
     assert {row[0]: row[1] for row in rows} == {f"`{key}`": f"`{rendered(value)}`" for key, value in wanted.items()}
     for key, _, what, source in rows:
-        assert what and source, f"{key} lacks what it does or its source"
+        assert what and source, f"{key} lacks a description or a source"
 
 
 def test_a_group_has_its_own_table():
@@ -127,14 +127,14 @@ def test_every_choice_has_a_row(name):
     assert all(row[-1] and row[-2] for row in rows)
 
 
-def test_small_choices_stand_with_their_option():
+def test_small_choices_are_listed_with_their_option():
     for command in COMMANDS:
         for key, _, what, _ in option_rows(command):
             missing = {str(choice) for choice in LISTED.get(key.strip("`"), ())} - set(names_in(what))
             assert not missing, f"{key} of {command} lacks {missing}"
 
 
-def test_block_kinds_take_the_options_that_are_said():
+def test_block_kinds_take_the_documented_options():
     for kind, takes, *_ in table_of("kind"):
         cls, wanted = BLOCKS.get(kind.strip("`"), (None, ()))
         wanted = {*wanted, *(["inside"] if cls else []), *(["group_frames"] if cls is non_local.NonLocalBlock else [])}
@@ -142,7 +142,7 @@ def test_block_kinds_take_the_options_that_are_said():
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_file_of_a_group_is_named_as_its_header_says(group):
+def test_every_file_of_a_group_is_described_as_in_its_header(group):
     rows = {row[0].strip("`"): row[1] for row in table_of(f"{group}=")}
     assert sorted(rows) == sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
     for name, what in rows.items():
