@@ -68,6 +68,10 @@ def test_every_path_of_the_project_exists(file):
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 7000
+
+
 def test_the_architecture_names_every_file_in_its_room():
     text = (ROOT / "docs/architecture.md").read_text()
     rows = dict(re.findall(r"^\| `([\w/]+)/` \|(.*)$", text, re.MULTILINE))
