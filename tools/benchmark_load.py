@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch  # before nlvideo.train, which would set the policy
 from rich.console import Console
@@ -32,7 +32,7 @@ from nlvideo.runtime.progress import progress_bar
 from nlvideo.train import train_step
 from nlvideo.training.learner import build_learner
 
-SMALL = ["data.root=none", "model.pretrained=null", "data.num_frames=8", "data.crop_size=112", "precision=float32"]
+SMALL = ["data.root=none", "model.pretrained=null", "data.num_frames=8", "data.crop_size=64", "precision=float32"]
 NETWORKS = ("c2d_r50", "c2d_r50_nl5", "i3d_r50_nl5", "slow_r50_gc5")
 OPERATIONS: dict[str, Callable] = {
     "embedded_gaussian": pairwise.embedded_gaussian,
@@ -46,12 +46,15 @@ WAITING = {"passive": "passive", "spinning": None}  # OMP_WAIT_POLICY; spinning 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=2.0, help="that each measurement takes at least")
+    parser.add_argument("--seconds", type=float, default=0.5, help="that each measurement takes at least")
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE", help="names, or parts of them")
     parser.add_argument("--measure", choices=CASES, help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
     if arguments.measure:
-        print(measure(arguments.measure, arguments.seconds))
+        repeat = repetition(arguments.measure)
+        repeat()  # the first one makes kernels and memory
+        for _ in sys.stdin:
+            print(measure(repeat, arguments.seconds), flush=True)
         return
     cases = [case for case in CASES if any(part in case for part in arguments.cases)]
     table = Table("case", "alone: spinning / passive", "under load", title=f"{arguments.pairs} pairs, medians")
@@ -65,32 +68,44 @@ def main() -> None:
 
 def compare(case: str, pairs: int, seconds: float) -> list[float]:
     """Returns the ratio of the times, spinning over passive, of each pair."""
-    ratios = []
-    for i in range(pairs):
-        order = list(WAITING) if i % 2 else list(WAITING)[::-1]
-        times = {name: measure_apart(case, WAITING[name], seconds) for name in order}
-        ratios.append(times["spinning"] / times["passive"])
-    return ratios
+    with ExitStack() as stack:
+        measure = {name: stack.enter_context(measuring(case, policy, seconds)) for name, policy in WAITING.items()}
+        ratios = []
+        for i in range(pairs):
+            order = list(WAITING) if i % 2 else list(WAITING)[::-1]
+            times = {name: measure[name]() for name in order}
+            ratios.append(times["spinning"] / times["passive"])
+        return ratios
+
+
+@contextmanager
+def measuring(case: str, policy: str | None, seconds: float) -> Iterator[Callable[[], float]]:
+    """Yields a function that measures a case once, in a process of its own with this OMP_WAIT_POLICY."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    if policy is not None:
+        environment["OMP_WAIT_POLICY"] = policy
+    command, pipe = [sys.executable, __file__, "--measure", case, "--seconds", str(seconds)], subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as worker:
+        assert worker.stdin is not None and worker.stdout is not None  # they are pipes
+        asked, answers = worker.stdin, worker.stdout
+
+        def ask() -> float:
+            print("again", file=asked, flush=True)
+            return float(answers.readline())
+
+        yield ask
+        asked.close()
 
 
 def shown(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def measure_apart(case: str, waiting: str | None, seconds: float) -> float:
-    command = [sys.executable, __file__, "--measure", case, "--seconds", str(seconds)]
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    if waiting is not None:
-        environment["OMP_WAIT_POLICY"] = waiting
-    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
-
-
-def measure(case: str, seconds: float) -> float:
+def measure(repeat: Callable[[], object], seconds: float) -> float:
     """Returns the median time of a repetition."""
-    repeat, times = repetition(case), list[float]()
-    repeat()  # the first one makes kernels and memory
+    times: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 3:
+    while time.perf_counter() < end or not times:
         start = time.perf_counter()
         repeat()
         times.append(time.perf_counter() - start)
@@ -103,9 +118,9 @@ def repetition(case: str) -> Callable[[], object]:
     if not what:
         theta, phi, g = (torch.randn(2, 64, n).requires_grad_() for n in (1568, 392, 392))
         return lambda: OPERATIONS[name](theta, phi, g).sum().backward()
-    config = compose_train_config([f"experiment={name}", *SMALL, "data.scale_range=[112,112]"])
+    config = compose_train_config([f"experiment={name}", *SMALL, "data.scale_range=[64,64]"])
     network = build_model(config.model, config.block, config.data, 10)
-    clips = torch.randint(256, (2, 8, 112, 112, 3), dtype=torch.uint8).permute(0, 4, 1, 2, 3)
+    clips = torch.randint(256, (2, 8, 64, 64, 3), dtype=torch.uint8).permute(0, 4, 1, 2, 3)
     learner = build_learner(config, network, World(0, 0, 1, torch.device("cpu")), torch.float32)
     if what == "train":
         batch = Batch(clips, torch.tensor([0, 1]), torch.arange(2), [])
