@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch  # before nlvideo.train, which would set the policy
@@ -59,23 +59,26 @@ def main() -> None:
     cases = [case for case in CASES if any(part in case for part in arguments.cases)]
     table = Table("case", "alone: spinning / passive", "under load", title=f"{arguments.pairs} pairs, medians")
     for case in progress_bar(cases, unit="case"):
-        alone = compare(case, arguments.pairs, arguments.seconds)
-        with busy_cores():
-            loaded = compare(case, arguments.pairs, arguments.seconds)
+        with ExitStack() as stack:
+            timers = {
+                name: stack.enter_context(measuring(case, policy, arguments.seconds))
+                for name, policy in WAITING.items()
+            }
+            alone = compare(timers, arguments.pairs)
+            with busy_cores():
+                loaded = compare(timers, arguments.pairs)
         table.add_row(case, shown(alone), shown(loaded))
     Console(width=100).print(table)
 
 
-def compare(case: str, pairs: int, seconds: float) -> list[float]:
+def compare(timers: Mapping[str, Callable[[], float]], pairs: int) -> list[float]:
     """Returns the ratio of the times, spinning over passive, of each pair."""
-    with ExitStack() as stack:
-        measure = {name: stack.enter_context(measuring(case, policy, seconds)) for name, policy in WAITING.items()}
-        ratios = []
-        for i in range(pairs):
-            order = list(WAITING) if i % 2 else list(WAITING)[::-1]
-            times = {name: measure[name]() for name in order}
-            ratios.append(times["spinning"] / times["passive"])
-        return ratios
+    ratios = []
+    for i in range(pairs):
+        order = list(WAITING) if i % 2 else list(WAITING)[::-1]
+        times = {name: timers[name]() for name in order}
+        ratios.append(times["spinning"] / times["passive"])
+    return ratios
 
 
 @contextmanager
