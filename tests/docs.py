@@ -34,6 +34,7 @@ NOT_RUN = {  # part of a command: why such commands are not run
     "python -m pytest": "runs this project's tests",
     "python tests/": "runs this project's tests",
     "scripts/study.sh": "takes hours",
+    "outputs/study": "needs the runs of scripts/study.sh",
     "torchrun": "needs eight devices",
     "sbatch ": "needs SLURM",
     "submitit_slurm": "needs SLURM",
@@ -96,6 +97,8 @@ def fitted(command: str) -> str:
     command = re.sub(r"\s+#\s.*$", "", command)  # a comment would hide what is appended
     for found, instead in PLACES:
         command = re.sub(found, instead, command)
+    if "--cfg" in command:  # prints only
+        return command
     added = []
     if command.startswith("nlvideo-train") or "show_samples.py" in command:
         added += [*SMALL, *(SMALL_SET if SYNTHETIC.search(command) else ())]
@@ -118,8 +121,6 @@ def small_sweep(command: str) -> list[str]:
     """Returns overrides that keep the first two rows of a table, with two seeds."""
     from nlvideo.experiments.paper import TABLES
 
-    if "--cfg" in command:
-        return []
     name = re.search(r"\+ablation=(\w+)", command)[1].removeprefix("table_")
     rows = ",".join(row.experiment for row in TABLES[name].rows[:2])
     return ([] if "experiment=" in command else [f"experiment={rows}"]) + ["seed=1,2"]
