@@ -75,17 +75,17 @@ def test_benchmark_under_load(run):
     measured = []
 
     @contextlib.contextmanager
-    def measuring(case, policy, seconds):
-        yield lambda: measured.append((case, policy)) or 1.0
+    def measuring(case, crop_size, seconds, settings):
+        yield lambda: measured.append((case, *settings)) or 1.0
 
     smallest = ["--pairs", "2", "--cases", "concatenation"]
     status, out, err = run("benchmark_load.py", *smallest, measuring=measuring)
     assert status == 0, err
     assert "1.00 (1.00 to 1.00)" in out
-    assert measured.count(("concatenation", "passive")) == measured.count(("concatenation", None)) == 4
+    assert measured.count(("concatenation", "GOMP_SPINCOUNT")) == measured.count(("concatenation",)) == 4
     repetition = runpy.run_path(str(TOOLS / "benchmark_load.py"))["repetition"]
     for case in ("train c2d_r50", "evaluate i3d_r50_nl5", "dot_product"):
-        repetition(case)
+        repetition(case, 32)
 
 
 def test_benchmarks_measure_in_a_process_of_their_own():
