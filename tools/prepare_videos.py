@@ -35,7 +35,6 @@ from nlvideo.runtime.files import make_folder, replacing
 from nlvideo.runtime.progress import progress_bar
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")
-TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns, counter-clockwise
 
 
 def main() -> None:
@@ -162,7 +161,7 @@ def _graph(frame: av.VideoFrame, video: PyavVideo, height: int, width: int) -> a
     """Returns a filter that turns frames upright and makes them small."""
     graph = av.filter.Graph()
     steps = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=video.time_base)]
-    for step in filter(None, TURNS.get(video.turns, "").split(",")):
+    for step in video.orientation.filters:
         steps.append(graph.add(*step.split("=")))
     steps.append(graph.add("scale", f"{width}:{height}:flags=area:out_range=tv"))
     steps.append(graph.add("format", "yuv420p"))

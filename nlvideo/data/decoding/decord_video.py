@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import decord
 import numpy as np
 import torch
-from torch import Tensor
 
+from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.decoding.video import DecodeError, Span, Video
+from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Video
 
 
 class DecordVideo(Video):
@@ -45,12 +45,14 @@ class DecordVideo(Video):
     def close(self) -> None:
         self._reader = None  # decord closes the file when nothing refers to it
 
-    def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
+    def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
+        rows, columns = crop.spans(self.height, self.width)
         try:
             frames = self._reader.get_batch(indices.tolist()).asnumpy()
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise DecodeError(self.path, f"decord: {_reason(error)}") from None
-        yield torch.from_numpy(frames)[:, rows.first : rows.stop, columns.first : columns.stop]
+        cut = torch.from_numpy(frames)[:, rows.first : rows.stop, columns.first : columns.stop]
+        yield CropSource(cut, rows, columns)
 
 
 def _refused(probe: PyavVideo) -> str | None:
@@ -59,7 +61,7 @@ def _refused(probe: PyavVideo) -> str | None:
         return "its frames have no usable presentation times"
     if probe.bit_depth > 8:
         return f"it has {probe.bit_depth} bits a colour"
-    if probe.turns:
+    if probe.orientation != UPRIGHT:
         return "its frames are to be turned"
     if probe.reordered and (probe.codec != "h264" or probe.open_gops):
         return f"{probe.codec} with B-frames{' in open groups of pictures' if probe.open_gops else ''}"

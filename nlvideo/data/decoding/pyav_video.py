@@ -4,60 +4,76 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
-import torch
-from av.video.reformatter import VideoReformatter
-from torch import Tensor
 
-from nlvideo.data.decoding.mp4_rotation import may_turn
-from nlvideo.data.decoding.video import Deadline, DecodeError, Span, Video
+from nlvideo.data.decoding.conversion import converted
+from nlvideo.data.decoding.decoded_index import DecodedIndex, decoded_index, hash_times
+from nlvideo.data.decoding.orientation import UPRIGHT, may_turn, orientation_of
+from nlvideo.data.decoding.packets import (
+    PROGRESSIVE,
+    TIMED_FORMATS,
+    Packets,
+    best_stream,
+    check_end,
+    packets_are_frames,
+    scan_packets,
+    times_are_frames,
+)
+from nlvideo.data.decoding.video import Crop, CropSource, Deadline, DecodeError, Video
 
 # In these codecs, skipping frames that no other refers to leaves all others unchanged. In AV1 the same setting loses
 # wanted frames.
 SKIPPABLE_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video")
-# AVI stores no presentation times, and those derived for it can be out of order; a seek in an MPEG stream can land
-# after the requested keyframe. In these formats frames are counted from the first.
-COUNTED_FORMATS = ("avi", "mpegts", "mpeg")
-ROTATING_FORMATS = ("mov", "matroska")  # can carry a rotation; mov includes MP4
 # What PyAV raises for corrupt files: IndexError for a packet of a stream that appears midway, ValueError for text.
 FAILURES = (av.FFmpegError, OSError, IndexError, ValueError)
-RESIZE_CHUNK = 8  # frames that are resized together
+# Any doubt of the decoder's is an error; what such an error means, a plain decode decides.
+STRICT = {"err_detect": "crccheck+explode"}
 TRIM_EVERY = 200  # videos; trimming takes some milliseconds
-CROPPABLE = ("yuv420p", "yuvj420p")  # cropped before the conversion to RGB; other formats after it
+RATE_TOLERANCE = 0.1  # a frame rate that the header gives wrong by more than this is taken from the times
 
 
 class PyavVideo(Video):
     """A video file, opened by FFmpeg through PyAV with one decoder thread: parallelism comes from workers.
 
+    Frame i is the i-th that a plain decode of the best stream gives, from the first byte on and without frames that
+    are marked as corrupt. Where the packets say which frame is which (`timed`), decoding starts at a keyframe and the
+    time of each frame that comes is compared with the one wanted. Otherwise frames are counted from the first; their
+    number takes one decode of the whole file, whose result the process keeps.
+
     Colours follow the file's matrix and range; where it names none, BT.601 and limited range, as in FFmpeg.
+    Interlaced frames are given as they are.
 
     Attributes:
-        timed: the frames have usable presentation times; otherwise they are counted from the first.
+        timed: frames are found by their presentation times; otherwise they are counted from the first.
+        reordered, open_gops: of timed frames: some are stored in another order than they are presented in; some are
+            presented before the keyframe that they are stored after.
         codec: its name in FFmpeg.
         time_base: seconds per unit of the frames' times.
-        turns: quarter turns, counter-clockwise, that make the stored frames upright.
+        orientation: how stored frames are made upright.
+        interlaced: the stream says that its frames consist of two fields.
+        pixel_aspect: width over height of a pixel as it is meant to be seen.
         bit_depth: bits per colour.
         num_keyframes, largest_gap: keyframes, and the largest number of frames from one to the next or to the end.
 
     Raises:
-        DecodeError: the file is missing, is no video, ends early, or its frames have no usable order.
+        DecodeError: the file is missing, is no video, ends early, or cannot be decoded to its end where that is
+            needed to count its frames.
         SlowVideo: opening it took longer than `time_limit` seconds.
     """
 
     def __init__(self, path: str | os.PathLike, time_limit: float | None = None):
         self.path = os.fspath(path)
         self._deadline = Deadline(self.path, time_limit)
+        self._container: Any = None
+        self._stream: Any = None
+        self._place: int | None = None  # of the stream
         try:
-            self._container = av.open(self.path, metadata_errors="ignore")
-        except FAILURES as error:
-            raise DecodeError(self.path, _reason(error)) from None
-        try:
+            self._open(strict=True)
             self._read_index()
-            self._read_size()
         except FAILURES as error:
             self.close()
             raise DecodeError(self.path, _reason(error)) from None
@@ -66,115 +82,89 @@ class PyavVideo(Video):
             raise
 
     def close(self) -> None:
-        self._container.close()
-        _give_memory_back()
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+            _give_memory_back()
 
-    def _read_index(self) -> None:
-        """Reads every packet's time, without decoding: index i is the frame with the i-th smallest one."""
-        if not self._container.streams.video:
+    def _open(self, strict: bool) -> None:
+        """Opens the file anew: the next packet is its first."""
+        num_read = 1
+        while num_read:
+            if self._container is not None:
+                self._container.close()
+            # Without the protocol, FFmpeg takes what stands before a colon in a file's name for one.
+            self._container = av.open(f"file:{self.path}", metadata_errors="ignore")
+            num_read = 0
+            if self._place is None:
+                self._place, num_read = best_stream(self._container)
+        if self._place is None or self._place < 0:
             raise DecodeError(self.path, "no video stream")
-        self._stream = self._container.streams.video[0]
+        self._stream = self._container.streams[self._place]
         self._stream.thread_type = "NONE"
         if self._stream.codec_context is None:
             raise DecodeError(self.path, "there is no decoder for its video stream")
-        # Errors are reported, not concealed.
-        self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
-        packets = self._scan_packets()
+        self._strict = strict
+        if strict:
+            self._stream.codec_context.options = STRICT
+
+    def _read_index(self) -> None:
+        packets = scan_packets(self._container, self._stream, self._deadline)
         if not packets.times:
             raise DecodeError(self.path, "the video stream holds no frames")
-        self._check_end(len(packets.times) + packets.discarded, packets.end, packets.times)
-        formats = self._container.format.name.split(",")
-        if "avi" not in formats:
-            packets.drop_leading()
-        times, damaged = packets.times, packets.damaged
-        counted = any(name in COUNTED_FORMATS for name in formats) or None in times or len(set(times)) < len(times)
-        if counted and damaged and damaged[0] < len(times) - 1:  # the last one may be cut
-            raise DecodeError(self.path, f"packet {damaged[0]} is corrupt, and without times the others do not count")
-        self.timed = not counted
-        self._times = np.sort(np.array(times if self.timed else [], np.int64))
-        self._keyframes = np.sort(np.array(packets.keyframes if self.timed else [], np.int64))
-        self.time_base = self._stream.time_base
-        self.fps = float(self._stream.average_rate or 30)
-        self.codec = self._stream.codec_context.codec.canonical_name
-        self._stored, self._key_places = times, packets.key_places
-        self.num_frames = len(times)
-        self.num_keyframes = len(packets.key_places)
-        self.largest_gap = max(np.diff([*packets.key_places, len(times)]), default=len(times))
-
-    def _scan_packets(self) -> "_Packets":
-        found = _Packets()
-        for packet in self._container.demux(self._stream):
-            self._deadline.check()
-            if packet.size == 0:  # the flushing packet, or in AVI a frame that was dropped
-                found.discarded += packet.dts is not None
-                continue
-            found.end = max(found.end, (packet.pts or 0) + (packet.duration or 0))
-            if found.first is None:
-                found.first = packet
-            if packet.is_discard:  # frames cut off by an edit list
-                found.discarded += 1
-                continue
-            if packet.is_corrupt:
-                found.damaged.append(len(found.times))
-            if packet.is_keyframe:
-                found.keyframes.append(packet.pts)
-                found.key_places.append(len(found.times))
-            found.times.append(packet.pts)
-        return found
-
-    @property
-    def reordered(self) -> bool:
-        """Frames are stored in another order than they are presented in (B-frames)."""
-        return self.timed and self._stored != sorted(self._stored)
-
-    @property
-    def open_gops(self) -> bool:
-        """Some frames are presented before the keyframe that they are stored after."""
-        if not self.timed:
-            return False
-        latest_key, stored = np.full(self.num_frames, self._stored[0]), np.array(self._stored)
-        latest_key[self._key_places] = stored[self._key_places]
-        return bool((stored < np.maximum.accumulate(latest_key)).any())
-
-    def _check_end(self, num_packets: int, end: int, times: list[Any]) -> None:
-        """Raises DecodeError for a truncated file, which FFmpeg reads to its end without complaint."""
-        formats = self._container.format.name.split(",")
-        promised = allowed = 0
-        if "mov" in formats:
-            promised = len(self._stream.index_entries)  # after edit lists, which the header's number is not
-        elif "avi" in formats:
-            promised, allowed = self._stream.frames, self._stream.frames // 50  # some programs count one frame too many
-        if promised - allowed > num_packets:
-            raise DecodeError(self.path, f"the file ends after {num_packets} of {promised} frames")
-        said = self._stream.metadata.get("DURATION")  # Matroska as FFmpeg writes it: 00:00:10.033000000
-        if said and None not in times:
-            try:
-                hours, minutes, seconds = (float(part) for part in said.split(":"))
-            except ValueError:
-                return
-            time_base = float(self._stream.time_base or 0)
-            said, found = 3600 * hours + 60 * minutes + seconds, end * time_base
-            # The last frame may last as long as any other without saying so.
-            longest = max(np.diff(np.sort(np.array(times))), default=0) * time_base
-            if found < said - 1.5 * max(longest, 1 / float(self._stream.average_rate or 1)):
-                raise DecodeError(self.path, f"the file ends after {found:.2f} of {said:.2f} seconds")
-
-    def _read_size(self) -> None:
-        context = self._stream.codec_context
-        self.height, self.width, self.turns = context.height, context.width, 0
-        formats = self._container.format.name.split(",")
-        if any(name in ROTATING_FORMATS for name in formats) and ("mov" not in formats or may_turn(self.path)):
-            turned = self._first_frame()  # only a decoded frame tells
-            if turned is not None and turned.rotation % 90 == 0:
-                self.turns = round(turned.rotation / 90) % 4  # counter-clockwise, as np.rot90
-        if self.turns % 2:
-            self.height, self.width = self.width, self.height
+        stream, context = self._stream, self._stream.codec_context
+        formats = set(self._container.format.name.split(","))
+        check_end(packets, formats, stream, self.path)
+        self.codec = context.codec.canonical_name
+        self.time_base = stream.time_base
         self.bit_depth = max((part.bits for part in context.format.components), default=8) if context.format else 8
+        self.interlaced = context.field_order not in PROGRESSIVE
+        self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
+        self._times = np.array([] if None in packets.times else sorted(packets.times), np.int64)
+        self._key_times = np.array([] if None in packets.key_times else sorted(packets.key_times), np.int64)
+        self.timed = times_are_frames(packets, formats, stream)
+        if self.timed or packets_are_frames(packets, formats):
+            self.num_frames, self.num_keyframes = len(packets.times), len(packets.key_places)
+            self.largest_gap = int(max(np.diff([*packets.key_places, len(packets.times)]), default=len(packets.times)))
+            span = int(self._times[-1] - self._times[0]) if self.timed else 0
+            self._read_size(formats)
+        else:
+            span = self._take(self._decoded())
+            self.timed = bool(formats & TIMED_FORMATS) and self._decoded().times == hash_times(self._times)
+        self.fps = self._rate(span)
+        self.reordered = self.timed and packets.reordered
+        self.open_gops = self.timed and _has_open_gops(packets)
         if min(self.height, self.width) < 1:
             raise DecodeError(self.path, f"the video stream says its frames are {self.width}x{self.height}")
 
+    def _take(self, decoded: DecodedIndex) -> int:
+        """Takes over what a decode has told; returns the time from the first frame to the last."""
+        if not decoded.num_frames:
+            raise DecodeError(self.path, "the video stream holds no frames")
+        self.num_frames, self.num_keyframes = decoded.num_frames, decoded.num_keyframes
+        self.largest_gap, self.orientation = decoded.largest_gap, decoded.orientation
+        self.height, self.width = decoded.orientation.size(decoded.height, decoded.width)
+        return decoded.span
+
+    def _rate(self, span: int) -> float:
+        said = float(self._stream.average_rate or 0)
+        measured = (self.num_frames - 1) / float(span * self.time_base) if span else 0.0
+        if not said or (measured and abs(said / measured - 1) > RATE_TOLERANCE):
+            return measured or 30.0
+        return said
+
+    def _read_size(self, formats: set[str]) -> None:
+        """Reads the frames' size and orientation; for formats that can turn frames, only a decoded one tells."""
+        context = self._stream.codec_context
+        height, width, self.orientation = context.height, context.width, UPRIGHT
+        if "matroska" in formats or ("mov" in formats and may_turn(self.path)):
+            frame = self._first_frame()
+            if frame is not None:  # otherwise reading will report why
+                height, width, self.orientation = frame.height, frame.width, orientation_of(frame)
+        self.height, self.width = self.orientation.size(height, width)
+
     def _first_frame(self) -> av.VideoFrame | None:
-        """Returns any early frame; None if the first ones are corrupt, which reading them will report."""
+        """Returns any early frame; None if the first ones are corrupt."""
         context = self._stream.codec_context
         try:
             for alone in (True, False):  # the first packet is a keyframe and mostly enough; an edit list may cut it off
@@ -193,18 +183,8 @@ class PyavVideo(Video):
             context.flush_buffers()
         return None
 
-    def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
-        shape = (rows.stop - rows.first, columns.stop - columns.first, 3)
-        some = torch.from_numpy(np.empty((min(RESIZE_CHUNK, len(indices)), *shape), np.uint8))  # stays in the cache
-        convert, filled = _Converter(self.turns, rows, columns), 0
-        for frame in self.frames(indices):
-            convert(frame, some[filled].numpy())
-            filled += 1
-            if filled == len(some):
-                yield some
-                filled = 0
-        if filled:
-            yield some[:filled]
+    def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
+        yield from converted(self.frames(indices), self.orientation, crop)
 
     def frames(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         """Yields the wanted frames as they are stored.
@@ -212,46 +192,52 @@ class PyavVideo(Video):
         Raises:
             DecodeError, SlowVideo: as `read`.
         """
-        found, from_start = 0, False
-        while found < len(indices):
+        taken = 0
+        if self.timed:
             try:
-                for frame in self._decode(indices[found:], from_start):
-                    if frame.is_corrupt:
-                        raise DecodeError(self.path, f"frame {indices[found]} is corrupt")
-                    if {frame.height, frame.width} != {self.height, self.width}:
-                        raise DecodeError(self.path, f"frame {indices[found]} has another size")
+                for frame in self._frames_by_time(self._times[indices]):
                     yield frame
-                    found += 1
-                if found < len(indices):
-                    raise DecodeError(self.path, f"frame {indices[found]} of {self.num_frames} does not come")
-            except (*FAILURES, DecodeError) as error:
-                if from_start or not self.timed:
-                    if isinstance(error, DecodeError):
-                        raise
-                    raise DecodeError(self.path, f"at frame {indices[found]}: {_reason(error)}") from None
-                # Decoding from a keyframe can fail where nothing is corrupt; decoding from the start decides.
-                from_start = True
+                    taken += 1
+                return
+            except (*FAILURES, _UnexpectedFrame):
+                # Whether that is damage or a stream that the decoder need not like, a plain decode decides.
+                decoded = self._decoded()
+                if decoded.times != hash_times(self._times):
+                    raise DecodeError(
+                        self.path,
+                        f"at frame {indices[taken]}: a decode from the first byte gives {decoded.num_frames} frames "
+                        f"where the packets hold {self.num_frames}",
+                    ) from None
+        yield from self._frames_by_count(indices[taken:])
 
-    def _decode(self, indices: np.ndarray, from_start: bool = False) -> Iterator[av.VideoFrame]:
-        """Yields the wanted frames in order."""
-        if not self.timed:
-            yield from self._decode_counted(indices)
-            return
-        pending = set(self._times[indices].tolist())
-        context = self._stream.codec_context
-        skippable = self.codec in SKIPPABLE_CODECS
-        for packet in self._packets_from(int(self._times[0]) if from_start else min(pending)):
+    def _frames_by_time(self, times: np.ndarray) -> Iterator[av.VideoFrame]:
+        """Yields the frames of these presentation times, decoding from a keyframe on.
+
+        Raises:
+            _UnexpectedFrame: one that is corrupt, or another than the next of these.
+        """
+        expected, wanted = times.tolist(), set(times.tolist())
+        skippable, taken, latest = self.codec in SKIPPABLE_CODECS, 0, None
+        for packet in self._packets_from(expected[0]):
             self._deadline.check()
             if packet.is_corrupt:
-                raise DecodeError(self.path, f"the packet with time {packet.pts} is corrupt")
+                raise _UnexpectedFrame
             if skippable:
-                context.skip_frame = "DEFAULT" if packet.size == 0 or packet.pts in pending else "NONREF"
+                needed = packet.size == 0 or packet.pts in wanted
+                self._stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
             for frame in packet.decode():
-                if frame.pts in pending:
-                    pending.remove(frame.pts)
-                    yield frame
-            if not pending:
+                if frame.pts is None or (latest is not None and frame.pts <= latest):
+                    raise _UnexpectedFrame
+                latest = frame.pts
+                if frame.pts not in wanted:
+                    continue
+                if frame.is_corrupt or taken == len(expected) or frame.pts != expected[taken]:
+                    raise _UnexpectedFrame
+                taken += 1
+                yield frame
+            if taken == len(expected):
                 return
+        raise _UnexpectedFrame
 
     def _packets_from(self, time: int) -> Iterator[av.Packet]:
         """Yields packets from the last keyframe on whose own presentation time is at or before `time`.
@@ -259,89 +245,69 @@ class PyavVideo(Video):
         A seek to `time` itself can land on the keyframe of an open GOP, whose leading B-frames are then lost; and a
         seek goes by decoding times where GOPs are short, so what it found is looked at.
         """
-        earlier = self._keyframes[self._keyframes <= time].tolist()
-        for keyframe in [*reversed(earlier), int(self._times[0])]:
+        if not self._strict:
+            self._open(strict=True)
+        for keyframe in self._key_times[self._key_times <= time][::-1].tolist():
             self._container.seek(keyframe, stream=self._stream)
             packets = self._container.demux(self._stream)
             first = next(packets)
             if first.pts is not None and first.pts <= time:
                 break
+        else:
+            raise _UnexpectedFrame
         yield first
         # Frames shown before that keyframe need others before it; nothing needs them.
-        yield from (packet for packet in packets if packet.pts is None or first.pts is None or packet.pts >= first.pts)
+        yield from (packet for packet in packets if packet.pts is None or packet.pts >= first.pts)
 
-    def _decode_counted(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
-        self._container.seek(0, stream=self._stream)
-        wanted, last = set(indices.tolist()), indices[-1]
-        for i, frame in enumerate(self._container.decode(self._stream)):
-            self._deadline.check()
-            if i in wanted:
+    def _frames_by_count(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
+        """Yields the wanted frames of a plain decode."""
+        taken = 0
+        for i, frame in enumerate(self._plain_decode()):
+            if i == indices[taken]:
                 yield frame
-            if i >= last:
-                return
+                taken += 1
+                if taken == len(indices):
+                    return
+        raise DecodeError(self.path, f"frame {indices[taken]} of {self.num_frames} does not come")
+
+    def _plain_decode(self) -> Iterator[av.VideoFrame]:
+        """Yields the frames from the first byte on, without those that are marked as corrupt.
+
+        A broadcast that is recorded from the middle of a group of pictures on starts with packets that are no use; a
+        decoder may raise an error for those, and for no others.
+        """
+        self._open(strict=False)
+        packets, count = self._container.demux(self._stream), 0
+        key_seen = bool(TIMED_FORMATS & set(self._container.format.name.split(",")))
+        while True:
+            self._deadline.check()
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                key_seen = key_seen or packet.is_keyframe
+                frames = packet.decode()
+            except FAILURES as error:
+                if key_seen or not isinstance(error, av.error.InvalidDataError):
+                    raise DecodeError(self.path, f"at frame {count}: {_reason(error)}") from None
+                continue
+            for frame in frames:
+                if not frame.is_corrupt:
+                    count += 1
+                    yield frame
+
+    def _decoded(self) -> DecodedIndex:
+        return decoded_index(self.path, self._plain_decode)
 
 
-@dataclass
-class _Packets:
-    """What the packets of a stream tell, in the order in which they are stored."""
-
-    times: list[Any] = field(default_factory=list)  # presentation times of the frames; None where there is none
-    keyframes: list[Any] = field(default_factory=list)  # those of keyframes
-    key_places: list[int] = field(default_factory=list)  # indices of keyframes in `times`
-    damaged: list[int] = field(default_factory=list)  # indices of corrupt packets
-    discarded: int = 0
-    end: int = 0  # the latest time at which a frame ends
-    first: av.Packet | None = None
-
-    def drop_leading(self) -> None:
-        """Drops the frames of an open group of pictures that was cut: they need others that are gone."""
-        first = self.first
-        if first is None or not first.is_keyframe or None in (*self.times, first.pts) or min(self.times) >= first.pts:
-            return
-        kept = [i for i, time in enumerate(self.times) if time >= first.pts]
-        self.key_places = [kept.index(place) for place in self.key_places]
-        self.times = [self.times[i] for i in kept]
+class _UnexpectedFrame(Exception):
+    """The decoder gave another frame than the next one wanted, or none."""
 
 
-class _Converter:
-    """Turns the crop of each frame upright and into RGB; buffers and tables are kept between frames."""
-
-    def __init__(self, turns: int, rows: Span, columns: Span):
-        self.turns, self.rows, self.columns = turns, rows, columns
-        self.swscale = VideoReformatter()
-        self.cut: av.VideoFrame | None = None
-
-    def __call__(self, frame: av.VideoFrame, out: np.ndarray) -> None:
-        """Writes the crop of a frame to `out` (rows, columns, 3)."""
-        rows, columns = self.rows, self.columns
-        height, width = out.shape[:2]
-        # Cropping costs as much as converting a third of the frame. And where crop or frame have an odd size, swscale
-        # derives the colours of the last pixels differently than in the whole frame.
-        odd = height % 2 or width % 2 or frame.height % 2 or frame.width % 2
-        if frame.format.name not in CROPPABLE or odd or 3 * height * width > frame.height * frame.width:
-            pixels = np.rot90(self._rgb(frame), self.turns)
-            out[:] = pixels[rows.first : rows.stop, columns.first : columns.stop]
-            return
-        cut = self.cut
-        if cut is None or cut.format.name != frame.format.name:
-            cut = self.cut = av.VideoFrame(width, height, frame.format.name)
-        cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
-        for i, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
-            half = 2 if i else 1
-            plane = np.rot90(_plane(source, frame.height // half, frame.width // half), self.turns)
-            _plane(target, height // half, width // half)[:] = plane[
-                rows.first // half : rows.stop // half, columns.first // half : columns.stop // half
-            ]
-        out[:] = self._rgb(cut)
-
-    def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        rgb = self.swscale.reformat(frame, format="rgb24", src_color_range=frame.color_range, threads=1)
-        return _plane(rgb.planes[0], frame.height, 3 * frame.width).reshape(frame.height, frame.width, 3)
-
-
-def _plane(plane, height: int, width: int) -> np.ndarray:
-    """Returns a view (height, width) of a plane, without the padding of its lines."""
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
+def _has_open_gops(packets: Packets) -> bool:
+    latest_key, times = np.full(len(packets.times), packets.times[0]), np.array(packets.times)
+    latest_key[packets.key_places] = times[packets.key_places]
+    return bool((times < np.maximum.accumulate(latest_key)).any())
 
 
 def _give_memory_back() -> None:

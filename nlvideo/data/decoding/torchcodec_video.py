@@ -4,11 +4,10 @@ import os
 from collections.abc import Iterator
 
 import numpy as np
-from torch import Tensor
 from torchcodec.decoders import VideoDecoder
 
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.decoding.video import DecodeError, Span, Video
+from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Video
 
 
 class TorchcodecVideo(Video):
@@ -42,9 +41,10 @@ class TorchcodecVideo(Video):
     def close(self) -> None:
         self._decoder = None
 
-    def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
+    def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
+        rows, columns = crop.spans(self.height, self.width)
         try:
             frames = self._decoder.get_frames_at(indices.tolist()).data
         except (RuntimeError, IndexError) as error:
             raise DecodeError(self.path, f"torchcodec: {str(error).splitlines()[0]}") from None
-        yield frames[:, rows.first : rows.stop, columns.first : columns.stop]
+        yield CropSource(frames[:, rows.first : rows.stop, columns.first : columns.stop], rows, columns)

@@ -58,6 +58,31 @@ class Span(NamedTuple):
     total: int  # source pixels of the whole axis
 
 
+class Crop(NamedTuple):
+    """A part of the frame that is resized to `size`, in output pixels."""
+
+    size: tuple[int, int]  # height, width of the whole resized frame
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def spans(self, height: int, width: int) -> tuple[Span, Span]:
+        """Returns the rows and columns that it needs of an upright frame of this size."""
+        return (
+            span(self.top, self.height, self.size[0], height),
+            span(self.left, self.width, self.size[1], width),
+        )
+
+
+class CropSource(NamedTuple):
+    """The source pixels of some frames that a crop is made of."""
+
+    frames: Tensor  # (frames, rows, columns, 3) uint8
+    rows: Span
+    columns: Span
+
+
 def span(offset: int, length: int, size: int, total: int) -> Span:
     """Returns what the output pixels offset .. offset + length - 1 of `size` need of the `total` source pixels.
 
@@ -92,11 +117,12 @@ def resize_part(part: Tensor, rows: Span, columns: Span, out: Tensor) -> None:
 class Video(abc.ABC):
     """An open video file or frame folder; use it in a `with` statement.
 
-    Frames are upright: a rotation in the file's metadata is applied. Pixels are taken as square.
+    Frames are upright: what the file's metadata say about turning and mirroring is applied. Stored pixels are taken
+    as they are, also where they are not meant to be square, as FFmpeg's scale filter does.
 
     Attributes:
         num_frames: frames that it holds, counted, not estimated from rate and duration.
-        height, width: of a frame, in pixels.
+        height, width: of the first frame, in pixels.
         fps: average frames per second; 30 where the file does not say.
     """
 
@@ -117,16 +143,17 @@ class Video(abc.ABC):
         """Closes the file."""
 
     @abc.abstractmethod
-    def _read_parts(self, indices: np.ndarray, rows: Span, columns: Span) -> Iterator[Tensor]:
-        """Yields (frames, rows, columns, 3) uint8: the source pixels of the two spans, of the wanted frames a few at a
-        time and in order. What was yielded may be overwritten by the next."""
+    def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
+        """Yields what the crop needs of the wanted frames, a few at a time and in order. What was yielded may be
+        overwritten by the next."""
 
     def read(
         self, indices: Sequence[int] | np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
     ) -> Tensor:
         """Returns frames (F, height, width, 3) uint8, RGB: resized to `size`, then cropped to `box`.
 
-        The reference is every frame converted whole, resized bilinearly with antialiasing and then cropped.
+        The reference is every frame converted whole, resized bilinearly with antialiasing and then cropped. A frame of
+        another size than the first is resized from its own.
 
         Args:
             indices: ascending frame indices without repetition, each below num_frames.
@@ -141,10 +168,9 @@ class Video(abc.ABC):
         assert len(indices) and (np.diff(indices) > 0).all() and 0 <= indices[0] and indices[-1] < self.num_frames
         top, left, height, width = box or (0, 0, *size)
         assert 0 <= top <= size[0] - height and 0 <= left <= size[1] - width, f"{box} is not inside {size}"
-        rows, columns = span(top, height, size[0], self.height), span(left, width, size[1], self.width)
         # NumPy asks for large pages, which saves a thousand page faults and more
         frames, done = torch.from_numpy(np.empty((len(indices), height, width, 3), np.uint8)), 0
-        for part in self._read_parts(indices, rows, columns):
+        for part, rows, columns in self._read_parts(indices, Crop(size, top, left, height, width)):
             resize_part(part, rows, columns, frames[done : done + len(part)])
             done += len(part)
         return frames

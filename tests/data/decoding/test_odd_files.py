@@ -301,31 +301,48 @@ def damaged_copies(data, count):
 @pytest.mark.parametrize(
     ("name", "codec", "options", "unseen"),
     [
-        # At most so many of 125 copies give frames that differ without a word. H.264 itself has no checksum.
-        ("a.mp4", "libx264", {"bf": "2", "g": "12"}, 4),
-        ("b.mkv", "libx264", {"bf": "2", "g": "12"}, 25),
-        ("c.avi", "mpeg4", {"bf": "2", "g": "12"}, 12),
-        ("d.ts", "libx264", {"g": "12"}, 60),  # no header tells how many frames there were
+        # At most so many of 125 copies differ without a word: the damage lies in a frame that no other refers to and
+        # that was not wanted, or the decoder itself is not deterministic (VP8).
+        ("a.mp4", "libx264", {"bf": "2", "g": "12"}, 2),
+        ("b.mkv", "libx264", {"bf": "2", "g": "12"}, 3),
+        ("c.avi", "mpeg4", {"bf": "2", "g": "12"}, 0),
+        ("d.ts", "libx264", {"g": "12"}, 0),
+        ("e.webm", "libvpx", {"g": "12"}, 3),
     ],
 )
-def test_damaged_files_give_right_frames_or_an_error(tmp_path, moving, name, codec, options, unseen):
+def test_damaged_files_give_the_frames_of_a_plain_decode_or_an_error(tmp_path, moving, name, codec, options, unseen):
     path = write_video(tmp_path / name, moving, codec, **options)
-    wanted = list(range(0, 40, 3))
-    with open_video(path) as video:
-        good = video.read(wanted, (96, 128))
-    outcomes = {"right": 0, "error": 0, "unseen": 0}
+    outcomes = {"frames": 0, "error": 0, "other": 0}
     bad = tmp_path / f"bad{path.suffix}"
     for data in damaged_copies(path.read_bytes(), 125):
         bad.write_bytes(data)
         try:
             with open_video(bad, time_limit=20) as video:
-                indices = [i for i in wanted if i < video.num_frames]
-                frames = video.read(indices, (96, 128))
+                indices = list(range(0, video.num_frames, 3))
+                frames = video.read(indices, (96, 128)).numpy()
         except DecodeError:
             outcomes["error"] += 1
-        else:
-            outcomes["right" if torch.equal(frames, good) else "unseen"] += 1
-    assert outcomes["unseen"] <= unseen and outcomes["error"] > 30, outcomes
+            continue
+        expected = dict(zip(range(0, 1000, 3), plain_decode(bad)[::3], strict=False))
+        same = all(np.array_equal(frame, expected.get(i)) for i, frame in zip(indices, frames, strict=True))
+        outcomes["frames" if same else "other"] += 1
+    assert outcomes["frames"] > 5 and outcomes["error"] > 5 and outcomes["other"] <= unseen, outcomes
+
+
+def plain_decode(path):
+    """The frames of a file from its first byte on, converted whole, without those that FFmpeg marks as corrupt."""
+    swscale, frames = VideoReformatter(), []
+    with av.open(str(path), metadata_errors="ignore") as container:
+        try:
+            stream = container.streams.best("video")
+            stream.thread_type = "NONE"  # which conceal damage in another way
+            for frame in container.decode(stream):
+                if not frame.is_corrupt:
+                    rgb = swscale.reformat(frame, format="rgb24", src_color_range=frame.color_range, threads=1)
+                    frames.append(rgb.to_ndarray())
+        except av.error.InvalidDataError:
+            pass
+    return frames
 
 
 def resident_bytes():
@@ -385,7 +402,7 @@ def test_a_folder_with_gaps_damage_or_other_sizes_is_refused(tmp_path):
     Image.new("RGB", (10, 10)).save(folder / "img_00004.jpg")
     with FrameFolder(folder) as video:
         assert frame_numbers(video.read([1], (48, 64))) == [2]
-        for index, reason in ((2, "img_00003.jpg"), (3, "img_00004.jpg has another size")):
+        for index, reason in ((2, "img_00003.jpg"), (3, "img_00004.jpg is 10x10, the first frame 64x48")):
             with pytest.raises(DecodeError, match=reason):
                 video.read([index], (48, 64))
 

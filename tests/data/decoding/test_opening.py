@@ -96,8 +96,8 @@ def test_damage_is_a_decode_error_and_frames_before_it_still_come(tmp_path):
     whole = reference_frames(path, (96, 128))
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
-        second = [packet.pos for packet in container.demux(video=0) if packet.is_keyframe][1]
-    data[second + 40 : second + 2000] = bytes(1960)  # inside the second keyframe
+        second, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.is_keyframe][1]
+    data[second + 40 : second + size] = bytes(size - 40)  # inside the second keyframe
     path.write_bytes(data)
     with open_video(path) as video:
         assert torch.equal(video.read([15], (96, 128))[0], whole[15])
