@@ -6,7 +6,7 @@ from collections.abc import Callable
 ONE_EACH = {"av1", "cfhd", "dnxhd", "ffv1", "ffvhuff", "huffyuv", "magicyuv", "mjpeg", "png", "prores", "rawvideo"}
 ONE_EACH |= {"utvideo", "v210", "v410"}
 SMALL_PACKET = 128  # bytes: H.264 and HEVC packets without a picture hold parameters and messages alone
-NOT_CODED = 16  # bytes: MPEG-4 frames that repeat the one before are smaller
+NOT_CODED = 9  # bytes: MPEG-4 frames that repeat the one before are smaller, no more than the first bits of a header
 FRAME_START, B_FRAME = b"\0\0\1\xb6", 2  # MPEG-4 Part 2 (ISO 14496-2, 6.2.5)
 
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -12,6 +11,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from conftest import frame_numbers, write_grey_video
 from PIL import Image
+from videos import plain_decode, write_video
 
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.opening import DECODERS, open_video
@@ -39,24 +39,6 @@ def check_against_full_decode(path):
         for wanted in (range(n), range(0, n, 7), [n - 1], [n // 2], range(n // 3, min(n, n // 3 + 20), 2)):
             for i, frame in zip(wanted, video.read(list(wanted), size).numpy(), strict=True):
                 assert np.array_equal(frame, expected[i]), f"frame {i}"
-
-
-def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=None, times=None, **options):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pix_fmt
-        stream.options = {"threads": "1"} | options
-        if rotation is not None:
-            if not hasattr(stream, "set_display_rotation"):
-                pytest.skip("this PyAV cannot write rotations")
-            stream.set_display_rotation(rotation)
-        for i, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            if times is not None:
-                frame.pts, frame.time_base = times[i], Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -327,22 +309,6 @@ def test_damaged_files_give_the_frames_of_a_plain_decode_or_an_error(tmp_path, m
         same = all(np.array_equal(frame, expected.get(i)) for i, frame in zip(indices, frames, strict=True))
         outcomes["frames" if same else "other"] += 1
     assert outcomes["frames"] > 5 and outcomes["error"] > 5 and outcomes["other"] <= unseen, outcomes
-
-
-def plain_decode(path):
-    """The frames of a file from its first byte on, converted whole, without those that FFmpeg marks as corrupt."""
-    swscale, frames = VideoReformatter(), []
-    with av.open(str(path), metadata_errors="ignore") as container:
-        try:
-            stream = container.streams.best("video")
-            stream.thread_type = "NONE"  # which conceal damage in another way
-            for frame in container.decode(stream):
-                if not frame.is_corrupt:
-                    rgb = swscale.reformat(frame, format="rgb24", src_color_range=frame.color_range, threads=1)
-                    frames.append(rgb.to_ndarray())
-        except av.error.InvalidDataError:
-            pass
-    return frames
 
 
 def resident_bytes():

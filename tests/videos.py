@@ -1,0 +1,41 @@
+"""Video files for the tests, and what a plain decode gives of them."""
+
+from fractions import Fraction
+
+import av
+import pytest
+from av.video.reformatter import VideoReformatter
+
+
+def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=None, times=None, **options):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pix_fmt
+        stream.options = {"threads": "1"} | options
+        if rotation is not None:
+            if not hasattr(stream, "set_display_rotation"):
+                pytest.skip("this PyAV cannot write rotations")
+            stream.set_display_rotation(rotation)
+        for i, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[i], Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def plain_decode(path):
+    """The frames of a file from its first byte on, converted whole, without those that FFmpeg marks as corrupt."""
+    swscale, frames = VideoReformatter(), []
+    with av.open(str(path), metadata_errors="ignore") as container:
+        try:
+            stream = container.streams.best("video")
+            stream.thread_type = "NONE"  # which conceal damage in another way
+            for frame in container.decode(stream):
+                if not frame.is_corrupt:
+                    rgb = swscale.reformat(frame, format="rgb24", src_color_range=frame.color_range, threads=1)
+                    frames.append(rgb.to_ndarray())
+        except av.error.InvalidDataError:
+            pass
+    return frames
