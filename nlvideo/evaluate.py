@@ -306,7 +306,7 @@ def score_share(job: EvaluationJob, videos: list[int], kept: KeptScores) -> Vide
         found = score_videos(
             scorer,
             Pooler(job.table, data.test.pooling, localizes(job.config)),
-            video_views(data, job.table, videos),
+            stopping.while_waiting(video_views(data, job.table, videos)),
             kept,
             videos_per_step=job.config.videos_per_step,
             stopped=lambda: stopping.received,

@@ -133,7 +133,7 @@ def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int
     place = {"first_step": step, "last_step": config.optim.max_steps}
     steps = train_batches(config.data, run.train_table, run.share(), run.skipped, seed=config.seed, **place)
     with profiler(config.profile_steps if run.world.is_main else 0, run.folder / TRACE_FOLDER) as profile:
-        for step, batches in enumerate(run.metrics.timed(steps), run.first_step + 1):
+        for step, batches in enumerate(run.metrics.timed(stopping.while_waiting(steps)), run.first_step + 1):
             if log and step == run.first_step + 1:
                 log.show_clips(step, batches[0].clips)
             lr = set_learning_rate(run.learner, step - 1)
@@ -157,7 +157,25 @@ def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int
             if stop:
                 end_workers()
                 break
+    if stopping.gave_up:
+        save_without_data(run, step, log)
     return step, score
+
+
+def save_without_data(run: Run, step: int, log: RunLog | None) -> None:
+    """Saves a run that was asked to stop while it waited for the data of the next step.
+
+    Raises:
+        RunFailed: other ranks are in that step already; the last checkpoint stays the newest.
+    """
+    if run.world.size > 1:
+        raise RunFailed(
+            f"Asked to stop, but the data of step {step + 1} did not come; resume from the last checkpoint."
+        )
+    if log and step > run.first_step:
+        log.log_bad_videos(run.bad_videos.take())
+        log.sync()
+        save_step(run.folder, state_of(run, step), run.config.keep)
 
 
 def is_due(step: int, every: int, config: TrainConfig) -> bool:
@@ -296,7 +314,7 @@ def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, Ten
     place = {"first_step": step, "last_step": step + run.config.precise_bn_steps}
     steps = train_batches(run.config.data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
     # Synchronised batch norm communicates in the forward pass, so all ranks stop before the same step.
-    steps = takewhile(lambda _: not any(distributed.sum_over_ranks([stopping.received])), steps)
+    steps = takewhile(lambda _: not any(distributed.sum_over_ranks([stopping.received])), stopping.while_waiting(steps))
     learner = run.learner
     with learner.autocast():
         return precise_statistics(run.network, (learner.normalize(b.clips) for batches in steps for b in batches))
@@ -313,7 +331,8 @@ def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] |
     found: dict[int, np.ndarray] = {}  # logits of each video
     bad = 0  # videos that cannot be decoded
     batch_size = planned_share(run.config).clips_per_micro_batch
-    for batch in center_batches(run.config.data, table, batch_size, rank=world.rank, size=world.size):
+    batches = center_batches(run.config.data, table, batch_size, rank=world.rank, size=world.size)
+    for batch in stopping.while_waiting(batches) if stopping else batches:
         if stopping and stopping.received:
             break
         bad += len(batch.failures)

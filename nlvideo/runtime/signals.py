@@ -1,28 +1,73 @@
 """Stopping on request: the signals of a terminal, of SLURM and of launchers."""
 
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 # Ctrl-C; the end of a job, of a machine or of an elastic restart; the early warning before a job's end (SLURM's
 # --signal, and submitit's, which is SIGUSR2).
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class StopSignal:
-    """Records the last of STOP_SIGNALS, so that the current step can finish and a checkpoint be written."""
+GRACE = 15.0  # seconds that a program which is asked to stop still waits for data; launchers kill after 30
 
-    def __init__(self):
-        self.received = 0
-        self._before = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
+Item = TypeVar("Item")
+
+
+class StopSignal:
+    """Records the last of STOP_SIGNALS, so that the current step can finish and a checkpoint be written.
+
+    Attributes:
+        received: the signal's number, 0 if there was none.
+        gave_up: data did not come within GRACE seconds of the signal, and `while_waiting` has ended.
+    """
+
+    def __init__(self) -> None:
+        self.received, self.gave_up = 0, False
+        self._waiting_since: float | None = None
+        self._asked = 0.0
+        handlers = {number: self._remember for number in STOP_SIGNALS} | {signal.SIGALRM: self._look_at_the_clock}
+        self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def release(self) -> None:
         """Restores the handlers that were there before."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def while_waiting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yields the items. After a signal it waits GRACE seconds for the next one: its source may hang.
+
+        What an item is used for may take longer; only waiting for the next one is cut short.
+        """
+        source = iter(items)
+        while True:
+            self._waiting_since = time.monotonic()
+            try:
+                item = next(source)
+            except (StopIteration, _WaitedTooLong):
+                return
+            finally:
+                self._waiting_since = None
+            yield item
+
     def _remember(self, number: int, _frame) -> None:
+        if not self.received:
+            self._asked = time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, 1, 1)
         self.received = number
+
+    def _look_at_the_clock(self, _number: int, _frame) -> None:
+        if self._waiting_since is not None and time.monotonic() - max(self._waiting_since, self._asked) > GRACE:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.gave_up = True
+            raise _WaitedTooLong
+
+
+class _WaitedTooLong(BaseException):
+    """Ends the wait for data inside whatever library waits; no handler of ordinary errors takes it for one."""
 
 
 @contextmanager

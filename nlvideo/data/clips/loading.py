@@ -1,8 +1,11 @@
 """Worker processes that decode ahead of the network, and which clips each rank reads for each step."""
 
+import ctypes
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +24,7 @@ TRAINING_ADVICE = (
     "Take the file out of the list, allow more time with data.time_limit_seconds, or train without it, and without "
     "reproducibility, with data.skip_slow=true."
 )
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Loading(NamedTuple):
@@ -34,15 +38,27 @@ class Loading(NamedTuple):
             dataset,
             num_workers=self.num_workers,
             multiprocessing_context=self.start_method if self.num_workers else None,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_prepare_worker,
             **{"pin_memory": torch.cuda.is_available(), **options},
         )
 
 
-def _ignore_signals(_worker: int) -> None:
-    """Leaves stopping to the parent: a terminal or a launcher signals the workers too."""
+def _prepare_worker(_worker: int) -> None:
+    """Leaves stopping to the parent: a terminal or a launcher signals the workers too. With it, they end."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def ending_workers() -> Iterator[None]:
+    """Kills the workers if the block does not end by itself: an exit waits for each worker that hangs, for ever."""
+    try:
+        yield
+    except BaseException:  # also an iteration that nobody continues
+        end_workers()
+        raise
 
 
 @dataclass(frozen=True)
@@ -104,11 +120,12 @@ def batches_of_steps(
         loader = loading.loader(dataset, batch_sampler=sampler, collate_fn=collate)
         try:
             batches: list[Batch] = []
-            for batch in loader:
-                batches.append(batch)
-                if len(batches) == share.num_micro_batches:
-                    yield batches
-                    step, batches = step + 1, []
+            with ending_workers():
+                for batch in loader:
+                    batches.append(batch)
+                    if len(batches) == share.num_micro_batches:
+                        yield batches
+                        step, batches = step + 1, []
         except RuntimeError as error:
             lost = dataset.opener.watch.lost(str(error))
             if lost is None or not lost.stack or not dataset.skip_slow:
