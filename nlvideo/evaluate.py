@@ -225,6 +225,7 @@ def localizes(config: EvaluateConfig) -> bool:
 
 def identity_of(config: EvaluateConfig, trained: TrainedCheckpoint, table: VideoTable) -> dict[str, Any]:
     """Returns what the scores depend on, apart from the device."""
+    rate = {} if config.data.clip_fps is None else {"clip_fps": config.data.clip_fps}  # results before it lack the key
     return {
         "checkpoint": str(config.checkpoint),
         "checkpoint_sha256": trained.sha256,
@@ -238,6 +239,7 @@ def identity_of(config: EvaluateConfig, trained: TrainedCheckpoint, table: Video
         "activation": "sigmoid" if table.multi_label else "softmax",
         "decoder": config.data.decoder,
         "frame_rate": config.data.frame_rate,
+        **rate,
         "mean": config.data.mean,
         "std": config.data.std,
         "batch_norm": "precise" if trained.content.get("precise_bn") else "running",

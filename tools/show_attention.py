@@ -143,7 +143,7 @@ def read_clips(path: str, data: DataConfig, num_clips: int = 1, start: int | Non
         DecodeError, SlowVideo: the video cannot be decoded, or not in time.
         UserError: `start` is beyond its end.
     """
-    with open_video(path, data.decoder, data.time_limit_seconds) as video:
+    with open_video(path, data.decoder, data.time_limit_seconds, data.frame_rate, clip_fps=data.clip_fps) as video:
         if start is None:
             wanted = view_indices("uniform", num_clips, video.num_frames, data.num_frames, data.frame_stride)
         elif 0 <= start < video.num_frames:

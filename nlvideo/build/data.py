@@ -80,7 +80,7 @@ def video_views(data: DataConfig, table: VideoTable, videos: Sequence[int]) -> I
 
 
 def build_opener(data: DataConfig) -> Opener:
-    return Opener(data.decoder, data.time_limit_seconds, data.frame_rate)
+    return Opener(data.decoder, data.time_limit_seconds, data.frame_rate, data.clip_fps)
 
 
 def _loading(data: DataConfig) -> Loading:

@@ -96,6 +96,7 @@ class DataConfig:
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     decoder: str = "pyav"  # pyav, decord or torchcodec
     frame_rate: float = 30.0  # frames a second of videos that are folders of pictures
+    clip_fps: float | None = None  # frames a second that are taken by time; null: each video's own rate
     num_workers: int = 4  # per process
     start_method: str | None = None  # of the workers: fork, spawn or forkserver; null is the platform's
     time_limit_seconds: float | None = 120.0  # for one sample; a video that takes longer stops the run
@@ -266,6 +267,8 @@ def _check_loading(data: DataConfig) -> None:
     _check_share(data, "max_bad_share", "data.")
     if data.start_method is not None:
         _check_choice("data.start_method", data.start_method, tuple(multiprocessing.get_all_start_methods()))
+    if data.clip_fps is not None and not 0 < data.clip_fps < math.inf:
+        raise UserError(f"data.clip_fps={data.clip_fps}: must be above 0, or null.")
     if not 0 < data.frame_rate < math.inf:
         raise UserError(f"data.frame_rate={data.frame_rate}: must be above 0.")
     limit = data.time_limit_seconds

@@ -34,7 +34,7 @@ from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 BLOCK_BYTES = 2**28  # of decoded frames in memory at a time; each block costs decoding from the keyframe before it
 # The data settings that scores depend on, besides data.test; the others name lists or are about training.
 DATA_KEYS = [
-    f"data.{name}" for name in "num_frames frame_stride mean std decoder frame_rate time_limit_seconds".split()
+    f"data.{name}" for name in "num_frames frame_stride mean std decoder frame_rate clip_fps time_limit_seconds".split()
 ]
 WINDOW_POOLINGS: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max}
 
@@ -170,7 +170,8 @@ class Predictor:
             DecodeError: it cannot be decoded, or is a folder that cannot be read.
         """
         try:
-            video = open_video(os.fspath(path), self.config.data.decoder, time_limit, self.config.data.frame_rate)
+            data = self.config.data
+            video = open_video(os.fspath(path), data.decoder, time_limit, data.frame_rate, clip_fps=data.clip_fps)
         except OSError as error:
             raise DecodeError(os.fspath(path), error.strerror or str(error)) from None
         with video:

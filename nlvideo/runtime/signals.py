@@ -13,7 +13,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 GRACE = 15.0  # seconds that a program which is asked to stop still waits for data; launchers kill after 30
 
-Item = TypeVar("Item")
+Waited = TypeVar("Waited")
 
 
 class StopSignal:
@@ -37,7 +37,7 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def while_waiting(self, items: Iterable[Item]) -> Iterator[Item]:
+    def while_waiting(self, items: Iterable[Waited]) -> Iterator[Waited]:
         """Yields the items. After a signal it waits GRACE seconds for the next one: its source may hang.
 
         What an item is used for may take longer; only waiting for the next one is cut short.

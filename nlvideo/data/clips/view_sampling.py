@@ -1,6 +1,7 @@
 """Which frames and which part of them the test views of a video take: integers in, integers out."""
 
 import numpy as np
+import torch
 
 from nlvideo.data.clips.sampling import clip_indices
 
@@ -33,8 +34,9 @@ def view_indices(
     if sampling == "slowfast":
         length = max(1.0, window / 30 * fps)
         starts = max(num_video_frames - length, 0.0) * np.arange(num_clips) / num_clips
-        spread = np.linspace(starts, starts + length - 1, num_frames, axis=1)
-        return np.clip(spread, 0, num_video_frames - 1).astype(np.int64)
+        # In float32, as there, which moves some frames by one.
+        spread = torch.stack([torch.linspace(start, start + length - 1, num_frames) for start in starts.tolist()])
+        return spread.clamp(0, num_video_frames - 1).long().numpy()
     if sampling == "vnl":
         starts = np.arange(num_clips) * num_video_frames // num_clips
     elif sampling == "points":

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from torch.utils.data import get_worker_info
 
+from nlvideo.data.decoding.excerpt import Excerpt
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import Video
@@ -28,7 +29,13 @@ DECODERS = {
 
 
 def open_video(
-    path: str | os.PathLike, decoder: str = "pyav", time_limit: float | None = None, frame_rate: float = 30.0
+    path: str | os.PathLike,
+    decoder: str = "pyav",
+    time_limit: float | None = None,
+    frame_rate: float = 30.0,
+    *,
+    part: tuple[float, float] | None = None,
+    clip_fps: float | None = None,
 ) -> Video:
     """Returns an open video: a file, read by one of DECODERS, or a folder of its frames as pictures.
 
@@ -38,11 +45,24 @@ def open_video(
         decoder: a key of DECODERS.
         time_limit: seconds until SlowVideo is raised, seen between packets where the decoder shows them.
         frame_rate: frames a second of a folder of pictures, which does not tell.
+        part: start and end in seconds of the part that is wanted.
+        clip_fps: frames a second to take by time, whatever the video has.
 
     Raises:
         DecodeError: no such file, no video, or one that the decoder does not read rightly.
         UserError: the decoder is not installed.
     """
+    video = _open_whole(path, decoder, time_limit, frame_rate)
+    if part is None and clip_fps is None:
+        return video
+    try:
+        return Excerpt(video, part, clip_fps)
+    except BaseException:
+        video.close()
+        raise
+
+
+def _open_whole(path: str | os.PathLike, decoder: str, time_limit: float | None, frame_rate: float) -> Video:
     if os.path.isdir(path):
         return FrameFolder(path, frame_rate)
     if decoder == "pyav":
@@ -76,15 +96,24 @@ class Opener:
         time_limit: seconds that a video may take, checked between packets; None is no limit. A worker that hangs
             inside a packet ends itself a little later, and `watch` knows at which video.
         frame_rate: frames per second of folders of pictures.
+        clip_fps: frames per second that are taken; None is each video's own rate.
     """
 
-    def __init__(self, decoder: str = "pyav", time_limit: float | None = None, frame_rate: float = 30.0):
-        self.decoder, self.time_limit, self.frame_rate = decoder, time_limit, frame_rate
+    def __init__(
+        self,
+        decoder: str = "pyav",
+        time_limit: float | None = None,
+        frame_rate: float = 30.0,
+        clip_fps: float | None = None,
+    ):
+        self.decoder, self.time_limit = decoder, time_limit
+        self.frame_rate, self.clip_fps = frame_rate, clip_fps
         self.watch = Watch(None if time_limit is None else 1.5 * time_limit + 5)
 
     @contextmanager
-    def __call__(self, path: str) -> Iterator[Video]:
-        with self.watch.at(path), open_video(path, self.decoder, self.time_limit, self.frame_rate) as video:
+    def __call__(self, path: str, part: tuple[float, float] | None = None) -> Iterator[Video]:
+        settings = self.decoder, self.time_limit, self.frame_rate
+        with self.watch.at(path), open_video(path, *settings, part=part, clip_fps=self.clip_fps) as video:
             yield video
 
 
