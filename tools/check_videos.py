@@ -11,6 +11,7 @@ OUT/NAME without the lines of corrupt videos. The same command resumes. On sever
 import argparse
 import os
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rich.table import Table
 from nlvideo.data.collections.records import open_records
 from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.frame_folder import FrameFolder
+from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.path_list import read_table, videos_below
 from nlvideo.data.lists.video_table import VideoTable
@@ -28,7 +30,19 @@ from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_e
 from nlvideo.runtime.files import make_folder
 from nlvideo.runtime.progress import progress_bar
 
-COLUMNS = ("video", "problem", "codec", "frames", "fps", "height", "width", "keyframes", "largest_gap", "bytes")
+COLUMNS = (
+    "video",
+    "problem",
+    "codec",
+    "frames",
+    "fps",
+    "height",
+    "width",
+    "keyframes",
+    "largest_gap",
+    "notes",
+    "bytes",
+)
 WINDOW = 8  # frames that a sample decodes at one place
 
 
@@ -94,6 +108,7 @@ def look_at(name: str, *, src: Path, sample: int | None) -> dict:
             "width": video.width,
             "keyframes": video.num_keyframes,
             "largest_gap": video.largest_gap,
+            "notes": "; ".join(_notes(video)),
             "bytes": path.stat().st_size,
         }
         try:
@@ -103,6 +118,18 @@ def look_at(name: str, *, src: Path, sample: int | None) -> dict:
         except Exception as error:
             facts["problem"] = getattr(error, "reason", str(error))
     return facts
+
+
+def _notes(video: PyavVideo) -> list[str]:
+    """Returns what is unusual about a video and is not changed in reading it."""
+    aspect = f"pixels are {video.pixel_aspect.numerator}:{video.pixel_aspect.denominator}"
+    notes = {
+        "interlaced": video.interlaced,
+        aspect: video.pixel_aspect != 1,
+        "frames are counted by decoding": not video.timed,
+        "turned or mirrored": video.orientation != UPRIGHT,
+    }
+    return [note for note, found in notes.items() if found]
 
 
 def _windows(num_frames: int, sample: int | None) -> list[np.ndarray]:
@@ -134,6 +161,9 @@ def print_summary(rows: list[dict[str, str]], file: Path) -> None:
             str(max((int(row["largest_gap"] or 0) for row in group), default=0)),
         )
     Console().print(table)
+    notes = Counter(note for row in rows for note in (row.get("notes") or "").split("; ") if note)
+    for note, count in notes.most_common():
+        print(f"{count} videos: {note}")
     for row in [row for row in rows if row["problem"]][:20]:
         print(f"{row['video']}: {row['problem']}")
     print(f"{len(rows)} videos, {sum(bool(row['problem']) for row in rows)} damaged; all in {file}")

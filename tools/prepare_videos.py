@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import time
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,10 @@ def _encode(video: PyavVideo, file: Path, height: int, width: int, gap: int, crf
     with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=round(video.fps) or 30)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        if video.pixel_aspect != 1:  # as FFmpeg's scale filter: pixels are taken as stored, what they mean is kept
+            stored = 1 / video.pixel_aspect if video.orientation.transposed else video.pixel_aspect
+            aspect = stored * Fraction(video.width * height, video.height * width)
+            stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = aspect.limit_denominator(255)
         time_base = video.time_base if video.timed else 1 / stream.codec_context.rate
         stream.time_base = stream.codec_context.time_base = time_base
         # What costs the decoder most is left out, the arithmetic coding and the loop filter; and B-frames are not

@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 import torch
@@ -72,10 +74,22 @@ def _elastic_launch(function: Callable[[Any], Any], config: Any, num_devices: in
 
 
 def _signal_children(number: int) -> None:
-    for process in multiprocessing.active_children():
+    processes = multiprocessing.active_children()
+    for process in processes:
         with suppress(ProcessLookupError):
             if process.pid is not None:
                 os.kill(process.pid, number)
+    Thread(target=_end_with_the_first_failure, args=(processes,), daemon=True).start()
+
+
+def _end_with_the_first_failure(processes: list[multiprocessing.Process]) -> None:
+    """Kills the ranks that wait for one that was asked to stop and failed; the launcher would give them 30 s."""
+    while any(process.is_alive() for process in processes):
+        if any(process.exitcode for process in processes):
+            for process in processes:
+                process.kill()
+            return
+        time.sleep(0.2)
 
 
 def ending(exitcode: int) -> str:

@@ -1,0 +1,41 @@
+"""What is said about the data before a run: nothing that stops it, much that people want to know."""
+
+import time
+
+from nlvideo.build.data import build_opener
+from nlvideo.config.schema import DataConfig
+from nlvideo.data.decoding.video import DecodeError, SlowVideo
+from nlvideo.data.lists.list_warnings import list_warnings
+from nlvideo.data.lists.video_table import VideoTable
+
+MAX_OPENED = 64  # videos that are opened to see how long they are
+MAX_SECONDS = 5.0
+
+
+def data_warnings(data: DataConfig, train: VideoTable, val: VideoTable) -> list[str]:
+    """Returns one line for each thing about the lists and their videos that is probably not meant."""
+    found = list_warnings(train, val)
+    short, looked_at = count_short(data, train)
+    if short:
+        window = data.num_frames * data.frame_stride
+        found.append(
+            f"{short} of the {looked_at} training videos looked at are shorter than a clip's window of {window} frames "
+            "and looped: data.num_frames, data.frame_stride or data.clip_fps make it shorter"
+        )
+    return found
+
+
+def count_short(data: DataConfig, table: VideoTable) -> tuple[int, int]:
+    """Returns how many of some videos, spread over the list, are shorter than a clip's window, and of how many."""
+    opener, short, looked_at = build_opener(data), 0, 0
+    end = time.monotonic() + MAX_SECONDS
+    for i in range(0, len(table), -(-len(table) // MAX_OPENED)):
+        if time.monotonic() > end:
+            break
+        try:
+            with opener(table.path(i), table.part(i)) as video:
+                short += video.num_frames < data.num_frames * data.frame_stride
+                looked_at += 1
+        except (DecodeError, SlowVideo):  # training will name it
+            continue
+    return short, looked_at
