@@ -63,13 +63,14 @@ def split_labels(source: ListSource, cell: str, line: int, *, plural: bool = Fal
         raise source.error(line, f"the labels {cell!r} are not written as in `1;3`.")
     found = [piece.strip() for piece in re.split(r"[;|]", cell) if piece.strip()]
     numbers = re.split(r"[\s,;|]+", cell)
-    if all(INTEGER.fullmatch(number) for number in numbers):
+    numeric = all(INTEGER.fullmatch(number) for number in numbers)
+    if numeric:
         found = numbers
     if source.multi_label:
         return tuple(found)
     if not cell:
         raise source.error(line, "the label is empty.")
-    if len(found) > 1 and (plural or found == numbers):
+    if len(found) > 1 and (plural or numeric):
         raise source.error(line, f"{cell!r} is several labels; {MULTI_LABEL_ADVICE}.")
     return (cell,)
 

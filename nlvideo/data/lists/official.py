@@ -116,9 +116,9 @@ def _table(source: ListSource, entries: list[_Entry], what: str, notes: Sequence
         raise UserError(f"{source.place} lists no video{subset}.")
     number = next((entry for entry in entries if is_number(entry.label)), None)
     if number is not None:
-        raise source.error(number.line, f"the label {number.label!r} of {number.video} is no name of a class.")
+        raise UserError(f"{source.place}: the label {number.label!r} of {number.video} is no name of a class.")
     files, missing = VideoFiles(source.root, source.training), []
-    if source.classes is None:
+    if source.classes is None:  # those of missing videos too, so that every copy has the same
         source = source.with_classes(sorted({entry.label for entry in entries}))
 
     def rows() -> Iterator[ListRow]:

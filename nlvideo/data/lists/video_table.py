@@ -119,13 +119,13 @@ class VideoTable:
             UserFileNotFoundError: none of the videos exists.
         """
         listed = cache(_names_in)
-        missing = []
-        for name in self.names():
+        missing, names = [], dict.fromkeys(self.names())
+        for name in names:
             folder, base = os.path.split(os.path.join(self.root, name))
             # A name that is not listed may still exist: in another case, or in a folder that cannot be listed.
             if base not in listed(folder) and not os.path.exists(os.path.join(folder, base)):
                 missing.append(name)
-        if len(missing) == len(self):
+        if len(missing) == len(names):
             raise UserFileNotFoundError(
                 f"{self.source}: none of its {len(self)} videos exists; the first would be {self.path(0)}. "
                 f"Check data.root and data.videos, which lead to {self.root}."
