@@ -85,7 +85,6 @@ def test_quoted_paths_may_hold_commas_and_quotes(tmp_path):
         ("path,label,fold\na.mp4,1\n", "line 2: 'a.mp4,1' has 2 columns, the header 3"),
         ("path,label\na.mp4,\n", "line 2: the label is empty"),
         ("path,label\n,1\n", "line 2: the path is empty"),
-        ("path,fold\na.mp4,1\n", "not header|'path,fold'|label"),
         ("path,split\na.mp4,train\n", "line 1: of the columns path, split, none is called like a label"),
         ("path,label,label\na.mp4,1,1\n", "line 1: the column label stands there twice"),
         ("path,label\na.mp4 0\n", "line 2: 'a.mp4 0' has 1 columns"),
@@ -114,7 +113,7 @@ def test_names_and_numbers_do_not_mix_unless_classes_have_both(tmp_path):
     text = "path,label\na.mp4,run\nb.mp4,1\n"
     with pytest.raises(ValueError, match="line 3: label 1 of b.mp4 is a number, but labels before it are names"):
         read(tmp_path, text)
-    with pytest.raises(ValueError, match="line 3: label run of b.mp4|line 3: label 'run' of b.mp4 is a name"):
+    with pytest.raises(ValueError, match="line 3: label 'run' of b.mp4 is a name, but labels before it are numbers"):
         read(tmp_path, "path,label\na.mp4,1\nb.mp4,run\n")
     assert read(tmp_path, text, ["1", "run"]).targets.tolist() == [1, 0]
     with pytest.raises(ValueError, match="line 3: label 1 of b.mp4 is none of the 2 classes"):
@@ -136,10 +135,9 @@ def test_parts_of_videos(tmp_path):
     assert [first.part(i) for i in range(2)] == [None, (0.0, 1.0)]
 
 
-@pytest.mark.parametrize(
-    ("start", "end"), [("3", "3"), ("3", "2"), ("-1", "2"), ("1", ""), ("1", "soon"), ("1", "inf")]
-)
-def test_parts_that_are_none_are_refused(tmp_path, start, end):
+@pytest.mark.parametrize("seconds", ["3 3", "3 2", "-1 2", "1 ", "1 soon", "1 inf"])
+def test_parts_that_are_none_are_refused(tmp_path, seconds):
+    start, end = seconds.split(" ")
     with pytest.raises(ValueError, match="line 2: .*(end after its start|not a number of seconds)"):
         read(tmp_path, f"path,start,end,label\na.mp4,{start},{end},run\n")
 

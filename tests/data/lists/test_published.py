@@ -178,3 +178,18 @@ def test_class_files_with_numbers_are_checked(tmp_path, text):
     (tmp_path / "classInd.txt").write_text(text)
     with pytest.raises(ValueError, match="classInd.txt"):
         read_classes(tmp_path / "classInd.txt")
+
+
+def test_an_action_that_ends_before_it_starts_is_at_no_time_but_one_of_the_videos(tmp_path):
+    table = charades(tmp_path, "id,actions,length\nAAAAA,c001 18.00 10.00;c000 0.00 32.50,20.50\nBBBBB,,2\n")
+    assert table.targets.tolist() == [[True, True, False], [False] * 3]
+    for start, end in ((0, 100), (9, 11), (10, 18), (17, 19)):
+        assert table.clip_target(0, start, end).tolist() == [True, False, False]  # an end past the video's is no error
+    assert not any(table.segments.at(0, second)[1] for second in (9, 10, 14, 18, 19))
+    assert table.note.endswith("; 1 actions end before they start, and are at no time: AAAAA c001 18 10")
+
+
+def test_charades_in_utf_16(tmp_path):
+    (tmp_path / "list.csv").write_bytes(CHARADES.encode("utf-16"))
+    table = read_videos("charades", str(tmp_path), "list.csv", "", NAMES, None, training=True)
+    assert len(table) == 3 and "end before" not in table.note
