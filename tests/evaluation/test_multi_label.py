@@ -190,7 +190,7 @@ def evaluation_of_list(list_run, output_dir, **test) -> EvaluateConfig:
 def test_lists_with_several_labels_are_trained_and_measured_by_map(list_run, tmp_path, capsys):
     assert all(0 < row["map"] <= 1 for row in rows_of(list_run.output_dir) if row["split"] == "val")
     result = evaluate(evaluation_of_list(list_run, tmp_path / "out"))
-    assert "val.csv: columns path, labels; 5 videos of 3 classes, several of them a video" in capsys.readouterr().out
+    assert "val.csv: columns path, labels; 5 videos of 3 classes, multi-label" in capsys.readouterr().out
     held = np.load(tmp_path / "out/scores.npz")
     assert held["classes"].tolist() == ["run", "sit", "wave"] and held["targets"].dtype == bool
     assert held["targets"].tolist()[2] == [True, False, True] and not held["targets"][3].any()

@@ -44,7 +44,7 @@ def read_charades(root: str, source: Path, classes: Sequence[str] | None, num_cl
     segments = Segments(
         np.array(ends), np.array(numbers, np.int64), np.array(times).reshape(-1, 2), lengths, len(classes)
     )
-    note = f"{source.name}: Charades; {len(rows)} videos of {len(classes)} classes, several of them a video"
+    note = f"{source.name}: Charades; {len(rows)} videos of {len(classes)} classes, multi-label"
     reversed_ones = [
         f"{name} c{number:03} {start:g} {end:g}"
         for name, actions in zip(ids, found, strict=True)
@@ -52,7 +52,7 @@ def read_charades(root: str, source: Path, classes: Sequence[str] | None, num_cl
         if end < start
     ]
     if reversed_ones:
-        note += f"; {first_three(reversed_ones, 'actions end before they start, and are at no time')}"
+        note += f"; {first_three(reversed_ones, 'actions that end before they start, at no time')}"
     return builder.table(root, source, classes, segments.video_targets(), segments=segments, note=note)
 
 

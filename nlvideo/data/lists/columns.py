@@ -46,7 +46,10 @@ def find_header(text: str, line: int) -> Header | None:
     It is one if it names a path, and besides a label, or else no number.
     """
     for delimiter in DELIMITERS:
-        written = tuple(split_line(text, delimiter))
+        try:
+            written = tuple(split_line(text, delimiter))
+        except csv.Error:  # which the reader of the rows explains
+            continue
         names = tuple("_".join(name.lower().replace("-", " ").split()) for name in written)
         if len(names) < 2 or not any(name in PATH_COLUMNS or name == ID_COLUMN for name in names):
             continue

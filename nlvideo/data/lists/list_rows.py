@@ -42,7 +42,7 @@ def build_table(source: ListSource, rows: Iterable[ListRow], what: str, remarks:
         raise UserError(f"{source.place} lists no video.")
     classes, numbers, kind = labels.resolve(source, builder)
     targets = labels.targets(numbers, len(classes), source.multi_label)
-    several = ", several of them a video" if source.multi_label else ""
+    several = ", multi-label" if source.multi_label else ""
     count = f"{len(builder)} {'videos' if not builder.has_parts else 'parts of videos'} of {len(classes)} classes"
     note = "; ".join([f"{source.place.name}: {what}", f"{count}{several} ({kind})", *remarks])
     return builder.table(source.root, source.place, classes, targets, note=note)

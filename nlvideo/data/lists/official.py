@@ -64,7 +64,7 @@ def read_official_csv(source: ListSource, header: Header) -> VideoTable:
         times = seconds_between(source, line, cells[start], cells[end])
         video = cells[header.names.index(ID_COLUMN)]
         entries.append(_Entry(video, cells[label], *times, "" if subset is None else cells[subset], line))
-    notes = [f"{negative} clips that do not show their class are left out"] if negative else []
+    notes = [f"clips that do not show their class left out: {negative}"] if negative else []
     what = "HACS's clips" if hacs else "Kinetics's csv"
     return _table(source, entries, what, notes, parts=hacs)
 
@@ -92,7 +92,7 @@ def read_official_json(source: ListSource) -> VideoTable:
                 bad.append(f"{video} {entry.start:g} to {entry.end:g}")
             else:
                 entries.append(entry)
-    notes = [first_three(bad, "segments without a length left out")] if bad else []
+    notes = [first_three(bad, "segments that do not end after their start left out")] if bad else []
     return _table(source, entries, "ActivityNet's json" if parts else "Kinetics's json", notes, parts=parts)
 
 
@@ -136,7 +136,7 @@ def _table(source: ListSource, entries: list[_Entry], what: str, notes: Sequence
             f"{source.place}: none of its {len(entries)} videos exists below {source.root}. Files called {names}, "
             f"there or in a folder called {entries[0].label}, would be the first. Check data.root and data.videos."
         )
-    remarks = [*notes, first_three(missing, "videos missing and left out")] if missing else notes
+    remarks = [*notes, first_three(list(dict.fromkeys(missing)), "missing videos left out")] if missing else notes
     return build_table(source, kept, f"{what}{subset}", remarks)
 
 

@@ -37,8 +37,8 @@ def _fit(source: ListSource, line: str, delimiter: str) -> int:
 def split_row(source: ListSource, text: str, delimiter: str) -> list[str]:
     """Returns path and other cells of a line.
 
-    In a line separated by spaces, the path is the longest beginning that exists; else all up to the last word with a
-    video's suffix; else all before the last words that are whole numbers.
+    In a line separated by spaces, the path is the longest beginning that exists and that a label or numbers follow;
+    else all up to the last word with a video's suffix; else all before the last words that are whole numbers.
 
     Raises:
         csv.Error: a quote that is never closed.
@@ -52,10 +52,13 @@ def split_row(source: ListSource, text: str, delimiter: str) -> list[str]:
     if len(ends) < 2:
         return [text]
     for end in reversed(ends[:-1]):
+        suffixed, rest = has_video_suffix(text[:end]), text[end:].split()
         # A suffix saves asking the disk where the whole line but its last word is a path, as in most lists.
-        whole = end == ends[-2] and (end == ends[0] or has_video_suffix(text[:end]))
-        if whole or os.path.exists(source.full_path(text[:end])):
-            return [text[:end], *text[end:].split()]
+        if len(rest) == 1 and (suffixed or end == ends[0]):
+            return [text[:end], *rest]
+        fits = len(rest) == 1 or suffixed or all(INTEGER.fullmatch(word) for word in rest)
+        if fits and os.path.exists(source.full_path(text[:end])):
+            return [text[:end], *rest]
     for end in reversed(ends[:-1]):
         if has_video_suffix(text[:end]):
             return [text[:end], *text[end:].split()]

@@ -141,8 +141,8 @@ def _names_in(folder: str) -> frozenset[str]:
 
 
 def first_three(items: Sequence[str], what: str) -> str:
-    """Returns "5 WHAT: a, b, c, ..." for a note."""
-    return f"{len(items)} {what}: {', '.join(items[:3])}{', ...' if len(items) > 3 else ''}"
+    """Returns "WHAT: 5 (a, b, c, ...)" for a note."""
+    return f"{what}: {len(items)} ({', '.join(items[:3])}{', ...' if len(items) > 3 else ''})"
 
 
 class TableBuilder:

@@ -165,6 +165,6 @@ def test_a_table_with_several_labels_without_times(tmp_path):
 def test_missing_files_are_counted_and_the_first_three_named(tmp_path):
     (tmp_path / "a.mp4").touch()
     table = read(tmp_path, "path,label\na.mp4,0\n" + "".join(f"v/{i}.mp4,0\n" for i in range(4)) + "v/3.mp4,0\n")
-    assert table.check_files().note.endswith("; 4 missing files: v/0.mp4, v/1.mp4, v/2.mp4, ...")
+    assert table.check_files().note.endswith("; missing files: 4 (v/0.mp4, v/1.mp4, v/2.mp4, ...)")
     assert read(tmp_path, "path,label\na.mp4,0\n").check_files().note.endswith("(labels are numbers)")
     assert table.check_files().digest() == table.digest()

@@ -53,7 +53,7 @@ def test_missing_videos_are_left_out_counted_and_named(tmp_path):
     touch(tmp_path / "videos", "yoga/DDDDDDDDDD4.mp4")
     table = read(tmp_path, KINETICS)
     assert table.names() == ["yoga/DDDDDDDDDD4.mp4"] and table.targets.tolist() == [3] and table.classes == CLASSES
-    assert table.note.endswith("; 3 videos missing and left out: AAAAAAAAAA1, BBBBBBBBBB2, -CCCCCCCCC3")
+    assert table.note.endswith("; missing videos left out: 3 (AAAAAAAAAA1, BBBBBBBBBB2, -CCCCCCCCC3)")
     (tmp_path / "videos/yoga/DDDDDDDDDD4.mp4").unlink()
     with pytest.raises(FileNotFoundError, match=r"none of its 4 videos exists .*AAAAAAAAAA1_000417_000427\.\*"):
         read(tmp_path, KINETICS)
@@ -94,7 +94,10 @@ def test_activitynet_and_its_parts(tmp_path):
     table = read(tmp_path, content, "list.json", training=True)
     assert table.names() == ["v_A.mp4", "v_A.mp4"] and table.classes == ("Ballet", "Long jump")
     assert [table.part(i) for i in range(2)] == [(3.5, 9.0), (20.0, 26.5)] and table.targets.tolist() == [1, 0]
-    assert "1 segments without a length left out: A 7 to 7" in table.note and "left out: C" in table.note
+    assert (
+        "segments that do not end after their start left out: 1 (A 7 to 7)" in table.note
+        and "left out: 1 (C)" in table.note
+    )
     val = read(tmp_path, content, "list.json", classes=table.classes, training=False)
     assert val.names() == ["Long jump/B.mkv"] and val.part(0) == (0.5, 2.0) and val.targets.tolist() == [1]
 
@@ -109,7 +112,7 @@ def test_hacs_clips_without_the_negative_ones(tmp_path):
     table = read(tmp_path, text, training=True)
     assert table.names() == ["v_A.mp4", "B.mp4"] and table.classes == ("Archery", "Ballet")
     assert [table.part(i) for i in range(2)] == [(1.0, 3.0), (0.0, 2.0)]
-    assert "1 clips that do not show their class are left out" in table.note
+    assert "clips that do not show their class left out: 1" in table.note
 
 
 @pytest.mark.parametrize(

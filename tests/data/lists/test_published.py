@@ -186,7 +186,7 @@ def test_an_action_that_ends_before_it_starts_is_at_no_time_but_one_of_the_video
     for start, end in ((0, 100), (9, 11), (10, 18), (17, 19)):
         assert table.clip_target(0, start, end).tolist() == [True, False, False]  # an end past the video's is no error
     assert not any(table.segments.at(0, second)[1] for second in (9, 10, 14, 18, 19))
-    assert table.note.endswith("; 1 actions end before they start, and are at no time: AAAAA c001 18 10")
+    assert table.note.endswith("; actions that end before they start, at no time: 1 (AAAAA c001 18 10)")
 
 
 def test_charades_in_utf_16(tmp_path):

@@ -64,4 +64,4 @@ def test_charades_is_multi_label_without_the_key_and_others_refuse_it(tmp_path):
 def test_missing_files_are_in_the_note(tmp_path):
     data = data_of(tmp_path, train="path,label,fold\na.mp4,0,1\nb.mp4,1,2\ngone.mp4,1,3\n")
     expected = "train.csv: columns path, label (ignored: fold); 3 videos of 2 classes (labels are numbers)"
-    assert read_train_table(data).note == f"{expected}; 1 missing files: gone.mp4"
+    assert read_train_table(data).note == f"{expected}; missing files: 1 (gone.mp4)"
