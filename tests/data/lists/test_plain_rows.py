@@ -66,6 +66,11 @@ def test_spaces_digits_and_commas_in_paths(tmp_path):
     assert read(tmp_path, "\n".join(lines)).names() == [line.rpartition(" ")[0] for line in lines]
 
 
+def test_a_shorter_path_that_exists_is_not_taken_for_one_that_is_missing(tmp_path):
+    (tmp_path / "a").mkdir()
+    assert read(tmp_path, "a video 1.mp4 0 2\n", multi_label=True).names() == ["a video 1.mp4"]
+
+
 def test_names_for_labels_without_a_header(tmp_path):
     for text in ("a.mp4,no fight\nb.mp4,fight\n", "v/1,no fight\nv/2,fight\n", "a b.mp4\tno fight\nb.mp4\tfight\n"):
         assert read(tmp_path, text).classes == ("fight", "no fight")
