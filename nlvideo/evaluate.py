@@ -172,6 +172,8 @@ def plan_evaluation(config: EvaluateConfig, trained: TrainedCheckpoint, world: W
     load_decoder(config.data.decoder)
     distributed.on_main(prepare_data, config.data)
     table = distributed.together(read_table_for, config, trained)
+    if world.is_main:
+        print(table.note)
     names = class_names(config.data)
     if world.is_main and names is not None and names != list(table.classes):
         print(f"data.classes={config.data.classes} lists the network's classes in another order; matched by name")
@@ -200,15 +202,19 @@ def read_table_for(config: EvaluateConfig, trained: TrainedCheckpoint) -> VideoT
         UserError: a list of a kind that the network was not trained for.
     """
     data, before = config.data, trained.config.data
-    if data.multi_label != before.multi_label:
+    if data.is_multi_label != before.is_multi_label:
         kinds = {True: "several classes a video, or none", False: "one class a video"}
         raise UserError(
-            f"data.format={data.format}: the list has {kinds[data.multi_label]}, but the network was "
-            f"trained for {kinds[before.multi_label]} (data.format={before.format})."
+            f"data.format={data.format}: the list has {kinds[data.is_multi_label]}, but the network was trained for "
+            f"{kinds[before.is_multi_label]} (data.format={before.format}, data.multi_label={before.multi_label})."
         )
     table = read_val_table(data, trained.classes)
     if localizes(config):
-        assert table.segments is not None  # of multi-label data
+        if table.segments is None:
+            raise UserError(
+                f"data.test.clip_sampling=points: {table.source} does not say when its actions take place, which "
+                "localisation needs; take another data.test.clip_sampling."
+            )
         unknown = np.flatnonzero(np.isnan(table.segments.lengths))
         if len(unknown):
             raise UserError(
@@ -220,7 +226,7 @@ def read_table_for(config: EvaluateConfig, trained: TrainedCheckpoint) -> VideoT
 
 def localizes(config: EvaluateConfig) -> bool:
     """Returns whether clips are scored one by one, against the actions at their time."""
-    return config.data.multi_label and config.data.test.clip_sampling == "points"
+    return config.data.is_multi_label and config.data.test.clip_sampling == "points"
 
 
 def identity_of(config: EvaluateConfig, trained: TrainedCheckpoint, table: VideoTable) -> dict[str, Any]:

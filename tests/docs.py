@@ -154,6 +154,8 @@ def prepare(folder: Path) -> None:
             place(f"kinetics400/{split}/class_{i % 2}/v{i}.mp4")
         rows = "".join(f"{split}/class_{i % 2}/v{i}.mp4 {i % 2}\n" for i in numbers)
         write(f"kinetics400/{split}.csv", rows)
+        official = "".join(f"class {k},v{i},0,3,{split}\n" for k, i in zip(range(400), [*numbers] * 200, strict=False))
+        write(f"kinetics400/kinetics-400_{split}.csv", f"label,youtube_id,time_start,time_end,split\n{official}")
         actions = "".join(f"V{i},c00{i % 2} 0.00 1.00,3.20\n" for i in numbers)
         write(f"charades/Charades/Charades_v1_{'train' if split == 'train' else 'test'}.csv",
               f"id,actions,length\n{actions}")  # fmt: skip

@@ -14,6 +14,7 @@ times, and the lowest and highest of one round.
 """
 
 import argparse
+import csv
 import json
 import multiprocessing
 import os
@@ -40,7 +41,8 @@ from nlvideo.data.clips.view_sampling import view_indices
 from nlvideo.data.clips.views import MultiViews
 from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.lists.path_list import read_table, videos_below
+from nlvideo.data.lists.folder_tree import videos_below
+from nlvideo.data.lists.path_list import read_table
 
 TRAIN: dict[str, Any] = {
     "num_frames": 32,
@@ -95,7 +97,8 @@ def main() -> None:
 
 def table_of(folder: Path, names: list[str], scratch: str):
     file = Path(scratch, "list.csv")
-    file.write_text("".join(f"{name},0\n" for name in names))
+    with open(file, "w", newline="", encoding="utf-8") as out:
+        csv.writer(out).writerows([name, 0] for name in names)
     return read_table(str(folder), str(file), None)
 
 

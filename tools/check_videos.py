@@ -4,8 +4,8 @@
     python tools/check_videos.py SRC OUT --list train.csv val.csv # those of lists whose paths start from SRC
 
 OUT gets videos.csv, one line a video: codec, frames, rate, size, keyframes, what is wrong. A list comes out as
-OUT/NAME without the lines of corrupt videos. The same command resumes. On several machines:
---shard 1/4 ... 4/4 with the same OUT, then once without --shard, which joins them.
+OUT/NAME without the rows of corrupt videos: path and label, and start and end where it has them. The same command
+resumes. On several machines: --shard 1/4 ... 4/4 with the same OUT, then once without --shard, which joins them.
 """
 
 import argparse
@@ -24,7 +24,9 @@ from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.lists.path_list import read_table, videos_below
+from nlvideo.data.lists.folder_tree import videos_below
+from nlvideo.data.lists.list_writing import write_list
+from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder
@@ -65,7 +67,7 @@ def check(arguments: argparse.Namespace) -> int:
     src, out = arguments.src, arguments.out
     if not src.is_dir():
         raise UserFileNotFoundError(f"The folder {src} does not exist.")
-    tables = {name: read_table(str(src), name, None) for name in arguments.list}
+    tables = {name: read_table(str(src), name, None, multi_label=True) for name in arguments.list}
     names = list(dict.fromkeys(name for table in tables.values() for name in table.names()))
     names = names or sorted(str(path.relative_to(src)) for path in videos_below(src))
     if not names:
@@ -141,11 +143,10 @@ def _windows(num_frames: int, sample: int | None) -> list[np.ndarray]:
 
 
 def _write_clean(source: Path, target: Path, table: VideoTable, bad: set[str]) -> None:
-    """Writes a list without the videos in `bad`, as `path,label` lines."""
+    """Writes a list without the videos in `bad`."""
     if target.exists() and target.samefile(source):
         raise UserError(f"{target} is the list itself, which is not overwritten; give another OUT.")
-    rows = (f"{name},{label}\n" for name, label in zip(table.names(), table.targets, strict=True) if name not in bad)
-    target.write_text("".join(rows), encoding="utf-8", errors="surrogateescape")
+    write_list(target, table, {name: name for name in table.names() if name not in bad})
 
 
 def print_summary(rows: list[dict[str, str]], file: Path) -> None:

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from nlvideo.config.compose import to_container
-from nlvideo.data.lists.path_list import read_classes
+from nlvideo.data.lists.class_file import read_classes
 from nlvideo.runtime.errors import UserError, UserFileExistsError, reporting_errors
 from nlvideo.runtime.files import make_folder
 from nlvideo.weights.checkpoint_file import save_checkpoint

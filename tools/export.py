@@ -116,7 +116,7 @@ def describe(trained: TrainedCheckpoint, clip_shape: Sequence[int], with_normali
         "output": {
             "name": "logits",
             "shape": ["batch", len(trained.classes)],
-            "scores": "sigmoid" if data.multi_label else "softmax",
+            "scores": "sigmoid" if data.is_multi_label else "softmax",
         },
         "block": trained.config.block.kind,
         "checkpoint_sha256": trained.sha256,  # as in the result.json of an evaluation

@@ -29,7 +29,9 @@ from tqdm import tqdm
 from nlvideo.data.collections.records import Records, open_records
 from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.lists.path_list import read_table, videos_below
+from nlvideo.data.lists.folder_tree import videos_below
+from nlvideo.data.lists.list_writing import write_list
+from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder, replacing
@@ -61,7 +63,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         raise UserFileNotFoundError(f"The folder {src} does not exist.")
     if dst.resolve() == src.resolve() or src.resolve() in dst.resolve().parents:
         raise UserError(f"DST {dst} must not be SRC or lie in it.")
-    tables = {name: read_table(str(src), name, None) for name in arguments.list}
+    tables = {name: read_table(str(src), name, None, multi_label=True) for name in arguments.list}
     names = list(dict.fromkeys(name for table in tables.values() for name in table.names()))
     names = names or sorted(str(path.relative_to(src)) for path in videos_below(src) if path.is_file())
     if not names:
@@ -195,9 +197,7 @@ def write_lists(dst: Path, which: str, rows: list[dict[str, str]], tables: dict[
     prepared = {row["video"]: row["prepared"] for row in rows if row["prepared"]}
     whole = which == "1/1"
     for name, table in tables.items() if whole else ():
-        pairs = zip(table.names(), table.targets, strict=True)
-        lines = (f"{prepared[video]},{label}\n" for video, label in pairs if video in prepared)
-        (dst / Path(name).name).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        write_list(dst / Path(name).name, table, prepared)
     failed = dst / ("failed.csv" if whole else f"failed.{which.replace('/', '-of-')}.csv")
     failed.unlink(missing_ok=True)
     if len(prepared) < len(rows):

@@ -189,7 +189,7 @@ def describe_clip(path: str, indices: np.ndarray, data: DataConfig) -> str:
 
 
 def describe_prediction(logits: Tensor, loaded: LoadedNetwork) -> str:
-    scores = logits.sigmoid() if loaded.data.multi_label else logits.softmax(0)
+    scores = logits.sigmoid() if loaded.data.is_multi_label else logits.softmax(0)
     score, best = scores.max(0)
     return f"predicted: {loaded.classes[int(best)]}, score {score:.2f}"
 

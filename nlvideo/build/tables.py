@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from nlvideo.config.schema import DataConfig
-from nlvideo.data.lists.published import read_published_classes, read_videos
+from nlvideo.data.lists.class_file import read_classes
+from nlvideo.data.lists.path_list import read_table
+from nlvideo.data.lists.published import read_videos
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.data.synthetic.relations import LONG_RANGE_OPTIONS
 from nlvideo.data.synthetic.writing import write_set
@@ -39,7 +41,7 @@ def class_names(data: DataConfig) -> list[str] | None:
     """
     if data.classes is None:
         return None
-    names = read_published_classes(data.format, Path(data.root, data.classes))
+    names = read_classes(Path(data.root, data.classes))
     if data.num_classes not in (None, len(names)):
         raise UserError(f"data.num_classes={data.num_classes}, but data.classes={data.classes} names {len(names)}.")
     return names
@@ -50,15 +52,16 @@ def read_train_table(data: DataConfig) -> VideoTable:
     table = _read(data, data.train, class_names(data), training=True)
     if data.num_classes not in (None, len(table.classes)):
         raise UserError(f"data.num_classes={data.num_classes}, but {table.source} has {len(table.classes)} classes.")
-    if data.format == "list" and data.classes is None and data.num_classes is None:
-        empty = np.flatnonzero(np.bincount(table.targets, minlength=len(table.classes)) == 0)
+    numbered = table.classes == tuple(map(str, range(len(table.classes))))  # classes that nothing names
+    if data.format == "list" and data.classes is None and data.num_classes is None and numbered:
+        held = table.targets.sum(0) if table.multi_label else np.bincount(table.targets, minlength=len(table.classes))
+        empty = np.flatnonzero(held == 0)
         if len(empty):
             raise UserError(
                 f"{table.source} has no video of class {', '.join(map(str, empty[:5]))} but of higher ones up to "
                 f"{len(table.classes) - 1}; if that is intended, set data.num_classes={len(table.classes)}."
             )
-    table.check_files()
-    return table
+    return table.check_files()
 
 
 def read_val_table(data: DataConfig, classes: Sequence[str]) -> VideoTable:
@@ -82,12 +85,21 @@ def read_val_table(data: DataConfig, classes: Sequence[str]) -> VideoTable:
     table = _read(data, data.val, classes if named is None else named, training=False)
     if table.classes != classes:
         table = table.with_classes(classes)
-    table.check_files()
-    return table
+    return table.check_files()
 
 
 def _read(data: DataConfig, source: str, classes: Sequence[str] | None, *, training: bool) -> VideoTable:
     known = None if classes is None else list(classes)
+    if data.format == "list":
+        return read_table(
+            data.root,
+            source,
+            known,
+            data.num_classes,
+            data.videos,
+            multi_label=data.is_multi_label,
+            training=training,
+        )
     return read_videos(data.format, data.root, source, data.videos, known, data.num_classes, training=training)
 
 

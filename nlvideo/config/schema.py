@@ -82,11 +82,12 @@ class ViewsConfig:
 class DataConfig:
     root: str = MISSING
     format: str = "list"  # of train and val, see FORMATS in nlvideo/data/lists/published.py
-    train: str = "train.csv"  # a list of `path label` lines, or a folder with one sub-folder per class
+    train: str = "train.csv"  # a list, such as `path label` lines, or a folder with one sub-folder per class
     val: str = "val.csv"
     videos: str = ""  # folder that the lists' paths start from, relative to root
-    classes: str | None = None  # file with one class name a line, or the format's own, relative to root
-    num_classes: int | None = None  # for lists without a class file; null: the highest label + 1
+    classes: str | None = None  # file with the class names, see nlvideo/data/lists/class_file.py, relative to root
+    num_classes: int | None = None  # for lists without a class file; null: the highest label + 1, or all names
+    multi_label: bool = False  # of lists: a video may show several classes or none; charades always is
     num_frames: int = 32
     frame_stride: int = 2
     scale_range: list[int] = field(default_factory=lambda: [256, 320])  # short side in training, both included
@@ -106,11 +107,11 @@ class DataConfig:
     test: ViewsConfig = field(default_factory=ViewsConfig)
 
     @property
-    def multi_label(self) -> bool:
+    def is_multi_label(self) -> bool:
         """Whether a video may show several classes or none: sigmoid and binary cross-entropy instead of softmax."""
         from nlvideo.data.lists.published import MULTI_LABEL_FORMATS
 
-        return self.format in MULTI_LABEL_FORMATS
+        return self.multi_label or self.format in MULTI_LABEL_FORMATS
 
 
 @dataclass
@@ -234,11 +235,13 @@ def _check_share(config: Any, keys: str, prefix: str = "") -> None:
 
 def _check_data(data: DataConfig) -> None:
     from nlvideo.data.decoding.opening import DECODERS
-    from nlvideo.data.lists.published import FORMATS
+    from nlvideo.data.lists.published import FORMATS, MULTI_LABEL_FORMATS
     from nlvideo.data.synthetic.writing import SETS
 
     _check_choice("data.decoder", data.decoder, tuple(DECODERS))
     _check_choice("data.format", data.format, FORMATS)
+    if data.multi_label and data.format not in ("list", *MULTI_LABEL_FORMATS):
+        raise UserError(f"data.multi_label=true: the videos of data.format={data.format} have one class each.")
     if data.synthetic is not None:
         _check_choice("data.synthetic.kind", data.synthetic.kind, tuple(SETS))
         _check_long_range(data.synthetic)
@@ -321,7 +324,7 @@ def _check_views(data: DataConfig) -> None:
             "centre crops of the validation are taken."
         )
     _check_choice("data.test.pooling", test.pooling, VIEW_POOLINGS)
-    if data.multi_label and test.pooling == "sum":
+    if data.is_multi_label and test.pooling == "sum":
         raise UserError(
             "data.test.pooling=sum: the classes of multi-label data have probabilities of their own, whose sum over "
             "views is none; choose from mean, max."

@@ -36,7 +36,7 @@ def write_results(folder: Path, result: dict[str, Any], found: Scores, table: Vi
         np.savez(file, ids=names, classes=classes, scores=found.scores, targets=table.targets)
     _write_predictions(folder / PREDICTIONS_FILE, found, table)
     _write_classes(folder / CLASSES_FILE, found, table)
-    if table.multi_label:
+    if table.segments is not None:  # as Charades's lists have
         _write_submissions(folder, found, table)
     write_text(folder / RESULT_FILE, json.dumps(result, indent=1))
 

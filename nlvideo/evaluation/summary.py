@@ -124,7 +124,7 @@ def localization(found: Scores, table: VideoTable) -> tuple[np.ndarray, np.ndarr
 
     Point p of P lies at p / P of the length that the list gives (Charades_v1_localize.m).
     """
-    assert table.segments is not None  # of multi-label data
+    assert table.segments is not None  # clips are kept only where they can be localised
     segments, points = table.segments, found.clips.shape[1]
     lengths = segments.lengths
     targets = [segments.at(v, p / points * lengths[v]) for v in range(len(table)) for p in range(points)]

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nlvideo.config.compose import command_line_keys, run_command
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
-from nlvideo.data.lists.path_list import videos_below
+from nlvideo.data.lists.folder_tree import videos_below
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
 from nlvideo.prediction.predictor import BLOCK_BYTES, Predictions, Predictor
 from nlvideo.prediction.timeline import Timeline

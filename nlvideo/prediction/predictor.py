@@ -81,7 +81,7 @@ class Predictor:
         trained = read_trained(os.fspath(checkpoint))
         with redirect_stdout(sys.stderr):  # the settings replaced are printed; stdout is for results
             self.config = merge_settings(PredictConfig, trained.config, given)
-        self.classes, self.multi_label = trained.classes, trained.config.data.multi_label
+        self.classes, self.multi_label = trained.classes, trained.config.data.is_multi_label
         load_decoder(self.config.data.decoder)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         use_tf32(False, self.device)

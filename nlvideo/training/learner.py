@@ -66,5 +66,5 @@ def build_learner(config: TrainConfig, network: VideoResNet, world: World, dtype
         timer=timer,
         dtype=dtype,
         normalize=Normalizer(colours, world.device, input_dtype(dtype)),
-        multi_label=config.data.multi_label,
+        multi_label=config.data.is_multi_label,
     )

@@ -45,7 +45,7 @@ def check_inputs(config: TrainConfig) -> Inputs:
     train_table = read_train_table(config.data)
     val_table = read_val_table(config.data, train_table.classes)
     if val_table.multi_label and not val_table.targets.any():
-        raise UserError(f"data.val={config.data.val}: none of its videos has an action, so nothing can be measured.")
+        raise UserError(f"data.val={config.data.val}: none of its videos has a label, so nothing can be measured.")
     torch.manual_seed(config.seed)  # the same initial weights on every rank and every time
     network = build_model(config.model, config.block, config.data, len(train_table.classes))
     check_clip(network, config.data.num_frames, config.data.crop_size, config.data.crop_size)
@@ -110,6 +110,7 @@ def plan_lines(config: TrainConfig, inputs: Inputs, world: World, dtype: torch.d
     ]
     for name, table in (("train", inputs.train_table), ("val", inputs.val_table)):
         lines.append(f"{name:9} {len(table)} videos of {len(table.classes)} classes, {table.source}")
+        lines += [f"          {table.note}"] if table.note else []
     clips = Share(optim.batch_size, 0, world.size, optim.accumulate).clips_per_micro_batch
     shares = f"{world.size} x {clips}" + (f" x {optim.accumulate} micro-batches" if optim.accumulate > 1 else "")
     epochs = optim.max_steps * optim.batch_size / len(inputs.train_table)

@@ -43,7 +43,7 @@ def test_every_data_set_says_all_that_tells_it_from_others(name):
     stated = OmegaConf.load(Path(__file__).parents[2] / "configs" / "data" / f"{name}.yaml")
     assert {"format", "videos", "train", "val", "classes", "synthetic"} <= stated.keys()
     config = composed(f"data={name}", "data.root=somewhere")
-    assert config.data.multi_label == (name in ("charades", "synthetic_actions"))
+    assert config.data.is_multi_label == (name in ("charades", "synthetic_actions"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Videos with several actions or none, from Charades's lists to its files: trained, evaluated, localised."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -161,3 +162,50 @@ def test_the_synthetic_set_is_written_once(run):
     before = [path.stat().st_mtime_ns for path in files]
     prepare_data(run.data)
     assert before == [path.stat().st_mtime_ns for path in files]
+
+
+@pytest.fixture(scope="module")
+def list_run(tmp_path_factory, video_folder):
+    """A run on lists with several labels a video and no times, by names, the validation's in another order."""
+    folder = tmp_path_factory.mktemp("several")
+    labels = ["run|sit", "run", "", "wave;run", "sit", "wave"]
+    for split, count in (("train", 6), ("val", 5)):
+        rows = "".join(f"{split}/a video {i}.mp4,{labels[-1 - i if split == 'val' else i]}\n" for i in range(count))
+        (folder / f"{split}.csv").write_text(f"path,labels\n{rows}")
+    lists = [f"data.train={folder}/train.csv", f"data.val={folder}/val.csv", "data.multi_label=true"]
+    small = [word for word in SMALL if not word.startswith(("experiment=", "data.synthetic"))]
+    config = composed("data=list", *small, *lists, f"data.root={video_folder}", f"output_dir={folder}/run",
+                      "model.pretrained=null")  # fmt: skip
+    train(config)
+    return config
+
+
+def evaluation_of_list(list_run, output_dir, **test) -> EvaluateConfig:
+    views = {"num_clips": 2, "num_crops": 1, "short_side": 36, "crop_size": 32} | test
+    data = dataclasses.replace(list_run.data, test=ViewsConfig(**views))
+    checkpoint = f"{list_run.output_dir}/checkpoint.pt"
+    return EvaluateConfig(checkpoint=checkpoint, output_dir=str(output_dir), precision="float32", data=data)
+
+
+def test_lists_with_several_labels_are_trained_and_measured_by_map(list_run, tmp_path, capsys):
+    assert all(0 < row["map"] <= 1 for row in rows_of(list_run.output_dir) if row["split"] == "val")
+    result = evaluate(evaluation_of_list(list_run, tmp_path / "out"))
+    assert "val.csv: columns path, labels; 5 videos of 3 classes, multi-label" in capsys.readouterr().out
+    held = np.load(tmp_path / "out/scores.npz")
+    assert held["classes"].tolist() == ["run", "sit", "wave"] and held["targets"].dtype == bool
+    assert held["targets"].tolist()[2] == [True, False, True] and not held["targets"][3].any()
+    assert 0 < result["map"] <= 1 and result["activation"] == "sigmoid" and "localization_map" not in result
+    assert not (tmp_path / "out/submission_classify.txt").exists()  # Charades's own
+    assert (tmp_path / "out/report.html").exists()
+
+
+def test_without_times_nothing_is_localised(list_run, tmp_path):
+    with pytest.raises(ValueError, match="clip_sampling=points: .*val.csv does not say when its actions take place"):
+        evaluate(evaluation_of_list(list_run, tmp_path / "out", num_clips=25, clip_sampling="points"))
+
+
+def test_a_network_for_one_label_is_not_evaluated_on_several(list_run, tmp_path):
+    config = evaluation_of_list(list_run, tmp_path / "out")
+    config.data.multi_label = False
+    with pytest.raises(ValueError, match="the list has one class a video, but the network was trained for several"):
+        evaluate(config)

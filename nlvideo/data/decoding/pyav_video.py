@@ -184,7 +184,10 @@ class PyavVideo(Video):
         return None
 
     def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
-        yield from converted(self.frames(indices), self.orientation, crop)
+        try:
+            yield from converted(self.frames(indices), self.orientation, crop)
+        except FAILURES as error:  # of the conversion; damaged frames can have colours that there is no way from
+            raise DecodeError(self.path, f"a frame cannot be converted to RGB: {_reason(error)}") from None
 
     def frames(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         """Yields the wanted frames as they are stored.

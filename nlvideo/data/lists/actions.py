@@ -15,7 +15,8 @@ class Segments:
     Attributes:
         ends: (V,) int64, where each video's actions end in the arrays below.
         classes: (S,) int64.
-        times: (S, 2) float64, start and end as annotated; they may lie past the video's end.
+        times: (S, 2) float64, start and end as annotated; they may lie past the video's end. An action that ends
+            before it starts is at no time, but one of the video's.
         lengths: (V,) float64, of the videos as annotated; nan where it is not said.
         num_classes: K.
     """
@@ -29,7 +30,8 @@ class Segments:
     def overlapping(self, video: int, start: float, end: float) -> np.ndarray:
         """Returns (K,) bool: which actions share time with the clip from start to end; touching is not sharing."""
         classes, times = self._of(video)
-        return self._present(classes[(times[:, 0] < end) & (times[:, 1] > start)])
+        somewhere = times[:, 0] <= times[:, 1]
+        return self._present(classes[somewhere & (times[:, 0] < end) & (times[:, 1] > start)])
 
     def at(self, video: int, second: float) -> np.ndarray:
         """Returns (K,) bool: which actions take place at a moment, both ends included (Charades_v1_localize.m)."""

@@ -1,134 +1,122 @@
-"""Lists with one `path label` a line, and folder trees `class/video.mp4`."""
+"""Reads a list of videos: with a header, without one, in an official form, or a folder tree."""
 
+import csv
+import itertools
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
+from nlvideo.data.lists.columns import ID_COLUMN, PATH_COLUMNS, ColumnReader, Header, csv_rows, find_header
+from nlvideo.data.lists.folder_tree import read_tree
+from nlvideo.data.lists.list_rows import ListRow, build_table
+from nlvideo.data.lists.list_source import INTEGER, ListSource, has_video_suffix
+from nlvideo.data.lists.official import read_official_csv, read_official_json
+from nlvideo.data.lists.plain_rows import PlainReader, find_delimiter, split_row
+from nlvideo.data.lists.text_file import list_lines
+from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.runtime.errors import UserFileNotFoundError
 
-from nlvideo.data.decoding.frame_folder import SUFFIXES as PICTURE_SUFFIXES
-from nlvideo.data.lists.video_table import TableBuilder, VideoTable
-from nlvideo.runtime.errors import UserError, UserFileNotFoundError
-
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
-_ROW = re.compile(r"\s*(.*\S)[\s,]\s*(-?\d+)\s*")  # path, then a space, comma or tab, then the label
-_COUNTED = re.compile(r"(.*\S)[\s,]\s*\d+")  # path, then a number of frames
+NUM_FIRST_LINES = 20  # that show what separates columns
 
 
 def read_table(
-    root: str, source: str, classes: Sequence[str] | None, num_classes: int | None = None, videos: str = ""
+    root: str,
+    source: str,
+    classes: Sequence[str] | None,
+    num_classes: int | None = None,
+    videos: str = "",
+    *,
+    multi_label: bool = False,
+    training: bool | None = None,
 ) -> VideoTable:
     """Returns the videos of a list file or of a folder tree `class/video.mp4`.
 
-    A list has one `path label` a line, separated by a space, a comma or a tab, as PySlowFast and mmaction2 have it.
-    Paths may contain spaces. A first line that does not end with a number is a header. A path is a file or a folder
-    of frames; for these, mmaction2's lists have `path number_of_frames label`, which the first line shows.
+    A list has a header, whose names decide; or `path label` lines, or one of the few other shapes that plain_rows.py
+    knows; or it is a csv or json of Kinetics, ActivityNet or HACS (official.py). A path is a file or a folder of
+    frames. Labels are numbers, or names, whose sorted order gives them numbers where `classes` does not.
 
     Args:
         root: folder of the data set; `source`, `videos` and, with it, the list's paths are relative to it unless
             absolute.
         source: the list file, or the folder whose sub-folders are the classes.
-        classes: class names in the order of the labels. None: the tree's folders in sorted order, or for a list
-            the labels themselves as names.
-        num_classes: of a list without class names; None: its highest label + 1.
+        classes: class names in the order of the labels. None: the tree's folders or the list's names in sorted
+            order, or for labels that are numbers these numbers as names.
+        num_classes: of a list with numbers for labels and without class names; None: its highest label + 1.
         videos: folder that a list's paths start from.
+        multi_label: a video may have several labels, or none.
+        training: of a file with several parts, read the one for training, or for validation; None: all of it.
 
     Raises:
-        UserError: no such list or folder; an empty list; a malformed line; a label out of range; a folder that is
-            not a class.
+        UserError: no such list or folder; an empty list; a row that is not understood; a label out of range; a folder
+            that is not a class.
     """
     place = Path(root, source)
+    known = None if classes is None else tuple(classes)
+    read = ListSource(place, str(Path(root, videos)), known, num_classes, multi_label, training)
     if place.is_dir():
-        return _read_tree(place, classes)
+        return read_tree(read)
     if not place.is_file():
         raise UserFileNotFoundError(f"The list {place} does not exist (data.root={root}).")
-    builder, root = TableBuilder(), str(Path(root, videos))
-    try:
-        with open(place, encoding="utf-8-sig") as file:
-            _read_rows(file, place, root, builder)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place} is not a UTF-8 text file: {error.reason} at byte {error.start}.") from None
-    if not builder.targets:
-        raise UserError(f"{place} lists no video.")
-    if classes is None:
-        classes = [str(i) for i in range(max(builder.targets) + 1 if num_classes is None else num_classes)]
-    table = builder.table(root, place, classes)
-    outside = np.flatnonzero((table.targets < 0) | (table.targets >= len(classes)))
-    if len(outside):
-        row = int(outside[0])
-        raise UserError(
-            f"{place}, line {builder.lines[row]}: label {table.targets[row]} of {table.name(row)} is out of range; "
-            f"there are {len(classes)} classes, so labels go from 0 to {len(classes) - 1}."
-        )
-    return table
+    if place.suffix.lower() == ".json":
+        return read_official_json(read)
+    first = list(itertools.islice(_filled_lines(place), NUM_FIRST_LINES))
+    header = find_header(first[0][1], first[0][0]) if first else None
+    if header is None:
+        plain = PlainReader(read, find_delimiter(read, [text for _, text in first]))
+        return build_table(read, _plain_rows(read, plain, first), plain.what)
+    if ID_COLUMN in header.names and header.column(PATH_COLUMNS) is None:
+        return read_official_csv(read, header)
+    columns = ColumnReader(read, header)
+    return build_table(read, _rows_below(read, columns), columns.what)
 
 
-def _read_rows(file: Iterable[str], place: Path, root: str, builder: TableBuilder) -> None:
-    counted = None  # whether a number of frames stands between path and label, as the first row shows
-    for number, line in enumerate(file, 1):
-        match = _ROW.fullmatch(line)
-        if match is None:
-            if not line.strip() or (number == 1 and not any(suffix in line.lower() for suffix in VIDEO_SUFFIXES)):
-                continue  # empty, or the header
-            raise UserError(f"{place}, line {number}: {line.strip()!r} is not `path label` with an integer label.")
-        name = match[1].rstrip(", \t")
-        if counted is None:
-            counted = _COUNTED.fullmatch(name) is not None and not Path(root, name).exists()
-        if counted:
-            path = _COUNTED.fullmatch(name)
-            if path is None:
-                raise UserError(
-                    f"{place}, line {number}: {line.strip()!r} is not `path number_of_frames label`, as the first "
-                    "line is."
-                )
-            name = path[1].rstrip(", \t")
-        builder.add(name.strip('"'), int(match[2]), number)
+def _filled_lines(place: Path) -> Iterator[tuple[int, str]]:
+    """Yields number and text of the lines that are not empty."""
+    return ((number, line) for number, line in enumerate(list_lines(place), 1) if line.strip())
 
 
-def _read_tree(place: Path, classes: Sequence[str] | None) -> VideoTable:
-    folders = sorted(entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise UserError(f"{place} has no sub-folders; expected one for each class.")
-    classes = folders if classes is None else classes
-    label = {name: i for i, name in enumerate(classes)}
-    unknown = [name for name in folders if name not in label]
-    if unknown:
-        raise UserError(f"{place}: the folders {', '.join(unknown[:5])} are not among the {len(classes)} classes.")
-    builder = TableBuilder()
-    for folder in folders:
-        for video in sorted(videos_below(place / folder)):
-            builder.add(str(video.relative_to(place)), label[folder])
-    if not builder.targets:
-        raise UserError(
-            f"{place} holds no video with one of the suffixes {' '.join(VIDEO_SUFFIXES)} and no folder of frames."
-        )
-    return builder.table(place, place, classes)
+def _rows_below(source: ListSource, columns: ColumnReader) -> Iterator[ListRow]:
+    header: Header = columns.header
+    if header.delimiter == " " and len(header.names) == 2 and columns.path == 0:
+        # Paths may hold spaces, which the rows without a header know how to find.
+        plain = PlainReader(source, " ")
+        yield from _spaced_rows(source, plain, header.line)
+        return
+    for line, cells in csv_rows(source, list_lines(source.place), header.delimiter):
+        if line > header.line:
+            yield columns.row(line, cells)
 
 
-def videos_below(folder: Path) -> Iterator[Path]:
-    """Yields the video files below a folder, and the folders below it that hold frames as pictures."""
-    for below, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        shown = [name for name in files if not name.startswith(".")]
-        yield from (Path(below, name) for name in shown if Path(name).suffix.lower() in VIDEO_SUFFIXES)
-        if Path(below) != folder and any(Path(name).suffix.lower() in PICTURE_SUFFIXES for name in shown):
-            yield Path(below)
+def _plain_rows(source: ListSource, plain: PlainReader, first: list[tuple[int, str]]) -> Iterator[ListRow]:
+    rows = (
+        _spaced_rows(source, plain)
+        if plain.delimiter == " "
+        else (plain.row(*row) for row in csv_rows(source, list_lines(source.place), plain.delimiter))
+    )
+    for i, row in enumerate(rows):
+        if i == 0 and _is_header(source, row, len(first)):
+            text = first[0][1].strip()
+            raise source.error(
+                row.line,
+                f"{text!r} is neither a video nor a known header; a header has the columns path and label.",
+            )
+        yield row
 
 
-def read_classes(path: str | Path) -> list[str]:
-    """Returns the class names of a file with one name a line, in the order of the labels.
+def _is_header(source: ListSource, row: ListRow, num_lines: int) -> bool:
+    """Returns whether a first row is the header of columns with other names, which would become a class."""
+    words = not any(INTEGER.fullmatch(label) for label in row.labels)
+    strange = not has_video_suffix(row.path) and not {"/", os.sep} & set(row.path)
+    return num_lines > 1 and words and strange and not os.path.exists(source.full_path(row.path))
 
-    Raises:
-        UserError: no such file; an empty one; a name that occurs twice.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserFileNotFoundError(f"The class file {path} does not exist (data.classes).")
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not names:
-        raise UserError(f"The class file {path} is empty.")
-    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    if twice:
-        raise UserError(f"The class file {path} names {', '.join(sorted(twice))} more than once.")
-    return names
+
+def _spaced_rows(source: ListSource, plain: PlainReader, after: int = 0) -> Iterator[ListRow]:
+    """Yields the rows of a list separated by spaces, those below the line `after`."""
+    for line, text in _filled_lines(source.place):
+        if line <= after:
+            continue
+        try:
+            cells = split_row(source, text, " ")
+        except csv.Error:
+            raise source.error(line, f"{text.strip()!r} has a quote that is never closed.") from None
+        yield plain.row(line, cells)

@@ -2,9 +2,11 @@
 
 import array
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,11 @@ class VideoTable:
         root: folder that relative paths start from.
         source: the list or folder that the table was read from.
         classes: class names; a target is an index into them.
-        targets: (videos,) int64; (videos, classes) bool where a video may show several actions or none.
-        segments: of such videos, when their actions take place.
+        targets: (videos,) int64; (videos, classes) bool where a video may show several classes or none.
+        segments: of such videos, when their actions take place, if the list says so.
+        parts: (videos, 2) float64, the seconds from start to end that a row is about; nan: the whole video. None: all
+            of them are whole. One file may stand in many rows.
+        note: one line on what was understood of the list, to be printed.
     """
 
     root: str
@@ -32,10 +37,12 @@ class VideoTable:
     _text: np.ndarray  # all paths, concatenated, UTF-8, uint8
     _ends: np.ndarray  # (videos,) int64, where each path ends in _text
     segments: Segments | None = None
+    parts: np.ndarray | None = None
+    note: str = ""
 
     @property
     def multi_label(self) -> bool:
-        return self.segments is not None
+        return self.targets.ndim == 2
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -51,34 +58,51 @@ class VideoTable:
     def path(self, index: int) -> str:
         return os.path.join(self.root, self.name(index))
 
+    def part(self, index: int) -> tuple[float, float] | None:
+        """Returns the seconds from start to end that a row is about, None for the whole video."""
+        if self.parts is None or math.isnan(self.parts[index, 0]):
+            return None
+        start, end = self.parts[index].tolist()
+        return start, end
+
     def digest(self) -> str:
-        """Returns a SHA-256 over the videos' names, their targets and the class names."""
+        """Returns a SHA-256 over the videos' names, their parts and targets, and the class names."""
         sha = hashlib.sha256("\n".join(self.classes).encode())
         for part in (self._text, self._ends, self.targets):
             sha.update(part.tobytes())
         if self.segments is not None:
             for part in (self.segments.ends, self.segments.classes, self.segments.times, self.segments.lengths):
                 sha.update(part.tobytes())
+        if self.parts is not None:
+            sha.update(self.parts.tobytes())
         return sha.hexdigest()
 
     def with_classes(self, classes: tuple[str, ...]) -> "VideoTable":
         """Returns the table for the same class names in another order."""
         assert sorted(classes) == sorted(self.classes)
-        moved = np.array([classes.index(name) for name in self.classes])  # new index of each old one
-        if self.segments is None:
+        place = {name: i for i, name in enumerate(classes)}
+        moved = np.array([place[name] for name in self.classes])  # new index of each old one
+        if self.segments is not None:
+            segments = replace(self.segments, classes=moved[self.segments.classes])
+            return replace(self, classes=classes, targets=segments.video_targets(), segments=segments)
+        if not self.multi_label:
             return replace(self, classes=classes, targets=moved[self.targets])
-        segments = replace(self.segments, classes=moved[self.segments.classes])
-        return replace(self, classes=classes, targets=segments.video_targets(), segments=segments)
+        targets = np.zeros_like(self.targets)
+        targets[:, moved] = self.targets
+        return replace(self, classes=classes, targets=targets)
 
     def clip_target(self, video: int, start: float, end: float) -> int | np.ndarray:
-        """Returns what a clip from start to end, in seconds, shows: the class, or (classes,) bool."""
-        if self.segments is None:
-            return int(self.targets[video])
-        return self.segments.overlapping(video, start, end)
+        """Returns what a clip from start to end, in seconds, shows: the class, or (classes,) bool.
+
+        Where the list does not say when actions take place, every clip of a video shows all of its classes.
+        """
+        if self.segments is not None:
+            return self.segments.overlapping(video, start, end)
+        return self.targets[video] if self.multi_label else int(self.targets[video])
 
     def target_names(self, video: int) -> str:
         """Returns the names of the video's classes, separated by semicolons where there may be several."""
-        if self.segments is None:
+        if not self.multi_label:
             return self.classes[self.targets[video]]
         return ";".join(self.classes[k] for k in np.flatnonzero(self.targets[video]))
 
@@ -86,31 +110,74 @@ class VideoTable:
         """Returns the paths of the videos that do not exist."""
         return [path for path in map(self.path, range(len(self))) if not os.path.exists(path)]
 
-    def check_files(self) -> None:
-        """Raises UserFileNotFoundError if none of the videos exists."""
-        if not any(os.path.exists(self.path(i)) for i in range(len(self))):
+    def check_files(self) -> "VideoTable":
+        """Returns the table with a note that says how many of its files are missing and names the first three.
+
+        A folder is listed once instead of asking for each of its files, which takes minutes on network disks.
+
+        Raises:
+            UserFileNotFoundError: none of the videos exists.
+        """
+        listed = cache(_names_in)
+        missing, names = [], dict.fromkeys(self.names())
+        for name in names:
+            folder, base = os.path.split(os.path.join(self.root, name))
+            # A name that is not listed may still exist: in another case, or in a folder that cannot be listed.
+            if base not in listed(folder) and not os.path.exists(os.path.join(folder, base)):
+                missing.append(name)
+        if len(missing) == len(names):
             raise UserFileNotFoundError(
                 f"{self.source}: none of its {len(self)} videos exists; the first would be {self.path(0)}. "
                 f"Check data.root and data.videos, which lead to {self.root}."
             )
+        return replace(self, note=f"{self.note}; {first_three(missing, 'missing files')}") if missing else self
+
+
+def _names_in(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()
+
+
+def first_three(items: Sequence[str], what: str) -> str:
+    """Returns "WHAT: 5 (a, b, c, ...)" for a note."""
+    return f"{what}: {len(items)} ({', '.join(items[:3])}{', ...' if len(items) > 3 else ''})"
 
 
 class TableBuilder:
-    """Builds a table row by row, without an object for each row."""
+    """Collects rows for a table, without an object for each row."""
 
     def __init__(self) -> None:
         self.text, self.ends = bytearray(), array.array("q")
-        self.targets, self.lines = array.array("q"), array.array("q")
+        self.parts, self.has_parts = array.array("d"), False
 
-    def add(self, name: str, target: int, line: int = 0) -> None:
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def add(self, name: str, part: tuple[float, float] | None = None) -> None:
         self.text += os.fsencode(name)
         self.ends.append(len(self.text))
-        self.targets.append(target)
-        self.lines.append(line)
+        if part is not None and not self.has_parts:
+            self.has_parts = True
+            self.parts = array.array("d", [math.nan]) * (2 * (len(self) - 1))
+        if self.has_parts:
+            self.parts.extend((math.nan, math.nan) if part is None else part)
+
+    def name(self, index: int) -> str:
+        return os.fsdecode(bytes(self.text[self.ends[index - 1] if index else 0 : self.ends[index]]))
 
     def table(
-        self, root: str | Path, source: Path, classes: Sequence[str], segments: Segments | None = None
+        self,
+        root: str,
+        source: Path,
+        classes: Sequence[str],
+        targets: np.ndarray,
+        *,
+        segments: Segments | None = None,
+        note: str = "",
     ) -> VideoTable:
-        targets = np.array(self.targets) if segments is None else segments.video_targets()
+        """Returns the table, `targets` being (videos,) int64 or (videos, classes) bool."""
+        parts = np.array(self.parts).reshape(-1, 2) if self.has_parts else None
         arrays = (targets, np.frombuffer(bytes(self.text), np.uint8), np.array(self.ends))
-        return VideoTable(str(root), str(source), tuple(classes), *arrays, segments)
+        return VideoTable(root, str(source), tuple(classes), *arrays, segments, parts, note)

@@ -2,7 +2,8 @@ import tracemalloc
 
 import pytest
 
-from nlvideo.data.lists.path_list import read_classes, read_table
+from nlvideo.data.lists.class_file import read_classes
+from nlvideo.data.lists.path_list import read_table
 
 
 def table_of(tmp_path, text, classes=("a", "b", "c"), **options):
@@ -45,7 +46,8 @@ def test_names_may_hold_any_letters_and_be_absolute(tmp_path):
         ("path label\n", "lists no video"),
         ("a.mp4 0\nb.mp4 3\n", "line 2: label 3 of b.mp4 is out of range; there are 3 classes, so .* 0 to 2"),
         ("a.mp4 -1\n", "label -1 of a.mp4 is out of range"),
-        ("a.mp4 0\nb.mp4 dancing\n", "line 2: 'b.mp4 dancing' is not `path label`"),
+        ("a.mp4 0\nb.mp4 dancing\n", "line 2: label 'dancing' of b.mp4 is none of the 3 classes"),
+        ("a.mp4 0\nb.mp4\n", "line 2: 'b.mp4' is not `path label`"),
     ],
 )
 def test_wrong_lists_are_refused(tmp_path, text, message):
@@ -120,6 +122,7 @@ def test_every_separator_of_the_field(tmp_path, separator):
 
 
 def test_mmactions_lists_of_frame_folders_have_a_number_of_frames_between(tmp_path):
+    (tmp_path / "abseiling/v 1").mkdir(parents=True)  # a path with spaces is known by what exists
     (tmp_path / "frames.txt").write_text("abseiling/v 1 163 0\nzumba/v2 44 1\n")
     table = read_table(str(tmp_path), "frames.txt", None)
     assert [table.name(i) for i in range(2)] == ["abseiling/v 1", "zumba/v2"] and table.targets.tolist() == [0, 1]

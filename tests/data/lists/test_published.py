@@ -7,7 +7,8 @@ import pytest
 
 from nlvideo.data.clips.sampling import clip_indices
 from nlvideo.data.clips.train_clips import TrainClips
-from nlvideo.data.lists.published import read_published_classes, read_videos
+from nlvideo.data.lists.class_file import read_classes
+from nlvideo.data.lists.published import read_videos
 
 CHARADES = (
     "id,subject,script,actions,length\r\n"
@@ -92,9 +93,8 @@ def test_training_clips_have_the_targets_of_their_time(tmp_path, video_folder):
         ("AAAAA,c009 0 1,4", "list.csv, AAAAA: c009 is none of the 3 classes"),
         ("AAAAA,holding 0 1,4", "'holding 0 1' is not an action as in"),
         ("AAAAA,c000 0,4", "'c000 0' is not an action"),
-        ("AAAAA,c000 3 1,4", "ends before it starts"),
         ("AAAAA,c000 0 soon,4", "'soon' is not a number of seconds"),
-        ("AAAAA,c000 nan 1,4", "ends before it starts"),
+        ("AAAAA,c000 nan 1,4", "'nan' is not a number of seconds"),
         ("AAAAA,c0000 0 1,4", "'c0000 0 1' is not an action"),
         (",,4", "the id '' is empty or stands there twice"),
         ("AAAAA,,4\nAAAAA,,4", "the id 'AAAAA' is empty or stands there twice"),
@@ -124,7 +124,7 @@ def test_ucf101(tmp_path):
     (tmp_path / "trainlist01.txt").write_text("Archery/v_a_01.avi 2\r\nBilliards/v b.avi 1\r\n\r\n")
     (tmp_path / "testlist01.txt").write_text("Billiards/v_c.avi\nArchery/v_d.avi\n")
     (tmp_path / "classInd.txt").write_text("1 Billiards\n2 Archery\n")
-    classes = read_published_classes("ucf101", tmp_path / "classInd.txt")
+    classes = read_classes(tmp_path / "classInd.txt")
     assert classes == ["Billiards", "Archery"]
     train = read_videos("ucf101", str(tmp_path), "trainlist01.txt", "UCF-101", classes, None, training=True)
     assert rows(train) == [("Archery/v_a_01.avi", "Archery"), ("Billiards/v b.avi", "Billiards")]
@@ -161,7 +161,7 @@ def test_something_something(tmp_path):
     (tmp_path / "labels.json").write_text(
         json.dumps({"Putting something next to something": "1", "Holding something": "0"})
     )
-    classes = read_published_classes("something", tmp_path / "labels.json")
+    classes = read_classes(tmp_path / "labels.json")
     assert classes == ["Holding something", "Putting something next to something"]
     table = read_videos("something", str(tmp_path), "train.json", "", classes, None, training=True)
     assert rows(table) == [("7.webm", classes[0]), ("8.webm", classes[1])]
@@ -177,4 +177,19 @@ def test_something_something(tmp_path):
 def test_class_files_with_numbers_are_checked(tmp_path, text):
     (tmp_path / "classInd.txt").write_text(text)
     with pytest.raises(ValueError, match="classInd.txt"):
-        read_published_classes("ucf101", tmp_path / "classInd.txt")
+        read_classes(tmp_path / "classInd.txt")
+
+
+def test_an_action_that_ends_before_it_starts_is_at_no_time_but_one_of_the_videos(tmp_path):
+    table = charades(tmp_path, "id,actions,length\nAAAAA,c001 18.00 10.00;c000 0.00 32.50,20.50\nBBBBB,,2\n")
+    assert table.targets.tolist() == [[True, True, False], [False] * 3]
+    for start, end in ((0, 100), (9, 11), (10, 18), (17, 19)):
+        assert table.clip_target(0, start, end).tolist() == [True, False, False]  # an end past the video's is no error
+    assert not any(table.segments.at(0, second)[1] for second in (9, 10, 14, 18, 19))
+    assert table.note.endswith("; actions that end before they start, at no time: 1 (AAAAA c001 18 10)")
+
+
+def test_charades_in_utf_16(tmp_path):
+    (tmp_path / "list.csv").write_bytes(CHARADES.encode("utf-16"))
+    table = read_videos("charades", str(tmp_path), "list.csv", "", NAMES, None, training=True)
+    assert len(table) == 3 and "end before" not in table.note

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from nlvideo.data.decoding.opening import open_video
-from nlvideo.data.lists.path_list import read_classes, read_table
+from nlvideo.data.lists.class_file import read_classes
+from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.synthetic.motions import MOTIONS, Action, render
 from nlvideo.data.synthetic.writing import write_set
 
