@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import composed, frame_numbers
+from in_process import run_main
 from runs import TINY, config_of, torchrun
 
 from nlvideo.build.model import build_model
@@ -23,7 +25,7 @@ from nlvideo.data.clips.view_sampling import spread_order
 from nlvideo.data.decoding.opening import Opener, open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import SlowVideo
-from nlvideo.evaluate import evaluate
+from nlvideo.evaluate import evaluate, main
 from nlvideo.evaluation.kept_scores import KeptScores, VideoScore
 from nlvideo.evaluation.scoring import Scorer, pool
 from nlvideo.evaluation.summary import merge_scores
@@ -179,12 +181,18 @@ def test_classes_in_another_order_are_matched_by_name(checkpoint, video_folder, 
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def run_command(*arguments, cwd) -> subprocess.CompletedProcess:
+def run_process(*arguments, cwd) -> subprocess.CompletedProcess:
     return subprocess.run([SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd)
 
 
+@pytest.fixture
+def run_command(tmp_path, monkeypatch, capsys):
+    """Returns a function that runs nlvideo-evaluate in this process, in a folder of its own."""
+    return partial(run_main, main, name="nlvideo-evaluate", monkeypatch=monkeypatch, capsys=capsys, cwd=tmp_path)
+
+
 def test_the_command_needs_the_checkpoint_alone_and_its_keys_win(checkpoint, video_folder, tmp_path):
-    done = run_command(f"checkpoint={checkpoint}", "data.test.num_clips=1", cwd=tmp_path)
+    done = run_process(f"checkpoint={checkpoint}", "data.test.num_clips=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "data.test.num_clips: 2 in the checkpoint, 1 on the command line" in done.stdout
     result = json.loads((checkpoint.parent / "evaluation_step6_1x3_uniform/result.json").read_text())
@@ -209,7 +217,7 @@ def test_processes_and_videos_per_step_give_the_same_files(checkpoint, video_fol
     evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "4", videos_per_step=4))
     assert_same_files(tmp_path / "1", tmp_path / "4")
     options = [f"checkpoint={checkpoint}", "num_devices=3", f"output_dir={tmp_path}/3", "precision=float32"]
-    done = run_command(*options, "views_per_step=2", cwd=tmp_path)
+    done = run_process(*options, "views_per_step=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "3/result.json").read_text())["num_devices"] == 3
     assert_same_files(tmp_path / "1", tmp_path / "3")
@@ -368,19 +376,19 @@ def test_the_report_is_one_file_without_links(checkpoint, video_folder, tmp_path
 
 
 @pytest.mark.slow
-def test_several_checkpoints_in_one_call(checkpoint, tmp_path):
+def test_several_checkpoints_in_one_call(run_command, checkpoint, tmp_path):
     for name in ("a", "b", "broken"):
         (tmp_path / name).mkdir()
         shutil.copy(checkpoint, tmp_path / name / "checkpoint.pt")
     (tmp_path / "broken/checkpoint.pt").write_text("nothing")
     one_view = ["data.test.num_clips=1", "data.test.num_crops=1", "report=false"]
-    done = run_command(f"checkpoint={tmp_path}/*/checkpoint.pt", *one_view, cwd=tmp_path)
+    done = run_command(f"checkpoint={tmp_path}/*/checkpoint.pt", *one_view)
     assert done.returncode == 1 and "1 of 3 checkpoints could not be evaluated" in done.stderr
     assert f"failed  {tmp_path}/broken/checkpoint.pt" in done.stdout and "Traceback" not in done.stderr
     results = [tmp_path / name / "evaluation_step6_1x1_uniform/result.json" for name in ("a", "b")]
     one, two = (json.loads(file.read_text()) for file in results)
     assert one["top1"] == two["top1"] and one["checkpoint"] != two["checkpoint"]
-    again = run_command(f"checkpoint=[{tmp_path}/a/checkpoint.pt,{checkpoint}]", *one_view, cwd=tmp_path)
+    again = run_command(f"checkpoint=[{tmp_path}/a/checkpoint.pt,{checkpoint}]", *one_view)
     assert again.returncode == 0 and "holds this evaluation already, finished" in again.stdout
 
 
@@ -395,16 +403,16 @@ def test_several_checkpoints_in_one_call(checkpoint, tmp_path):
         (["checkpoint={good}", "data.root=/nowhere"], "/nowhere/val.csv does not exist"),
     ],
 )
-def test_mistakes_are_one_message(checkpoint, tmp_path, arguments, message):
+def test_mistakes_are_one_message(run_command, checkpoint, tmp_path, arguments, message):
     (tmp_path / "text.pt").write_text("no checkpoint")
     arguments = [a.format(file=tmp_path / "text.pt", good=checkpoint) for a in arguments]
-    done = run_command(*arguments, cwd=tmp_path)
+    done = run_command(*arguments)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_a_chosen_data_group_replaces_only_what_its_file_states(checkpoint, video_folder, tmp_path):
+def test_a_chosen_data_group_replaces_only_what_its_file_states(run_command, checkpoint, video_folder, tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()
     for split in ("train", "val"):
@@ -412,7 +420,7 @@ def test_a_chosen_data_group_replaces_only_what_its_file_states(checkpoint, vide
             "".join(f"{video_folder}/{line}\n" for line in (video_folder / f"{split}.csv").read_text().splitlines())
         )
     options = ["data=list", f"data.root={lists}", f"output_dir={tmp_path}/out"]
-    done = run_command(f"checkpoint={checkpoint}", *options, cwd=tmp_path)
+    done = run_command(f"checkpoint={checkpoint}", *options)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert result["list"] == str(lists / "val.csv")
@@ -420,9 +428,9 @@ def test_a_chosen_data_group_replaces_only_what_its_file_states(checkpoint, vide
     assert result["views"]["short_side"] == 32
 
 
-def test_a_dict_on_the_command_line_replaces_only_its_own_keys(checkpoint, tmp_path):
+def test_a_dict_on_the_command_line_replaces_only_its_own_keys(run_command, checkpoint, tmp_path):
     options = [f"checkpoint={checkpoint}", "data.test={num_clips: 1}", f"output_dir={tmp_path}/out"]
-    done = run_command(*options, cwd=tmp_path)
+    done = run_command(*options)
     assert done.returncode == 0, done.stderr
     views = json.loads((tmp_path / "out/result.json").read_text())["views"]
     assert views["num_clips"] == 1 and views["short_side"] == 32 and views["num_crops"] == 3
