@@ -47,8 +47,8 @@ def evaluate_config(checkpoint, video_folder, output_dir, **changes) -> Evaluate
     data = composed(*TINY, f"data.root={video_folder}").data
     for key, value in changes.pop("data", {}).items():
         setattr(data, key, value)
-    options = {"precision": "float32", "views_per_step": 2, "data": data, "output_dir": str(output_dir)}
-    return EvaluateConfig(checkpoint=str(checkpoint), **(options | changes))
+    options = {"precision": "float32", "views_per_step": 2, "num_threads": 1, "data": data}
+    return EvaluateConfig(checkpoint=str(checkpoint), output_dir=str(output_dir), **(options | changes))
 
 
 def test_results_are_complete_and_in_the_order_of_the_list(checkpoint, video_folder, tmp_path, capsys):
@@ -182,13 +182,15 @@ def test_classes_in_another_order_are_matched_by_name(checkpoint, video_folder, 
 
 
 def run_process(*arguments, cwd) -> subprocess.CompletedProcess:
-    return subprocess.run([SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd)
+    return subprocess.run([SCRIPT, *arguments, "num_threads=1"], capture_output=True, text=True, timeout=300, cwd=cwd)
 
 
 @pytest.fixture
 def run_command(tmp_path, monkeypatch, capsys):
     """Returns a function that runs nlvideo-evaluate in this process, in a folder of its own."""
-    return partial(run_main, main, name="nlvideo-evaluate", monkeypatch=monkeypatch, capsys=capsys, cwd=tmp_path)
+    return partial(
+        run_main, main, "num_threads=1", name="nlvideo-evaluate", monkeypatch=monkeypatch, capsys=capsys, cwd=tmp_path
+    )
 
 
 def test_the_command_needs_the_checkpoint_alone_and_its_keys_win(checkpoint, video_folder, tmp_path):
@@ -221,8 +223,8 @@ def test_processes_and_videos_per_step_give_the_same_files(checkpoint, video_fol
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "3/result.json").read_text())["num_devices"] == 3
     assert_same_files(tmp_path / "1", tmp_path / "3")
-    options = [*options[:1], f"output_dir={tmp_path}/2", "precision=float32", "views_per_step=2"]
-    done = torchrun(2, "-m", "nlvideo.evaluate", *options)
+    options = [*options[:1], f"output_dir={tmp_path}/2", "precision=float32", "num_threads=1"]
+    done = torchrun(2, "-m", "nlvideo.evaluate", *options, "views_per_step=2")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "2/result.json").read_text())["num_devices"] == 2
     assert_same_files(tmp_path / "1", tmp_path / "2")

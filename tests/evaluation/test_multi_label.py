@@ -50,9 +50,8 @@ def evaluation_of(run, output_dir, **changes) -> EvaluateConfig:
     data = composed(*SMALL, f"data.root={run.data.root}").data
     for key, value in changes.items():
         setattr(data, key, value)
-    return EvaluateConfig(
-        checkpoint=f"{run.output_dir}/checkpoint.pt", output_dir=str(output_dir), precision="float32", data=data
-    )
+    checkpoint = f"{run.output_dir}/checkpoint.pt"
+    return EvaluateConfig(checkpoint, output_dir=str(output_dir), precision="float32", num_threads=1, data=data)
 
 
 def test_the_set_has_lists_as_charades(run):

@@ -25,14 +25,6 @@ def predictor(checkpoint) -> Predictor:
     return Predictor(checkpoint)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def halves(tmp_path_factory) -> Path:
     """A video of 24 dark and then 24 bright frames."""
