@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from runs import config_of
 
 from nlvideo.prediction.predictor import Predictor
