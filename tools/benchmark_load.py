@@ -89,7 +89,7 @@ def compare(default: Callable[[], float], ours: Callable[[], float], pairs: int)
 @contextmanager
 def measuring(case: str, crop_size: int, seconds: float, settings: Mapping[str, str]) -> Iterator[Callable[[], float]]:
     """Yields a function that measures a case once, in a process of its own with these environment variables."""
-    environment = {key: value for key, value in os.environ.items() if key not in SETTINGS} | settings
+    environment = {key: value for key, value in os.environ.items() if key not in SETTINGS} | dict(settings)
     command, pipe = [sys.executable, __file__, "--measure", case, "--seconds", str(seconds)], subprocess.PIPE
     command += ["--crop-size", str(crop_size)]
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as worker:

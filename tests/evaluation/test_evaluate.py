@@ -47,12 +47,12 @@ def evaluate_config(checkpoint, video_folder, output_dir, **changes) -> Evaluate
     data = composed(*TINY, f"data.root={video_folder}").data
     for key, value in changes.pop("data", {}).items():
         setattr(data, key, value)
-    options = {"precision": "float32", "views_per_step": 2, "num_threads": 1, "data": data}
+    options = {"precision": "float32", "views_per_step": 2, "num_threads": 1, "report": False, "data": data}
     return EvaluateConfig(checkpoint=str(checkpoint), output_dir=str(output_dir), **(options | changes))
 
 
 def test_results_are_complete_and_in_the_order_of_the_list(checkpoint, video_folder, tmp_path, capsys):
-    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out"))
+    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", report=True))
     names = [line.rsplit(" ", 1)[0] for line in (video_folder / "val.csv").read_text().splitlines()]
     stored = json.loads((tmp_path / "out/result.json").read_text())
     assert stored == result
@@ -218,12 +218,12 @@ def test_processes_and_videos_per_step_give_the_same_files(checkpoint, video_fol
     evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "1"))
     evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "4", videos_per_step=4))
     assert_same_files(tmp_path / "1", tmp_path / "4")
-    options = [f"checkpoint={checkpoint}", "num_devices=3", f"output_dir={tmp_path}/3", "precision=float32"]
-    done = run_process(*options, "views_per_step=2", cwd=tmp_path)
+    options = [f"checkpoint={checkpoint}", f"output_dir={tmp_path}/3", "precision=float32", "report=false"]
+    done = run_process(*options, "num_devices=3", "views_per_step=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "3/result.json").read_text())["num_devices"] == 3
     assert_same_files(tmp_path / "1", tmp_path / "3")
-    options = [*options[:1], f"output_dir={tmp_path}/2", "precision=float32", "num_threads=1"]
+    options = [*options[:1], f"output_dir={tmp_path}/2", *options[2:], "num_threads=1"]
     done = torchrun(2, "-m", "nlvideo.evaluate", *options, "views_per_step=2")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "2/result.json").read_text())["num_devices"] == 2
@@ -370,14 +370,14 @@ def test_the_whole_frame_is_one_fully_convolutional_view(checkpoint, video_folde
 
 def test_the_report_is_one_file_without_links(checkpoint, video_folder, tmp_path):
     (tmp_path / "val.csv").write_text((video_folder / "val.csv").read_text() + f"{tmp_path}/<gone>.mp4 0\n")
-    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", data={"val": f"{tmp_path}/val.csv"}))
+    data = {"val": f"{tmp_path}/val.csv"}
+    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", report=True, data=data))
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("data:image/png;base64,") == 3 and page.count("data:image/jpeg;base64,") == 10
     assert "http" not in page and "&lt;gone&gt;.mp4" in page and "<gone>" not in page
     assert f"{100 * result['top1']:.2f} %" in page and result["num_missing"] == 1
 
 
-@pytest.mark.slow
 def test_several_checkpoints_in_one_call(run_command, checkpoint, tmp_path):
     for name in ("a", "b", "broken"):
         (tmp_path / name).mkdir()
@@ -413,7 +413,6 @@ def test_mistakes_are_one_message(run_command, checkpoint, tmp_path, arguments, 
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 def test_a_chosen_data_group_replaces_only_what_its_file_states(run_command, checkpoint, video_folder, tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()

@@ -47,7 +47,7 @@ def test_a_sweep_of_two_ranks_does_only_what_is_missing(sweep_here, video_folder
     lists = ",".join(f"{tmp_path}/{name}.csv" for name in ("four", "one"))
     options = [f"data.train={lists}", "num_devices=2", "optim.batch_size=4", f"data.root={video_folder}"]
     options += ["output_dir=points", "optim.max_steps=2"]
-    first = sweep(tmp_path, *options)
+    first = sweep_here(*options)
     assert first.returncode == 1
     root = tmp_path / "points"
     prefix = f"data.train-{tmp_path}/".replace("/", "_")
@@ -60,7 +60,7 @@ def test_a_sweep_of_two_ranks_does_only_what_is_missing(sweep_here, video_folder
 
     (tmp_path / "four.csv").write_text(text)
     before = {file: file.stat().st_mtime_ns for folder in good for file in folder.rglob("*")}
-    second = sweep(tmp_path, *options)
+    second = sweep_here(*options)
     assert second.returncode == 0, second.stderr[-3000:]
     assert "sweep of 2 points in points, 1 of them finished already" in second.stdout
     assert before == {file: file.stat().st_mtime_ns for file in before}, "a finished point was touched"
@@ -92,7 +92,7 @@ def test_a_points_mistake_is_reported_before_any_is_trained(sweep_here, video_fo
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_folder, tmp_path):
+def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(sweep_here, video_folder, tmp_path):
     options = [f"data.root={video_folder}", "seed=1,2", "output_dir=points", "checkpoint_every_steps=100000"]
     options += ["validate_every_steps=100000", "optim.schedule=steps"]
     command = [BIN / "nlvideo-train", "-m", *TINY, *options, "optim.max_steps=100000"]
@@ -108,7 +108,7 @@ def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_fold
     status = read_status(tmp_path / "points/seed-1")
     assert status["state"] == "stopped" and not (tmp_path / "points/seed-2").exists()
     steps = status["step"] + 2
-    done = sweep(tmp_path, *options, f"optim.max_steps={steps}")
+    done = sweep_here(*options, f"optim.max_steps={steps}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"resumed after step {status['step']}" in done.stdout
     for seed in (1, 2):

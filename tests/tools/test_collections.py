@@ -74,7 +74,6 @@ def test_check_videos_names_the_damaged_and_writes_a_clean_list(collection, tmp_
     assert "6 videos, 2 damaged" in text and "class 0/v 4.mp4: Invalid data" in text
 
 
-@pytest.mark.slow
 def test_check_videos_in_shards_is_joined_and_not_done_twice(run, collection, tmp_path):
     for i in (1, 2):
         run("check_videos", collection, tmp_path, "--shard", f"{i}/2", "--sample", "3", code=1)
