@@ -60,8 +60,8 @@ def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_
     done = torchrun(
         2,
         str(tmp_path / "worker.py"),
-        str(Path(__file__).parent),
         str(Path(__file__).parent.parent),
+        str(Path(__file__).parent),
         str(video_folder),
         str(tmp_path / "two.pt"),
         "4",
