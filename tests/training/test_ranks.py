@@ -92,6 +92,7 @@ def test_two_ranks_name_the_same_bad_videos_as_one(video_folder, tmp_path):
     assert len(one) >= 2 and order == sorted(two, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
 
 
+@pytest.mark.slow
 def test_num_devices_starts_the_processes_itself(video_folder, tmp_path):
     overrides = [*TINY, f"data.root={video_folder}", "num_devices=2", "optim.batch_size=4"]
     script = BIN / "nlvideo-train"
