@@ -62,6 +62,15 @@ def fixed_random_state():
     torch.set_rng_state(state)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads of tests that run beside each other wait for each other; an evaluation takes every core by default."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def video_folder(tmp_path_factory) -> Path:
     """A folder with train.csv and val.csv, 6 and 5 grey videos of 3 classes; one has 10 frames only."""

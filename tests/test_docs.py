@@ -81,6 +81,7 @@ def test_the_architecture_names_every_file_in_its_room():
             assert f"`{path.stem}`" in rows.get(room, ""), f"docs/architecture.md lacks {room}/{path.name}"
 
 
+@pytest.mark.slow
 def test_the_patches_in_extending_apply_and_their_tests_pass(tmp_path):
     copy = tmp_path / "copy"
     unwanted = shutil.ignore_patterns("__pycache__", "parity")

@@ -1,3 +1,4 @@
+import functools
 import re
 from pathlib import Path
 
@@ -58,6 +59,11 @@ def test_every_block_fits_every_model(model, block):
     assert len(network.places) == number_of_blocks(block, 101 if "r101" in model else 50)
 
 
+@functools.cache
+def named_block(name: str):
+    return composed("data.root=x", f"block={name}").block
+
+
 @pytest.mark.parametrize(
     ("option", "choices"),
     [
@@ -71,7 +77,7 @@ def test_every_block_fits_every_model(model, block):
     ],
 )
 def test_every_variant_of_a_block_is_used_by_a_named_config(option, choices):
-    used = {getattr(composed("data.root=x", f"block={block}").block, option) for block in BLOCKS}
+    used = {getattr(named_block(name), option) for name in BLOCKS}
     assert used == set(choices)
 
 

@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import composed, frame_numbers
+from in_process import run_main
 from runs import TINY, config_of, torchrun
 
 from nlvideo.build.model import build_model
@@ -23,7 +25,7 @@ from nlvideo.data.clips.view_sampling import spread_order
 from nlvideo.data.decoding.opening import Opener, open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import SlowVideo
-from nlvideo.evaluate import evaluate
+from nlvideo.evaluate import evaluate, main
 from nlvideo.evaluation.kept_scores import KeptScores, VideoScore
 from nlvideo.evaluation.scoring import Scorer, pool
 from nlvideo.evaluation.summary import merge_scores
@@ -45,12 +47,12 @@ def evaluate_config(checkpoint, video_folder, output_dir, **changes) -> Evaluate
     data = composed(*TINY, f"data.root={video_folder}").data
     for key, value in changes.pop("data", {}).items():
         setattr(data, key, value)
-    options = {"precision": "float32", "views_per_step": 2, "data": data, "output_dir": str(output_dir)}
-    return EvaluateConfig(checkpoint=str(checkpoint), **(options | changes))
+    options = {"precision": "float32", "views_per_step": 2, "num_threads": 1, "report": False, "data": data}
+    return EvaluateConfig(checkpoint=str(checkpoint), output_dir=str(output_dir), **(options | changes))
 
 
 def test_results_are_complete_and_in_the_order_of_the_list(checkpoint, video_folder, tmp_path, capsys):
-    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out"))
+    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", report=True))
     names = [line.rsplit(" ", 1)[0] for line in (video_folder / "val.csv").read_text().splitlines()]
     stored = json.loads((tmp_path / "out/result.json").read_text())
     assert stored == result
@@ -179,12 +181,20 @@ def test_classes_in_another_order_are_matched_by_name(checkpoint, video_folder, 
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def run_command(*arguments, cwd) -> subprocess.CompletedProcess:
-    return subprocess.run([SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd)
+def run_process(*arguments, cwd) -> subprocess.CompletedProcess:
+    return subprocess.run([SCRIPT, *arguments, "num_threads=1"], capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
+@pytest.fixture
+def run_command(tmp_path, monkeypatch, capsys):
+    """Returns a function that runs nlvideo-evaluate in this process, in a folder of its own."""
+    return partial(
+        run_main, main, "num_threads=1", name="nlvideo-evaluate", monkeypatch=monkeypatch, capsys=capsys, cwd=tmp_path
+    )
 
 
 def test_the_command_needs_the_checkpoint_alone_and_its_keys_win(checkpoint, video_folder, tmp_path):
-    done = run_command(f"checkpoint={checkpoint}", "data.test.num_clips=1", cwd=tmp_path)
+    done = run_process(f"checkpoint={checkpoint}", "data.test.num_clips=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "data.test.num_clips: 2 in the checkpoint, 1 on the command line" in done.stdout
     result = json.loads((checkpoint.parent / "evaluation_step6_1x3_uniform/result.json").read_text())
@@ -208,13 +218,13 @@ def test_processes_and_videos_per_step_give_the_same_files(checkpoint, video_fol
     evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "1"))
     evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "4", videos_per_step=4))
     assert_same_files(tmp_path / "1", tmp_path / "4")
-    options = [f"checkpoint={checkpoint}", "num_devices=3", f"output_dir={tmp_path}/3", "precision=float32"]
-    done = run_command(*options, "views_per_step=2", cwd=tmp_path)
+    options = [f"checkpoint={checkpoint}", f"output_dir={tmp_path}/3", "precision=float32", "report=false"]
+    done = run_process(*options, "num_devices=3", "views_per_step=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "3/result.json").read_text())["num_devices"] == 3
     assert_same_files(tmp_path / "1", tmp_path / "3")
-    options = [*options[:1], f"output_dir={tmp_path}/2", "precision=float32", "views_per_step=2"]
-    done = torchrun(2, "-m", "nlvideo.evaluate", *options)
+    options = [*options[:1], f"output_dir={tmp_path}/2", *options[2:], "num_threads=1"]
+    done = torchrun(2, "-m", "nlvideo.evaluate", *options, "views_per_step=2")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "2/result.json").read_text())["num_devices"] == 2
     assert_same_files(tmp_path / "1", tmp_path / "2")
@@ -360,27 +370,27 @@ def test_the_whole_frame_is_one_fully_convolutional_view(checkpoint, video_folde
 
 def test_the_report_is_one_file_without_links(checkpoint, video_folder, tmp_path):
     (tmp_path / "val.csv").write_text((video_folder / "val.csv").read_text() + f"{tmp_path}/<gone>.mp4 0\n")
-    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", data={"val": f"{tmp_path}/val.csv"}))
+    data = {"val": f"{tmp_path}/val.csv"}
+    result = evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out", report=True, data=data))
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("data:image/png;base64,") == 3 and page.count("data:image/jpeg;base64,") == 10
     assert "http" not in page and "&lt;gone&gt;.mp4" in page and "<gone>" not in page
     assert f"{100 * result['top1']:.2f} %" in page and result["num_missing"] == 1
 
 
-@pytest.mark.slow
-def test_several_checkpoints_in_one_call(checkpoint, tmp_path):
+def test_several_checkpoints_in_one_call(run_command, checkpoint, tmp_path):
     for name in ("a", "b", "broken"):
         (tmp_path / name).mkdir()
         shutil.copy(checkpoint, tmp_path / name / "checkpoint.pt")
     (tmp_path / "broken/checkpoint.pt").write_text("nothing")
     one_view = ["data.test.num_clips=1", "data.test.num_crops=1", "report=false"]
-    done = run_command(f"checkpoint={tmp_path}/*/checkpoint.pt", *one_view, cwd=tmp_path)
+    done = run_command(f"checkpoint={tmp_path}/*/checkpoint.pt", *one_view)
     assert done.returncode == 1 and "1 of 3 checkpoints could not be evaluated" in done.stderr
     assert f"failed  {tmp_path}/broken/checkpoint.pt" in done.stdout and "Traceback" not in done.stderr
     results = [tmp_path / name / "evaluation_step6_1x1_uniform/result.json" for name in ("a", "b")]
     one, two = (json.loads(file.read_text()) for file in results)
     assert one["top1"] == two["top1"] and one["checkpoint"] != two["checkpoint"]
-    again = run_command(f"checkpoint=[{tmp_path}/a/checkpoint.pt,{checkpoint}]", *one_view, cwd=tmp_path)
+    again = run_command(f"checkpoint=[{tmp_path}/a/checkpoint.pt,{checkpoint}]", *one_view)
     assert again.returncode == 0 and "holds this evaluation already, finished" in again.stdout
 
 
@@ -395,16 +405,15 @@ def test_several_checkpoints_in_one_call(checkpoint, tmp_path):
         (["checkpoint={good}", "data.root=/nowhere"], "/nowhere/val.csv does not exist"),
     ],
 )
-def test_mistakes_are_one_message(checkpoint, tmp_path, arguments, message):
+def test_mistakes_are_one_message(run_command, checkpoint, tmp_path, arguments, message):
     (tmp_path / "text.pt").write_text("no checkpoint")
     arguments = [a.format(file=tmp_path / "text.pt", good=checkpoint) for a in arguments]
-    done = run_command(*arguments, cwd=tmp_path)
+    done = run_command(*arguments)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
-def test_a_chosen_data_group_replaces_only_what_its_file_states(checkpoint, video_folder, tmp_path):
+def test_a_chosen_data_group_replaces_only_what_its_file_states(run_command, checkpoint, video_folder, tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()
     for split in ("train", "val"):
@@ -412,7 +421,7 @@ def test_a_chosen_data_group_replaces_only_what_its_file_states(checkpoint, vide
             "".join(f"{video_folder}/{line}\n" for line in (video_folder / f"{split}.csv").read_text().splitlines())
         )
     options = ["data=list", f"data.root={lists}", f"output_dir={tmp_path}/out"]
-    done = run_command(f"checkpoint={checkpoint}", *options, cwd=tmp_path)
+    done = run_command(f"checkpoint={checkpoint}", *options)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert result["list"] == str(lists / "val.csv")
@@ -420,9 +429,9 @@ def test_a_chosen_data_group_replaces_only_what_its_file_states(checkpoint, vide
     assert result["views"]["short_side"] == 32
 
 
-def test_a_dict_on_the_command_line_replaces_only_its_own_keys(checkpoint, tmp_path):
+def test_a_dict_on_the_command_line_replaces_only_its_own_keys(run_command, checkpoint, tmp_path):
     options = [f"checkpoint={checkpoint}", "data.test={num_clips: 1}", f"output_dir={tmp_path}/out"]
-    done = run_command(*options, cwd=tmp_path)
+    done = run_command(*options)
     assert done.returncode == 0, done.stderr
     views = json.loads((tmp_path / "out/result.json").read_text())["views"]
     assert views["num_clips"] == 1 and views["short_side"] == 32 and views["num_crops"] == 3

@@ -47,13 +47,13 @@ def run(tmp_path_factory):
     return config
 
 
-def evaluation_of(run, output_dir, **changes) -> EvaluateConfig:
+def evaluation_of(run, output_dir, report=False, **changes) -> EvaluateConfig:
     data = composed(*SMALL, f"data.root={run.data.root}").data
     for key, value in changes.items():
         setattr(data, key, value)
-    return EvaluateConfig(
-        checkpoint=f"{run.output_dir}/checkpoint.pt", output_dir=str(output_dir), precision="float32", data=data
-    )
+    checkpoint = f"{run.output_dir}/checkpoint.pt"
+    options = {"precision": "float32", "num_threads": 1, "report": report}
+    return EvaluateConfig(checkpoint, output_dir=str(output_dir), data=data, **options)
 
 
 def test_the_set_has_lists_as_charades(run):
@@ -75,7 +75,7 @@ def test_training_and_validation(run):
 
 
 def test_evaluation_and_its_files(run, tmp_path):
-    result = evaluate(evaluation_of(run, tmp_path / "out"))
+    result = evaluate(evaluation_of(run, tmp_path / "out", report=True))
     held = np.load(tmp_path / "out/scores.npz")
     scores, targets = held["scores"], held["targets"]
     assert scores.shape == (11, 8) and targets.dtype == bool and (scores.sum(1) > 1.5).all()  # sigmoid, not softmax

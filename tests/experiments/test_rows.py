@@ -30,15 +30,6 @@ SMALL = [
 TABLE_OF = {row.experiment: name for name, table in reversed(TABLES.items()) for row in table.rows}  # the first of each
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More threads cost more than they save on networks this small, most of all beside other tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def trained(row: str, video_folder: Path, folder: Path, pretrained: str = "null") -> tuple[Run, dict]:
     """Returns a row's run after two steps, and its weights before them."""
     ablation = TABLE_OF[row] if TABLE_OF[row] == "gcnet" else f"table_{TABLE_OF[row]}"

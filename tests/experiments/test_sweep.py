@@ -4,13 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import composed
-from hydra.core.global_hydra import GlobalHydra
+from in_process import run_main
 from omegaconf import OmegaConf
 from runs import BIN, TINY, rows_of
 
@@ -19,21 +18,36 @@ from nlvideo.train import main
 from nlvideo.training.run_status import read_status
 
 
-def sweep(cwd, *overrides: str, **options) -> subprocess.CompletedProcess:
+def arguments_of(*overrides: str) -> list[str]:
+    """Returns those of a sweep; a key must not be both fixed and swept."""
     swept = {override.split("=")[0] for override in overrides}
-    command = [BIN / "nlvideo-train", "-m", *(o for o in TINY if o.split("=")[0] not in swept), *overrides]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=cwd, **options)
+    return ["-m", *(o for o in TINY if o.split("=")[0] not in swept), *overrides]
+
+
+def sweep(cwd, *overrides: str) -> subprocess.CompletedProcess:
+    command = [BIN / "nlvideo-train", *arguments_of(*overrides)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=cwd)
+
+
+@pytest.fixture
+def sweep_here(tmp_path, monkeypatch, capsys):
+    """Returns a function that starts a sweep in this process; its points have their own all the same."""
+
+    def started(*overrides: str) -> subprocess.CompletedProcess:
+        return run_main(main, *arguments_of(*overrides), monkeypatch=monkeypatch, capsys=capsys, cwd=tmp_path)
+
+    return started
 
 
 @pytest.mark.slow
-def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
+def test_a_sweep_of_two_ranks_does_only_what_is_missing(sweep_here, video_folder, tmp_path):
     """Two points, two ranks each, one of which fails on purpose: its list does not exist at first."""
     text = (video_folder / "train.csv").read_text()
     (tmp_path / "one.csv").write_text(text)
     lists = ",".join(f"{tmp_path}/{name}.csv" for name in ("four", "one"))
     options = [f"data.train={lists}", "num_devices=2", "optim.batch_size=4", f"data.root={video_folder}"]
     options += ["output_dir=points", "optim.max_steps=2"]
-    first = sweep(tmp_path, *options)
+    first = sweep_here(*options)
     assert first.returncode == 1
     root = tmp_path / "points"
     prefix = f"data.train-{tmp_path}/".replace("/", "_")
@@ -46,7 +60,7 @@ def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
 
     (tmp_path / "four.csv").write_text(text)
     before = {file: file.stat().st_mtime_ns for folder in good for file in folder.rglob("*")}
-    second = sweep(tmp_path, *options)
+    second = sweep_here(*options)
     assert second.returncode == 0, second.stderr[-3000:]
     assert "sweep of 2 points in points, 1 of them finished already" in second.stdout
     assert before == {file: file.stat().st_mtime_ns for file in before}, "a finished point was touched"
@@ -54,7 +68,7 @@ def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
     assert all([r["step"] for r in rows_of(f) if r["split"] == "val"] == [2] for f in (*good, failed))
 
     before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
-    other = sweep(tmp_path, *options, "model.dropout=0.25")
+    other = sweep_here(*options, "model.dropout=0.25")
     assert other.returncode == 1
     assert "holds another run than the point asked for:\n  model.dropout: 0.0 -> 0.25" in other.stderr
     assert before == {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
@@ -71,20 +85,14 @@ def test_a_sweep_of_two_ranks_does_only_what_is_missing(video_folder, tmp_path):
         (["seed=1,2", "output_dir=/proc/nlvideo"], "output_dir=/proc/nlvideo cannot be written"),
     ],
 )
-def test_a_points_mistake_is_reported_before_any_is_trained(video_folder, tmp_path, monkeypatch, overrides, message):
-    monkeypatch.chdir(tmp_path)
-    swept = {override.split("=")[0] for override in overrides}
-    options = [*(o for o in TINY if o.split("=")[0] not in swept), f"data.root={video_folder}", "output_dir=points"]
-    monkeypatch.setattr(sys, "argv", ["nlvideo-train", "-m", *options, *overrides])
-    GlobalHydra.instance().clear()
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert message in str(end.value)
+def test_a_points_mistake_is_reported_before_any_is_trained(sweep_here, video_folder, tmp_path, overrides, message):
+    done = sweep_here(f"data.root={video_folder}", "output_dir=points", *overrides)
+    assert done.returncode == 1 and message in done.stderr
     assert not list(tmp_path.glob("points/*"))
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_folder, tmp_path):
+def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(sweep_here, video_folder, tmp_path):
     options = [f"data.root={video_folder}", "seed=1,2", "output_dir=points", "checkpoint_every_steps=100000"]
     options += ["validate_every_steps=100000", "optim.schedule=steps"]
     command = [BIN / "nlvideo-train", "-m", *TINY, *options, "optim.max_steps=100000"]
@@ -100,7 +108,7 @@ def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(video_fold
     status = read_status(tmp_path / "points/seed-1")
     assert status["state"] == "stopped" and not (tmp_path / "points/seed-2").exists()
     steps = status["step"] + 2
-    done = sweep(tmp_path, *options, f"optim.max_steps={steps}")
+    done = sweep_here(*options, f"optim.max_steps={steps}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"resumed after step {status['step']}" in done.stdout
     for seed in (1, 2):

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from runs import config_of
 
 from nlvideo.prediction.predictor import Predictor
@@ -23,14 +22,6 @@ def checkpoint(video_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def predictor(checkpoint) -> Predictor:
     return Predictor(checkpoint)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from conftest import frame_numbers, write_grey_video
+from in_process import TOOLS, run_tool
 from PIL import Image
 
 from nlvideo.data.collections.records import Records, read_records
@@ -20,13 +20,23 @@ from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.lists.path_list import read_table
 
-TOOLS = Path(__file__).parents[2] / "tools"
 
-
-def run(tool, *arguments, code=0):
+def run_process(tool, *arguments, code=0):
     done = subprocess.run([sys.executable, TOOLS / f"{tool}.py", *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Returns a function that runs a tool in this process; the tool's workers are processes all the same."""
+
+    def call(tool, *arguments, code=0):
+        done = run_tool(f"{tool}.py", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return call
 
 
 def rows_of(file):
@@ -52,7 +62,7 @@ def collection(tmp_path_factory):
 
 
 def test_check_videos_names_the_damaged_and_writes_a_clean_list(collection, tmp_path):
-    text = run("check_videos", collection, tmp_path / "out", "--list", "train.csv", code=1)
+    text = run_process("check_videos", collection, tmp_path / "out", "--list", "train.csv", code=1)
     rows = {row["video"]: row for row in rows_of(tmp_path / "out/videos.csv")}
     assert {name for name, row in rows.items() if row["problem"]} == {"class 0/v 2.mp4", "class 0/v 4.mp4"}
     whole = rows["class 1/v 1.mp4"]
@@ -64,8 +74,7 @@ def test_check_videos_names_the_damaged_and_writes_a_clean_list(collection, tmp_
     assert "6 videos, 2 damaged" in text and "class 0/v 4.mp4: Invalid data" in text
 
 
-@pytest.mark.slow
-def test_check_videos_in_shards_is_joined_and_not_done_twice(collection, tmp_path):
+def test_check_videos_in_shards_is_joined_and_not_done_twice(run, collection, tmp_path):
     for i in (1, 2):
         run("check_videos", collection, tmp_path, "--shard", f"{i}/2", "--sample", "3", code=1)
     before = {row["video"] for i in (1, 2) for row in rows_of(tmp_path / f"videos.{i}-of-2.csv")}
@@ -74,7 +83,7 @@ def test_check_videos_in_shards_is_joined_and_not_done_twice(collection, tmp_pat
     assert len(rows_of(tmp_path / "videos.csv")) == 6 and "100%" in text
 
 
-def test_prepare_videos_makes_small_seekable_copies(tmp_path):
+def test_prepare_videos_makes_small_seekable_copies(run, tmp_path):
     source = tmp_path / "source"
     write_grey_video(source / "a/long name.avi", 50, height=300, width=400, codec="mpeg4", **{"q:v": "2"})
     write_grey_video(source / "a/small.mkv", 30, height=48, width=64)
@@ -99,7 +108,7 @@ def test_prepare_videos_makes_small_seekable_copies(tmp_path):
 
 
 @pytest.mark.slow
-def test_prepare_videos_goes_on_after_a_kill(tmp_path):
+def test_prepare_videos_goes_on_after_a_kill(run, tmp_path):
     for i in range(8):
         write_grey_video(tmp_path / f"source/{i}.mp4", 80, height=256, width=320)
     command = [sys.executable, TOOLS / "prepare_videos.py", tmp_path / "source", tmp_path / "made", "--workers", "1"]
@@ -127,17 +136,17 @@ def test_prepare_videos_goes_on_after_a_kill(tmp_path):
         (["SRC", "OUT", "--list", "no.csv"], "The list .*no.csv does not exist"),
     ],
 )
-def test_prepare_videos_refuses_at_the_door(collection, tmp_path, arguments, message):
+def test_prepare_videos_refuses_at_the_door(run, collection, tmp_path, arguments, message):
     import re
 
     arguments = [a.replace("SRC", str(collection)).replace("OUT", str(tmp_path / "out")) for a in arguments]
     assert re.search(message, run("prepare_videos", *arguments, code=1))
 
 
-def test_show_samples_draws_any_sample(video_folder, tmp_path):
+def test_show_samples_draws_any_sample(run, video_folder, tmp_path):
     settings = ["data=list", f"data.root={video_folder}", "data.num_frames=4", "data.frame_stride=2"]
     settings += ["data.scale_range=[48,60]", "data.crop_size=40", "data.test.short_side=48", "data.test.crop_size=48"]
-    run("show_samples", tmp_path / "a.png", *settings, "--samples", "0:0", "3:5", "--frames", "4")
+    run_process("show_samples", tmp_path / "a.png", *settings, "--samples", "0:0", "3:5", "--frames", "4")
     run("show_samples", tmp_path / "b.png", "--samples", "0:0", "3:5", *settings, "--frames", "4")
     a, b = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
     assert a.shape[0] > 300 and np.array_equal(a, b)
@@ -150,7 +159,9 @@ def test_show_samples_draws_any_sample(video_folder, tmp_path):
 def test_benchmark_loader_gives_its_figures(tmp_path):
     write_grey_video(tmp_path / "videos/a.mp4", 80, height=256, width=340, g="40", bf="2")
     file = tmp_path / "figures.json"
-    text = run("benchmark_loader", tmp_path / "videos", "--json", file, "--rounds", "1", "--steps-per-second", "2")
+    text = run_process(
+        "benchmark_loader", tmp_path / "videos", "--json", file, "--rounds", "1", "--steps-per-second", "2"
+    )
     figures = json.loads(file.read_text())
     keys = "train_clip_over_reference prepared_over_original eval_video_over_reference eval_video_peak_MB"
     for key in keys.split():
@@ -178,6 +189,22 @@ def test_each_gives_every_item_its_outcome_whatever_happens():
         "raises": (None, "ValueError: no good"),
     }
     assert list(each(work, [], 2)) == []
+
+
+@pytest.mark.slow
+def test_a_killed_program_leaves_no_process_behind():
+    body = "for _ in each(str, range(4), 2): print('began', flush=True); input()"
+    program = f"from nlvideo.data.collections.worker_pool import each\nif __name__ == '__main__':\n  {body}"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
+        assert process.stdout.readline() == "began\n"
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 20
+        with pytest.raises(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(process.pid, 0)  # any process of its group: workers and their server
+                time.sleep(0.05)
 
 
 def test_shards_share_out_everything():

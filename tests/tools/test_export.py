@@ -66,6 +66,8 @@ NETWORKS = {  # (layout, stem, inside): blocks
     },
 }
 
+QUICK = ("c2d", "i3d_333")  # layouts with the paper's block and the others
+
 
 @pytest.fixture(autouse=True)
 def shallow_networks(monkeypatch):
@@ -109,7 +111,10 @@ def skip_without_packages(ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind[0])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, id=kind[0], marks=[pytest.mark.slow] * (kind[0] not in QUICK)) for kind in NETWORKS],
+)
 @torch.no_grad()
 def test_every_layout_and_block(kind, ending, tmp_path):
     skip_without_packages(ending)

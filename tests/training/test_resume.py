@@ -1,6 +1,7 @@
 """Interrupted runs resume as if nothing had happened."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -20,9 +21,17 @@ from nlvideo.weights.checkpoint_file import load_checkpoint
     ("number", "more"),
     [
         (signal.SIGINT, []),
-        (signal.SIGTERM, ["log_every_steps=4", "optim.accumulate=2", "optim.batch_size=4"]),
+        pytest.param(
+            signal.SIGTERM,
+            ["log_every_steps=4", "optim.accumulate=2", "optim.batch_size=4"],
+            marks=pytest.mark.slow,
+        ),
         (signal.SIGUSR1, ["precise_bn_steps=1", "optim.max_grad_norm=0.5"]),
-        (signal.SIGUSR2, ["precision=float16", "model.activation_checkpointing=[res2,res4]", "data.num_frames=2"]),
+        pytest.param(
+            signal.SIGUSR2,
+            ["precision=float16", "model.activation_checkpointing=[res2,res4]", "data.num_frames=2"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_stopped_run_resumes_as_if_it_had_not_stopped(video_folder, tmp_path, monkeypatch, number, more):
@@ -113,7 +122,7 @@ def test_a_run_stopped_during_validation_validates_on_resume(video_folder, tmp_p
 @pytest.mark.parametrize("how", ["cut short", "one bit flipped"])
 def test_a_damaged_newest_checkpoint_is_skipped_with_its_reason(video_folder, tmp_path, capsys, how):
     train(config_of(video_folder, tmp_path / "whole", "checkpoint_every_steps=1"))
-    train(config_of(video_folder, tmp_path / "run", "checkpoint_every_steps=1"))
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
     file = tmp_path / "run/checkpoints/step_00000004.pt"
     data = bytearray(file.read_bytes())
     if how == "cut short":
@@ -181,7 +190,7 @@ def test_a_resumed_run_obeys_the_list_of_slow_videos(video_folder, tmp_path, mon
     assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["slow_videos"] == [1, 4]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_ctrl_c_in_a_terminal_writes_a_checkpoint(video_folder, tmp_path, method):
     script = BIN / "nlvideo-train"
     options = ["optim.max_steps=100000", "data.num_workers=1", f"data.start_method={method}"]

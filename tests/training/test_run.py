@@ -17,7 +17,7 @@ from nlvideo.training.setup import set_up
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
 
 
-def test_a_run_leaves_checkpoint_metrics_tensorboard_and_curves(video_folder, tmp_path, capsys):
+def test_a_run_leaves_checkpoint_metrics_tensorboard_and_curves(curves, video_folder, tmp_path, capsys):
     train(config_of(video_folder, tmp_path / "run"))
     checkpoint = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
     assert checkpoint["step"] == 4 and checkpoint["classes"] == ["0", "1", "2"]

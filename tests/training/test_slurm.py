@@ -118,6 +118,7 @@ def free_job() -> int:
     raise AssertionError("no free port")
 
 
+@pytest.mark.slow
 def test_the_warning_becomes_a_checkpoint_through_a_real_agent(video_folder, tmp_path):
     options = [*TINY, f"data.root={video_folder}", "optim.max_steps=100000", f"output_dir={tmp_path}/run"]
     options += ["checkpoint_every_steps=100000", "validate_every_steps=100000", "data.num_workers=1"]

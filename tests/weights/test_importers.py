@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import subprocess
 import sys
 import types
 import zlib
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from in_process import TOOLS, run_tool
 from safetensors.torch import save_file
 from torchvision.models import resnet50, resnet101
 
@@ -18,8 +20,17 @@ from nlvideo.weights.foreign_files import read_foreign
 from nlvideo.weights.importers import SOURCES, compose_config, load_model
 
 PARITY = Path(__file__).parents[1] / "parity"
+TOOL = "convert_weights.py"
 NL5 = ["block=nl5"]
 NL5_R50_PLACES = "[res3.1,res3.3,res4.1,res4.3,res4.5]"
+
+
+QUICK = ("pyslowfast_i3d_nln_8x8_r50", "pyslowfast_c2d_8x8_r50", "mmaction2_i3d_r50_nl_concatenation")
+
+
+def _slow_but_for_quick(cases: list[tuple[str, list[str]]]) -> list:
+    """Marks as slow all cases that are not in QUICK."""
+    return [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] not in QUICK)) for case in cases]
 
 
 def seeded_tensor(key: str, shape: list[int], kind: str) -> torch.Tensor:
@@ -51,28 +62,30 @@ def seeded_state(name: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "config"),
-    [
-        ("pyslowfast_c2d_8x8_r50", ["model=c2d_r50_8x8"]),
-        ("pyslowfast_c2d_nln_8x8_r50", ["model=c2d_r50_8x8", *NL5]),
-        ("pyslowfast_i3d_8x8_r50", ["model=i3d_r50_8x8"]),
-        ("pyslowfast_i3d_nln_8x8_r50", ["model=i3d_r50_8x8", *NL5]),
-        ("mmaction2_i3d_imagenet_pretrained_r50_nl_dot_product", ["model=i3d_r50", *NL5, "block.mode=dot_product"]),
-        ("mmaction2_i3d_imagenet_pretrained_r50_nl_gaussian", ["model=i3d_r50", *NL5, "block.mode=gaussian"]),
-        # PySlowFast keeps the places of R50 in res4 of its R101
-        ("pyslowfast_i3d_nln_8x8_r101", ["model=i3d_r101_8x8", *NL5, f"block.places.r101={NL5_R50_PLACES}"]),
-        ("pyslowfast_slow_nln_8x8_r50", ["model=slow_r50", *NL5, "block.mode=dot_product"]),
-        ("pyslowfast_c2d_nln_16x8_r50_dot_product", ["model=c2d_r50_8x8", *NL5, "block.mode=dot_product"]),
-        ("mmaction2_i3d_r50_nl_concatenation", ["model=i3d_r50", *NL5, "block.mode=concatenation"]),
-        ("mmaction2_i3d_r50_nl_embedded_gaussian", ["model=i3d_r50", *NL5]),
-        # mmaction2's Slow has its blocks one residual block earlier
-        (
-            "mmaction2_slowonly_r50_8x8_nl_embedded_gaussian",
-            ["model=slow_r50", *NL5, "block.places.r50=[res3.0,res3.2,res4.0,res4.2,res4.4]"],
-        ),
-        ("mmaction2_slowonly_r101_8x8", ["model=slow_r101"]),
-        ("mmaction2_c2d_r50_8x8", ["model=c2d_r50"]),
-        ("mmaction2_c2d_r50_nopool_8x8", ["model=c2d_r50", "model.stem=all_frames"]),
-    ],
+    _slow_but_for_quick(
+        [
+            ("pyslowfast_c2d_8x8_r50", ["model=c2d_r50_8x8"]),
+            ("pyslowfast_c2d_nln_8x8_r50", ["model=c2d_r50_8x8", *NL5]),
+            ("pyslowfast_i3d_8x8_r50", ["model=i3d_r50_8x8"]),
+            ("pyslowfast_i3d_nln_8x8_r50", ["model=i3d_r50_8x8", *NL5]),
+            ("mmaction2_i3d_imagenet_pretrained_r50_nl_dot_product", ["model=i3d_r50", *NL5, "block.mode=dot_product"]),
+            ("mmaction2_i3d_imagenet_pretrained_r50_nl_gaussian", ["model=i3d_r50", *NL5, "block.mode=gaussian"]),
+            # PySlowFast keeps the places of R50 in res4 of its R101
+            ("pyslowfast_i3d_nln_8x8_r101", ["model=i3d_r101_8x8", *NL5, f"block.places.r101={NL5_R50_PLACES}"]),
+            ("pyslowfast_slow_nln_8x8_r50", ["model=slow_r50", *NL5, "block.mode=dot_product"]),
+            ("pyslowfast_c2d_nln_16x8_r50_dot_product", ["model=c2d_r50_8x8", *NL5, "block.mode=dot_product"]),
+            ("mmaction2_i3d_r50_nl_concatenation", ["model=i3d_r50", *NL5, "block.mode=concatenation"]),
+            ("mmaction2_i3d_r50_nl_embedded_gaussian", ["model=i3d_r50", *NL5]),
+            # mmaction2's Slow has its blocks one residual block earlier
+            (
+                "mmaction2_slowonly_r50_8x8_nl_embedded_gaussian",
+                ["model=slow_r50", *NL5, "block.places.r50=[res3.0,res3.2,res4.0,res4.2,res4.4]"],
+            ),
+            ("mmaction2_slowonly_r101_8x8", ["model=slow_r101"]),
+            ("mmaction2_c2d_r50_8x8", ["model=c2d_r50"]),
+            ("mmaction2_c2d_r50_nopool_8x8", ["model=c2d_r50", "model.stem=all_frames"]),
+        ]
+    ),
 )
 def test_logits_are_the_rivals(tmp_path, name, config):
     fixture = json.loads((PARITY / f"{name}.json").read_text())
@@ -208,7 +221,7 @@ def test_mmaction2_training_checkpoints_load_with_inert_stubs(tmp_path, monkeypa
     assert torch.equal(network.layer2[2].out.bias, torch.zeros(512))  # mmcv has none before a norm
 
 
-@pytest.mark.parametrize("build", [resnet50, resnet101])
+@pytest.mark.parametrize("build", [resnet50, pytest.param(resnet101, marks=pytest.mark.slow)])
 def test_torchvision_weights_of_both_depths(tmp_path, build):
     two_d = build(num_classes=5)
     depth = 50 if build is resnet50 else 101
@@ -320,19 +333,16 @@ def test_unknown_keys_and_sources_are_named(tmp_path):
         load_model(path, source="keras")
 
 
-def test_the_converter_writes_a_checkpoint_that_can_be_loaded(tmp_path):
-    import subprocess
-
+def test_the_converter_writes_a_checkpoint_that_can_be_loaded(tmp_path, monkeypatch, capsys):
     config = ["model=i3d_r50_8x8", "block=nl1", *SMALL]
     network = trained_network(config)
     path = saved(tmp_path, {"model_state": {to_pyslowfast(k): v for k, v in network.state_dict().items()}})
-    tool = Path(__file__).parents[2] / "tools/convert_weights.py"
-    command = [sys.executable, tool, "pyslowfast", path, tmp_path / "out.pt", *config]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    words = ["pyslowfast", path, tmp_path / "out.pt", *config]
+    done = subprocess.run([sys.executable, TOOLS / TOOL, *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     loaded = load_model(tmp_path / "out.pt")
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    again = run_tool(TOOL, *words, monkeypatch=monkeypatch, capsys=capsys)
     assert again.returncode == 1 and "exists already; remove it or give another name" in again.stderr
 
 

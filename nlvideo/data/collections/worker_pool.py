@@ -1,12 +1,15 @@
 """Runs a function on each of many videos, over processes and machines."""
 
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from nlvideo.runtime.errors import UserError
+
+PRELOADED = ["nlvideo.data.decoding.pyav_video", "nlvideo.data.lists.path_list", "rich.table"]
 
 
 class Outcome(NamedTuple):
@@ -26,7 +29,7 @@ def each(
     Args:
         function: picklable, as are the items and its results.
     """
-    context = multiprocessing.get_context("spawn")  # FFmpeg and torch have threads, which a fork does not survive
+    context = _context()
     waiting = iter(items)
     workers = [_Worker(context, function) for _ in range(min(num_workers, len(items)))]
     try:
@@ -46,6 +49,20 @@ def each(
     finally:
         for worker in workers:
             worker.process.terminate()
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Returns how workers are started: not as forks of this process, since threads of FFmpeg and torch do not survive.
+
+    On Linux they are forks of a server, which has imported what they need once. It is safe: imports start no threads
+    but those of OpenBLAS, which ends its own before a fork; videos and tensors are touched in the workers only. System
+    libraries of macOS do not survive a fork, even without threads.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)  # no effect on a server that runs already, which works all the same
+    return context
 
 
 class _Worker:

@@ -18,8 +18,12 @@ from nlvideo.runtime.errors import RunFailed
 
 
 @pytest.fixture(autouse=True)
-def no_workers_left():
-    """Kills what a test left: a loader would wait seconds for each worker that hangs."""
+def no_workers_left(monkeypatch):
+    """Kills what a test left: a loader would wait seconds for each worker that hangs.
+
+    It waits as long, in torch, for those whose neighbour has died.
+    """
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
     yield
     end_workers()
     gc.collect()
