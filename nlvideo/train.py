@@ -38,6 +38,7 @@ from nlvideo.runtime.folder_lock import lock_folder
 from nlvideo.runtime.launch import launch_ranks
 from nlvideo.runtime.signals import StopSignal
 from nlvideo.training.bad_videos import LEDGER_FILE
+from nlvideo.training.data_warnings import data_warnings
 from nlvideo.training.learner import Learner
 from nlvideo.training.optim import lr_at
 from nlvideo.training.precise_bn import precise_statistics, using
@@ -84,6 +85,8 @@ def train(config: TrainConfig) -> float:
         print(to_yaml(config))
         for line in plan_lines(config, run.inputs, run.world, run.learner.dtype, run.notes):
             print(line, flush=True)
+        for line in data_warnings(config.data, run.train_table, run.inputs.val_table):
+            print(f"warning   {line}", flush=True)
     if config.dry_run:
         from nlvideo.training.dry_run import try_steps  # imports a FLOP counter, which takes a quarter of a second
 

@@ -24,7 +24,7 @@ from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.lists.folder_tree import videos_below
+from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.list_writing import write_list
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.video_table import VideoTable
@@ -72,6 +72,8 @@ def check(arguments: argparse.Namespace) -> int:
     names = names or sorted(str(path.relative_to(src)) for path in videos_below(src))
     if not names:
         raise UserError(f"{src} holds no videos.")
+    if not tables and (rest := left_out(src)):
+        print(rest)
     mine = shard(names, arguments.shard)
     make_folder(out, f"OUT {out}")
     records = open_records(out, "videos", arguments.shard, COLUMNS)

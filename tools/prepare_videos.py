@@ -29,7 +29,7 @@ from tqdm import tqdm
 from nlvideo.data.collections.records import Records, open_records
 from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.lists.folder_tree import videos_below
+from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.list_writing import write_list
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.video_table import VideoTable
@@ -68,6 +68,8 @@ def prepare(arguments: argparse.Namespace) -> int:
     names = names or sorted(str(path.relative_to(src)) for path in videos_below(src) if path.is_file())
     if not names:
         raise UserError(f"{src} holds no videos.")
+    if not tables and (rest := left_out(src)):
+        print(rest)
     _check_targets(names)
     mine = shard(names, arguments.shard)
     make_folder(dst, f"DST {dst}")

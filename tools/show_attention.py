@@ -133,7 +133,13 @@ def load_network(path: str) -> LoadedNetwork:
     return LoadedNetwork(network.eval().to(device), data, checkpoint.classes, device)
 
 
-def read_clips(path: str, data: DataConfig, num_clips: int = 1, start: int | None = None) -> tuple[Tensor, np.ndarray]:
+def read_clips(
+    path: str,
+    data: DataConfig,
+    num_clips: int = 1,
+    start: int | None = None,
+    part: tuple[float, float] | None = None,
+) -> tuple[Tensor, np.ndarray]:
     """Returns the centre crops of clips spread evenly over a video, and their frame indices.
 
     The clips are (num_clips, T, H, W, 3) uint8, the indices (num_clips, T). A single clip is the centre clip, or starts
@@ -143,7 +149,8 @@ def read_clips(path: str, data: DataConfig, num_clips: int = 1, start: int | Non
         DecodeError, SlowVideo: the video cannot be decoded, or not in time.
         UserError: `start` is beyond its end.
     """
-    with open_video(path, data.decoder, data.time_limit_seconds, data.frame_rate, clip_fps=data.clip_fps) as video:
+    settings = data.decoder, data.time_limit_seconds, data.frame_rate
+    with open_video(path, *settings, part=part, clip_fps=data.clip_fps) as video:
         if start is None:
             wanted = view_indices("uniform", num_clips, video.num_frames, data.num_frames, data.frame_stride)
         elif 0 <= start < video.num_frames:
@@ -239,7 +246,7 @@ def checkpoint_rows(path: str, arguments: argparse.Namespace, failures: dict[str
     videos = [i * len(table) // count for i in range(count)]
     for i in progress_bar(videos, desc=f"measuring {path}", unit="video"):
         try:
-            clips, _ = read_clips(table.path(i), loaded.data, num_clips)
+            clips, _ = read_clips(table.path(i), loaded.data, num_clips, part=table.part(i))
         except (DecodeError, SlowVideo) as error:
             failures[table.name(i)] = error.reason
             continue

@@ -52,6 +52,11 @@ def read_train_table(data: DataConfig) -> VideoTable:
     table = _read(data, data.train, class_names(data), training=True)
     if data.num_classes not in (None, len(table.classes)):
         raise UserError(f"data.num_classes={data.num_classes}, but {table.source} has {len(table.classes)} classes.")
+    if len(table.classes) == 1 and not table.multi_label:
+        raise UserError(
+            f"{table.source} has videos of one class only, {table.classes[0]}: there is nothing to tell apart. If more "
+            "classes are to come, set data.num_classes."
+        )
     numbered = table.classes == tuple(map(str, range(len(table.classes))))  # classes that nothing names
     if data.format == "list" and data.classes is None and data.num_classes is None and numbered:
         held = table.targets.sum(0) if table.multi_label else np.bincount(table.targets, minlength=len(table.classes))

@@ -41,7 +41,7 @@ REPORTED_SETTINGS = (
     "num_threads decoder mean std versions seconds"
 ).split()
 
-Opening = Callable[[str], AbstractContextManager[Video]]
+Opening = Callable[..., AbstractContextManager[Video]]  # of a path, with the part that is wanted
 
 
 def write_report(evaluation: Evaluation, table: VideoTable, open_video: Opening) -> Path:
@@ -201,7 +201,8 @@ def _video(
     scores, target = evaluation.scores[index], evaluation.targets[index]
     strip, reason = None, ""
     try:
-        strip = _strip(table.path(index), open_video)
+        with open_video(table.path(index), part=table.part(index)) as video:
+            strip = _strip(video)
     except (DecodeError, SlowVideo) as error:  # removed or damaged since it was scored
         reason = error.reason
     best = np.argsort(-scores, kind="stable")[: min(NUM_TOP_CLASSES, len(scores))]
@@ -223,12 +224,11 @@ def _video(
     }
 
 
-def _strip(path: str, open_video: Opening) -> str:
+def _strip(video: Video) -> str:
     """Returns frames spread over a video, side by side, as a JPEG data URL."""
-    with open_video(path) as video:
-        size = resized_size(video.height, video.width, STRIP_HEIGHT)
-        wanted = np.unique(np.linspace(0, video.num_frames - 1, STRIP_FRAMES).round().astype(int))
-        frames = video.read(wanted, size)  # (F, H, W, 3)
+    size = resized_size(video.height, video.width, STRIP_HEIGHT)
+    wanted = np.unique(np.linspace(0, video.num_frames - 1, STRIP_FRAMES).round().astype(int))
+    frames = video.read(wanted, size)  # (F, H, W, 3)
     padded = F.pad(frames, (0, 0, 0, STRIP_GAP), value=255)  # a white gap after each
     pixels = padded.permute(1, 0, 2, 3).reshape(size[0], -1, 3).numpy()
     file = io.BytesIO()

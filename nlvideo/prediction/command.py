@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nlvideo.config.compose import command_line_keys, run_command
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
-from nlvideo.data.lists.folder_tree import videos_below
+from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
 from nlvideo.prediction.predictor import BLOCK_BYTES, Predictions, Predictor
 from nlvideo.prediction.timeline import Timeline
@@ -78,6 +78,8 @@ def _videos_in(folder: str) -> list[str]:
         if Path(folder).absolute() in videos_below(Path(folder).absolute().parent):
             return [folder]
         raise UserError(f"The folder {folder} holds no video and no frames.")
+    if rest := left_out(Path(folder)):
+        print(f"{folder}: {rest}", file=sys.stderr)
     return below
 
 

@@ -1,7 +1,6 @@
 """Stopping on request: the signals of a terminal, of SLURM and of launchers."""
 
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -25,15 +24,12 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self.received, self.gave_up = 0, False
-        self._waiting_since: float | None = None
-        self._asked = 0.0
-        handlers = {number: self._remember for number in STOP_SIGNALS} | {signal.SIGALRM: self._look_at_the_clock}
+        self.received, self.gave_up, self._waiting = 0, False, False
+        handlers = {number: self._remember for number in STOP_SIGNALS} | {signal.SIGALRM: self._give_up}
         self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def release(self) -> None:
         """Restores the handlers that were there before."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -44,24 +40,25 @@ class StopSignal:
         """
         source = iter(items)
         while True:
-            self._waiting_since = time.monotonic()
+            self._waiting = True
             try:
+                if self.received:
+                    signal.setitimer(signal.ITIMER_REAL, GRACE)
                 item = next(source)
             except (StopIteration, _WaitedTooLong):
                 return
             finally:
-                self._waiting_since = None
+                self._waiting = False
+                signal.setitimer(signal.ITIMER_REAL, 0)
             yield item
 
     def _remember(self, number: int, _frame) -> None:
-        if not self.received:
-            self._asked = time.monotonic()
-            signal.setitimer(signal.ITIMER_REAL, 1, 1)
+        if self._waiting and not self.received:
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
         self.received = number
 
-    def _look_at_the_clock(self, _number: int, _frame) -> None:
-        if self._waiting_since is not None and time.monotonic() - max(self._waiting_since, self._asked) > GRACE:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+    def _give_up(self, _number: int, _frame) -> None:
+        if self._waiting:
             self.gave_up = True
             raise _WaitedTooLong
 

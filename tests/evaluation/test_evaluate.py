@@ -234,11 +234,11 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(checkpoint, video_fo
     evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "whole"))
     opened, real = [], Opener.__call__
 
-    def noted(self, path):
+    def noted(self, path, part):
         opened.append(Path(path).name)
         if len(opened) == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self, path)
+        return real(self, path, part)
 
     monkeypatch.setattr(Opener, "__call__", noted)
     with pytest.raises(SystemExit) as stopped:

@@ -54,7 +54,7 @@ def test_worst_videos_come_first_and_undecodable_ones_apart(written):
 
 
 def test_a_video_that_was_removed_has_its_reason_instead_of_a_strip(written):
-    def opener(path: str):
+    def opener(path: str, part=None):
         return open_video(Path(path).with_suffix(".gone"))
 
     page = written(SCORES, opener)

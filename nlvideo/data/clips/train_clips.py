@@ -98,7 +98,7 @@ class TrainClips(Dataset):
         """Returns what sample (epoch, wanted) takes; `attempt` counts the videos that could not be decoded before."""
         rng = sampling.sample_rng(self.seed, epoch, wanted, attempt)
         video = int(rng.integers(len(self.table))) if attempt else wanted
-        with self.opener(self.table.path(video)) as opened:
+        with self.opener(self.table.path(video), self.table.part(video)) as opened:
             return self._draw(opened, rng)
 
     def _draw(self, video: Video, rng: np.random.Generator) -> Drawn:
@@ -110,7 +110,7 @@ class TrainClips(Dataset):
         return Drawn(start, (height, width), (top, left), self.flip and rng.random() < 0.5)
 
     def _read(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int | np.ndarray]:
-        with self.opener(self.table.path(index)) as video:
+        with self.opener(self.table.path(index), self.table.part(index)) as video:
             drawn = self._draw(video, rng)
             wanted = sampling.clip_indices(drawn.start, video.num_frames, self.num_frames, self.frame_stride)
             clip = video.read_clip(wanted, drawn.size, (*drawn.offset, self.crop_size, self.crop_size))

@@ -48,7 +48,7 @@ class CenterClips(Dataset):
     def __getitem__(self, index: int) -> Clip:
         target = self.table.targets[index]
         try:
-            with self.opener(self.table.path(index)) as video:
+            with self.opener(self.table.path(index), self.table.part(index)) as video:
                 (wanted,) = view_indices("uniform", 1, video.num_frames, self.num_frames, self.frame_stride)
                 size = resized_size(video.height, video.width, self.short_side)
                 ((top, left),) = crop_offsets(1, *size, self.crop_size)
@@ -127,7 +127,7 @@ class MultiViews(Dataset):
 
     def __getitem__(self, index: int) -> VideoViews:
         try:
-            with self.opener(self.table.path(index)) as video:
+            with self.opener(self.table.path(index), self.table.part(index)) as video:
                 return self.views(video, index)
         except (DecodeError, SlowVideo) as error:
             if isinstance(error, SlowVideo) and not self.skip_slow:

@@ -1,6 +1,7 @@
 """Folder trees `class/video.mp4`, and what counts as a video in a folder."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from nlvideo.data.decoding.frame_folder import SUFFIXES as PICTURE_SUFFIXES
 from nlvideo.data.lists.list_source import VIDEO_SUFFIXES, ListSource
 from nlvideo.data.lists.video_table import TableBuilder, VideoTable
 from nlvideo.runtime.errors import UserError
+
+NUM_ENDINGS = 5  # that are named
 
 
 def read_tree(source: ListSource) -> VideoTable:
@@ -38,15 +41,36 @@ def read_tree(source: ListSource) -> VideoTable:
         )
     array = np.array(targets, np.int64)
     note = f"{place.name}: a folder for each class; {len(targets)} videos of {len(classes)} classes"
+    if rest := left_out(place):
+        note += f"; {rest}"
     held = array[:, None] == np.arange(len(classes)) if source.multi_label else array
     return builder.table(str(place), place, classes, held, note=note)
 
 
 def videos_below(folder: Path) -> Iterator[Path]:
     """Yields the video files below a folder, and the folders below it that hold frames as pictures."""
-    for below, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        shown = [name for name in files if not name.startswith(".")]
+    for below, _, shown in _walk(folder):
         yield from (Path(below, name) for name in shown if Path(name).suffix.lower() in VIDEO_SUFFIXES)
         if Path(below) != folder and any(Path(name).suffix.lower() in PICTURE_SUFFIXES for name in shown):
             yield Path(below)
+
+
+def left_out(folder: Path) -> str:
+    """Returns how many files below a folder are no videos by their endings, and which endings; empty if none is."""
+    endings = Counter(
+        Path(name).suffix.lower() or "no ending"
+        for _, _, files in _walk(folder)
+        for name in files
+        if Path(name).suffix.lower() not in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES)
+    )
+    if not endings:
+        return ""
+    listed = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(NUM_ENDINGS))
+    return f"{endings.total()} files left out: {listed}{', ...' if len(endings) > NUM_ENDINGS else ''}"
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, without hidden files and folders."""
+    for below, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield below, folders, [name for name in files if not name.startswith(".")]

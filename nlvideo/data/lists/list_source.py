@@ -9,7 +9,11 @@ from pathlib import Path
 
 from nlvideo.runtime.errors import UserError
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".ogv"),
+    *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".mxf", ".gif", ".dv", ".y4m"),
+    *(".h264", ".264", ".h265", ".hevc"),
+)
 INTEGER = re.compile(r"-?\d+")
 MULTI_LABEL_ADVICE = "if a video may show several classes, set data.multi_label=true"
 

@@ -22,7 +22,7 @@ def list_warnings(train: VideoTable, val: VideoTable) -> list[str]:
         if empty:
             found.append(f"{len(empty)} of {len(table.classes)} classes have no {name} video: {_listing(empty)}")
     counts = class_counts(train)
-    if len(counts) > 1 and counts.max() > MAX_IMBALANCE * max(counts[counts > 0], default=1):
+    if len(counts) > 1 and counts.max() > MAX_IMBALANCE * min(counts[counts > 0], default=1):
         fewest = int(np.where(counts > 0, counts, counts.max()).argmin())
         found.append(
             f"classes are uneven: {counts.max()} training videos of {train.classes[counts.argmax()]}, "
