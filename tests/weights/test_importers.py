@@ -25,6 +25,7 @@ NL5 = ["block=nl5"]
 NL5_R50_PLACES = "[res3.1,res3.3,res4.1,res4.3,res4.5]"
 
 
+# one of each project and kind, for a quick run
 QUICK = ("pyslowfast_i3d_nln_8x8_r50", "pyslowfast_c2d_8x8_r50", "mmaction2_i3d_r50_nl_concatenation")
 
 
