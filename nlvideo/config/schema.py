@@ -72,7 +72,7 @@ class SyntheticConfig:
 class ViewsConfig:
     num_clips: int = 10
     num_crops: int = 3
-    clip_sampling: str = "uniform"  # see view_indices in nlvideo/data/clips/sampling.py
+    clip_sampling: str = "uniform"  # see view_indices in nlvideo/data/clips/view_sampling.py
     short_side: int = 256
     crop_size: int | None = 256  # null: the whole frame, fully convolutional (Sec. 4.1), with num_crops=1
     pooling: str = "mean"  # of a video's scores over its views: mean, sum or max
@@ -171,7 +171,7 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
-    checkpoint: Any = MISSING  # a file, or several as [a.pt,b.pt] or with wildcards
+    checkpoint: Any = MISSING  # a file, a run folder, or several as [a.pt,b.pt] or with wildcards
     output_dir: str | None = None  # null: a folder beside each checkpoint, named by step and views
     num_devices: int = 1
     precision: str = "auto"

@@ -32,7 +32,7 @@ def write_results(folder: Path, result: dict[str, Any], found: Scores, table: Vi
     """Writes scores.npz, predictions.csv, classes.csv and, last, result.json, all in the order of the list."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / SCORES_FILE) as partial, open(partial, "wb") as file:
-        names, classes = np.array(table.names()), np.array(table.classes)
+        names, classes = np.array(table.ids()), np.array(table.classes)
         np.savez(file, ids=names, classes=classes, scores=found.scores, targets=table.targets)
     _write_predictions(folder / PREDICTIONS_FILE, found, table)
     _write_classes(folder / CLASSES_FILE, found, table)
@@ -47,7 +47,7 @@ def _write_predictions(path: Path, found: Scores, table: VideoTable) -> None:
         writer = csv.writer(file)
         header = [f"{what}{i}" for i in range(1, k + 1) for what in ("class", "score")]
         writer.writerow(["video", "target", *header])
-        for i, name in enumerate(table.names()):
+        for i, name in enumerate(table.ids()):
             row = [name, table.target_names(i)]
             if i not in found.failures:
                 for best in np.argsort(-found.scores[i], kind="stable")[:k]:

@@ -1,6 +1,7 @@
 """Lists with a header: the names of the columns decide, wherever they stand; other columns are ignored and named."""
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -45,7 +46,11 @@ def find_header(text: str, line: int) -> Header | None:
 
     It is one if it names a path, and besides a label, or else no number.
     """
+    if any(map(has_video_suffix, re.split(r"""[,;\t "']+""", text))):
+        return None
     for delimiter in DELIMITERS:
+        if delimiter == " " and re.search(r"[,;\t]", text):
+            continue
         try:
             written = tuple(split_line(text, delimiter))
         except csv.Error:  # which the reader of the rows explains
@@ -54,7 +59,7 @@ def find_header(text: str, line: int) -> Header | None:
         if len(names) < 2 or not any(name in PATH_COLUMNS or name == ID_COLUMN for name in names):
             continue
         labelled = any(name in LABEL_COLUMNS for name in names)
-        if (labelled or not any(map(is_number, names))) and not any(map(has_video_suffix, written)):
+        if labelled or not any(map(is_number, names)):
             return Header(line, delimiter, written, names)
     return None
 

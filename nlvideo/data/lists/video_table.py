@@ -55,6 +55,11 @@ class VideoTable:
     def names(self) -> list[str]:
         return [self.name(i) for i in range(len(self))]
 
+    def ids(self) -> list[str]:
+        """Returns names that tell the rows apart: of a part of a video with its seconds, `long.mp4#3.5-9`."""
+        parts = map(self.part, range(len(self)))
+        return [f"{self.name(i)}#{p[0]:g}-{p[1]:g}" if p else self.name(i) for i, p in enumerate(parts)]
+
     def path(self, index: int) -> str:
         return os.path.join(self.root, self.name(index))
 

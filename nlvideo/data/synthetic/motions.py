@@ -1,11 +1,11 @@
-"""Moving shapes on a still, textured background: one class a video, or several actions or none at their times.
+"""Moving shapes on a still, textured background. A video has one class, or any number of actions, each at its own time.
 
-Three shapes move. Where they are, how large and how they are turned is drawn from the same distributions in every
-class and at every time: positions wrap around at the borders, sizes grow from the smallest to the largest and start
-again, and each starts at a random phase. So one frame tells nothing about the class, and each class has its time
-reversal as another class.
+Three shapes move. Their positions, sizes and orientations have the same distribution in every class and at every time:
+positions wrap around at the borders, sizes grow from the smallest to the largest and start over, and every shape starts
+at a random phase. A single frame therefore says nothing about the class, and each class is the time reversal of
+another.
 
-In the set of actions each shape stands still, but for at most one action of its own.
+In the set of actions, each shape performs at most one action and stands still otherwise.
 """
 
 import csv
@@ -41,7 +41,7 @@ class Action(NamedTuple):
 
 
 def write_motions(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[VideoSpec]:
-    """Writes a list of videos with one class each and yields what has to be drawn."""
+    """Writes a list of videos of one class each and yields what is to be drawn for them."""
     (root / "classes.txt").write_text("\n".join(MOTIONS) + "\n")
     rows = [(f"{split}/{i:05d}.mp4", i % len(MOTIONS)) for i in range(count)]
     (root / split).mkdir(exist_ok=True)
@@ -52,7 +52,7 @@ def write_motions(root: Path, split: str, count: int, num_frames: int, height: i
 
 
 def write_actions(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[VideoSpec]:
-    """Writes a list of videos with several actions or none and yields what has to be drawn."""
+    """Writes a list of videos with up to three actions each and yields what is to be drawn for them."""
     (root / "classes.txt").write_text("".join(f"c{i:03} {name}\n" for i, name in enumerate(MOTIONS)))
     (root / "videos").mkdir(exist_ok=True)
     rows = []
@@ -75,7 +75,7 @@ def write_actions(root: Path, split: str, count: int, num_frames: int, height: i
 
 
 def render(actions: Sequence[Action | None], num_frames: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns a clip (num_frames, height, width, 3) uint8 with one shape for each action; for None it stands still."""
+    """Returns a clip (num_frames, height, width, 3) uint8 with one shape per action; for None it stands still."""
     width = height * 4 // 3 // 2 * 2
     unit = height / 96
     background = _texture(rng, height, width)
@@ -107,7 +107,7 @@ def _draw(frame: np.ndarray, y: float, x: float, radius: float, angle: float, co
     rows, columns = (np.arange(np.floor(c) - reach, np.floor(c) + reach + 1) for c in (y, x))
     v, u = (rows - y)[:, None], (columns - x)[None, :]
     along, across = u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
-    # A long tip ahead and a short or flat tail behind: turning it by any angle but a full turn shows.
+    # A long tip in front and a short or flat tail: no rotation but a full turn maps the shape to itself.
     tail = 0.35 if corners == 3 else 0.7
     half_width = np.where(along > -0.35 * radius, 0.6 * (radius - along) / 1.35, 0.6 * (along + tail * radius) / 0.35)
     inside = np.minimum(half_width - np.abs(across), along + tail * radius)

@@ -1,20 +1,21 @@
-"""Two synthetic sets that separate what long and short range teach, and stills for pretraining.
+"""Two synthetic sets, one that needs long-range relations and one that needs local motion, and stills to pretrain on.
 
-`long_range` is retrieval: two discs of different colour and pattern early, then distractors, then one of the two again,
-grey and elsewhere. The class is the colour that it had. What a model can reach is known in advance, because colours,
-patterns and the disc that returns are combined evenly:
+`long_range` is retrieval. Two discs of different colours and patterns come first, then distractors, then one of the two
+discs again, grey and in another place. The class is the colour that it had. All combinations of colours, patterns and
+returning disc are equally frequent, so the best possible accuracy of a model is known in advance:
 
-- 25 % without the beginning, 50 % without the end: a single frame, or a window of half the clip, lacks one of them.
-- 75 % for a sum of one score of the beginning and one of the end, which is what C2D's average over time is while none
-  of its windows sees both. Of the four videos with the same two colours, the same two patterns and either disc
-  returning, such a sum is right on three at most: it would have to prefer the first colour for the first pattern by
-  more than for the second, and, in the videos whose patterns are exchanged, by less.
+- 25 % if it does not see the beginning and 50 % if it does not see the end; a single frame, or a window of half the
+  clip, lacks one of the two.
+- 75 % if its score is a sum of one term for the beginning and one for the end, as C2D's average over time is when no
+  window contains both. Consider the four videos that have the same two colours and the same two patterns. To be right
+  on all of them, the sum would have to prefer the first colour more strongly when the first pattern returns than when
+  the second does, and, with the patterns exchanged, less strongly. At most three can be right.
 
-`short_range` is local motion: discs move in one of four directions for four frames, then stand elsewhere and move
-again. Each class is another one played backwards, so that frames without their order tell 50 %, and one frame 25 %.
+`short_range` is local motion. Discs move in one of four directions for four frames, jump to another place and move
+again. Each class is the time reversal of another. Frames without their order therefore give 50 %, a single frame 25 %.
 
-`stills` are single frames of the discs of long_range, a class for each colour and pattern: their role is that of
-ImageNet for Kinetics.
+`stills` holds single frames of the discs of long_range, one class per colour and pattern. It is to long_range what
+ImageNet is to Kinetics.
 """
 
 from collections.abc import Iterator

@@ -168,3 +168,11 @@ def test_missing_files_are_counted_and_the_first_three_named(tmp_path):
     assert table.check_files().note.endswith("; missing files: 4 (v/0.mp4, v/1.mp4, v/2.mp4, ...)")
     assert read(tmp_path, "path,label\na.mp4,0\n").check_files().note.endswith("(labels are numbers)")
     assert table.check_files().digest() == table.digest()
+
+
+@pytest.mark.parametrize("text", ["video 0.mp4,1\nvideo 1.mp4,0\n", "file 1.avi;1\nfile 2.avi;0\n"])
+def test_a_row_whose_path_begins_with_a_columns_name_is_no_header(tmp_path, text):
+    (tmp_path / "list.csv").write_text(text)
+    table = read_table(str(tmp_path), "list.csv", None)
+    assert table.names() == [line[:-2] for line in text.splitlines()]
+    assert table.targets.tolist() == [1, 0]
