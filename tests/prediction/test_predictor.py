@@ -94,3 +94,15 @@ def test_memory_does_not_grow_with_the_video(predictor, video_folder, tmp_path, 
         write_labelled(tmp_path / "o.mp4", opened, [[("a", 1.0)]], np.array([0]), 7 * 3 * 48 * 64, lambda n: None)
     assert [len(indices) for indices in asked] == [7, 7, 7, 7, 7, 5]
     assert np.concatenate(asked).tolist() == list(range(40))
+
+
+def test_clips_are_taken_by_time(checkpoint, video_folder):
+    half = Predictor(checkpoint, settings={"data.clip_fps": 12.5})
+    video = video_folder / "val/a video 0.mp4"  # 40 frames, 25 a second
+    with half.open(video) as opened:
+        assert (opened.num_frames, opened.fps) == (20, 12.5)
+    timeline = half.slide(video)
+    assert (timeline.num_frames, timeline.fps) == (20, 12.5)
+    strided = Predictor(checkpoint, settings={"data.frame_stride": 4})  # of every second frame: the same clips
+    halved = Predictor(checkpoint, settings={"data.frame_stride": 2, "data.clip_fps": 12.5})
+    np.testing.assert_allclose(halved.scores(video), strided.scores(video), atol=1e-5)

@@ -321,6 +321,7 @@ def resident_bytes():
 def test_thousands_of_decodes_do_not_grow_the_process(tmp_path, moving):
     good = write_grey_video(tmp_path / "a.mp4", 40, bf="2")
     other = write_grey_video(tmp_path / "b.mp4", 40, codec="mpeg4", bf="2")
+    counted = write_grey_video(tmp_path / "c.ts", 40, bf="2")
     data = bytearray(good.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 300] = bytes(300)
     bad = tmp_path / "bad.mp4"
@@ -329,7 +330,7 @@ def test_thousands_of_decodes_do_not_grow_the_process(tmp_path, moving):
     def decode(count):
         for i in range(count):
             try:
-                with open_video((good, bad, other)[i % 3]) as video:
+                with open_video((good, bad, other, counted)[i % 4]) as video:
                     video.read([3, 9, 17, 30], (60, 80), (5, 7, 40, 40))
             except DecodeError:
                 pass
