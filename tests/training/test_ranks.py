@@ -79,26 +79,17 @@ def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_
 
 
 @pytest.mark.slow
-def test_two_ranks_name_the_same_bad_videos_as_one(video_folder, tmp_path):
+def test_num_devices_starts_ranks_that_name_the_same_bad_videos_as_one(video_folder, tmp_path):
     option = list_with_broken(video_folder, tmp_path, 2)
     options = [option, "data.max_bad_share=0.9", "optim.batch_size=4", "optim.max_steps=5"]
     train(config_of(video_folder, tmp_path / "1", *options))
     command = [BIN / "nlvideo-train", *TINY, *options, f"data.root={video_folder}"]
     command += ["num_devices=2", f"output_dir={tmp_path}/2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (ledger_of(tmp_path / str(devices)) for devices in (1, 2))
-    order = sorted(one, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
-    assert len(one) >= 2 and order == sorted(two, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
-
-
-@pytest.mark.slow
-def test_num_devices_starts_the_processes_itself(video_folder, tmp_path):
-    overrides = [*TINY, f"data.root={video_folder}", "num_devices=2", "optim.batch_size=4"]
-    script = BIN / "nlvideo-train"
-    command = [script, *overrides, f"output_dir={tmp_path}/run"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "device    2 x cpu" in done.stdout and "this run takes 4 (2 x 2)" in done.stdout
-    val = [row for row in rows_of(tmp_path / "run") if row["split"] == "val"]
-    assert [(row["step"], row["num_videos"]) for row in val] == [(2, 5), (4, 5)]
+    val = [row for row in rows_of(tmp_path / "2") if row["split"] == "val"]
+    assert [(row["step"], row["num_videos"]) for row in val] == [(2, 5), (4, 5), (5, 5)]
+    one, two = (ledger_of(tmp_path / str(devices)) for devices in (1, 2))
+    order = sorted(one, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
+    assert len(one) >= 2 and order == sorted(two, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
