@@ -79,12 +79,14 @@ class VideoViews(NamedTuple):
         """Yields clips (views, C, T, H, W) uint8, views_per_step at a time, ordered by clip, then by crop."""
         views = [(c, top, left) for c in range(len(self.frame_index)) for top, left in self.crops]
         height, width = self.crop_size
+        frames, wanted = self.frames.numpy(), self.frame_index.tolist()
         for first in range(0, len(views), views_per_step):
-            chunk = [
-                self.frames[self.frame_index[c], top : top + height, left : left + width]
-                for c, top, left in views[first : first + views_per_step]
-            ]
-            yield torch.stack(chunk).permute(0, 4, 1, 2, 3)
+            chosen = views[first : first + views_per_step]
+            chunk = np.empty((len(chosen), self.frame_index.shape[1], height, width, 3), np.uint8)
+            for clip, (c, top, left) in zip(chunk, chosen, strict=True):
+                for t, i in enumerate(wanted[c]):  # frame by frame: indexing with an array takes five times as long
+                    clip[t] = frames[i, top : top + height, left : left + width]
+            yield torch.from_numpy(chunk).permute(0, 4, 1, 2, 3)
 
 
 def without_views(video: int, reason: str) -> VideoViews:
