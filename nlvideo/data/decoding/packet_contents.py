@@ -28,8 +28,13 @@ def packet_test(codec: str, extradata: bytes | None) -> Callable[[memoryview], b
     return tests.get(codec)
 
 
-def keyframe_test(codec: str, extradata: bytes | None) -> Callable[[memoryview], bool]:
-    """Returns a test of packets that a container marks as keyframes, which is not always true."""
+def keyframe_test(codec: str, extradata: bytes | None) -> Callable[[memoryview], bool] | None:
+    """Returns a test of packets that a container marks as keyframes, which is not always true.
+
+    None where nothing is known of the codec.
+    """
+    if codec in ONE_EACH:
+        return lambda _packet: True
     if codec in ("h264", "hevc"):
         return NalUnits(extradata, hevc=codec == "hevc").is_key
     tests: dict[str, Callable[[memoryview], bool]] = {
@@ -37,7 +42,7 @@ def keyframe_test(codec: str, extradata: bytes | None) -> Callable[[memoryview],
         "vp9": lambda packet: not _vp9_flags(packet[0]) & 0b1100,
         "mpeg4": lambda packet: _mpeg4_type(bytes(packet)) == 0,
     }
-    return tests.get(codec, lambda _packet: True)
+    return tests.get(codec)
 
 
 def _vp8_shows_one(packet: memoryview) -> bool:

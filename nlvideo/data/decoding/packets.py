@@ -84,7 +84,7 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream,
         if packet.size == 0:  # the flushing packet, or in AVI a frame that was dropped
             found.num_empty += packet.dts is not None
             continue
-        starts_here = packet.is_keyframe and is_key(memoryview(packet))
+        starts_here = packet.is_keyframe and is_key is not None and is_key(memoryview(packet))
         if not (found.times or found.cut_off):
             found.starts_with_key = starts_here
         if found.one_each and shows_one is not None:

@@ -130,7 +130,8 @@ class PyavVideo(Video):
             self._read_size(formats)
         else:
             span = self._take(self._decoded())
-            self.timed = bool(formats & TIMED_FORMATS) and self._decoded().times == hash_times(self._times)
+            searchable = bool(formats & TIMED_FORMATS) and len(self._key_times) > 0
+            self.timed = searchable and self._decoded().times == hash_times(self._times)
         self.fps = self._rate(span)
         self.reordered = self.timed and packets.reordered
         self.open_gops = self.timed and _has_open_gops(packets)

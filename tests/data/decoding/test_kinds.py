@@ -299,3 +299,13 @@ def test_an_index_by_decoding_is_made_once(tmp_path, moving, monkeypatch):
     write_video(path, moving[:20])
     with PyavVideo(path) as video:
         assert video.num_frames == 20
+
+
+def test_keyframes_of_codecs_that_are_not_known_are_not_believed(tmp_path, moving):
+    """As phones write them: H.263 in 3GP whose every packet is marked as a keyframe."""
+    source = write_video(tmp_path / "source.3gp", moving, "h263")
+
+    def marked(packet, _number):
+        packet.is_keyframe = True
+
+    check(remux(source, tmp_path / "marked.3gp", marked), 40, timed=False)
