@@ -2,8 +2,8 @@
 
 import time
 
-from nlvideo.build.data import build_opener
 from nlvideo.config.schema import DataConfig
+from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.list_warnings import list_warnings
 from nlvideo.data.lists.video_table import VideoTable
@@ -27,7 +27,8 @@ def data_warnings(data: DataConfig, train: VideoTable, val: VideoTable) -> list[
 
 def count_short(data: DataConfig, table: VideoTable) -> tuple[int, int]:
     """Returns how many of some videos, spread over the list, are shorter than a clip's window, and of how many."""
-    opener, short, looked_at = build_opener(data), 0, 0
+    opener = Opener(data.decoder, MAX_SECONDS, data.frame_rate, data.clip_fps)
+    short = looked_at = 0
     end = time.monotonic() + MAX_SECONDS
     for i in range(0, len(table), -(-len(table) // MAX_OPENED)):
         if time.monotonic() > end:
