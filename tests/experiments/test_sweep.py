@@ -130,14 +130,15 @@ def test_names_are_short_and_need_no_quotes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["submitit_local"])
-def test_points_can_be_started_by_submitit(video_folder, tmp_path, launcher):
+def test_points_can_be_started_by_submitit(video_folder, tmp_path, monkeypatch, launcher):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
     options = [f"hydra/launcher={launcher}", f"data.root={video_folder}", "seed=1,2", f"output_dir={tmp_path}/points"]
-    # submitit's local jobs start before their folder is made, and on a busy machine one may come too early.
-    for _ in range(3):
-        done = sweep(tmp_path, *options, "optim.max_steps=2")
-        if done.returncode == 0 or "_log.out" not in done.stderr:
-            break
+    # submitit starts a local job and then makes its folder: on a busy machine the job comes too early, so it waits.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\ntime.sleep(3 * ('submitit.local._local' in sys.orig_argv))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = sweep(tmp_path, *options, "optim.max_steps=2")
     assert done.returncode == 0, done.stderr[-3000:]
     for seed in (1, 2):
         assert json.loads((tmp_path / f"points/seed-{seed}/status.json").read_text())["state"] == "finished"
