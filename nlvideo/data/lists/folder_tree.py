@@ -66,7 +66,8 @@ def left_out(folder: Path) -> str:
     if not endings:
         return ""
     listed = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(NUM_ENDINGS))
-    return f"{endings.total()} files left out: {listed}{', ...' if len(endings) > NUM_ENDINGS else ''}"
+    files = "1 file" if endings.total() == 1 else f"{endings.total()} files"
+    return f"{files} left out: {listed}{', ...' if len(endings) > NUM_ENDINGS else ''}"
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -160,3 +160,12 @@ def test_many_rows_take_little_more_than_their_text(tmp_path):
     text = sum(len(row) for row in rows)
     assert len(table) == 20_000 and size < 2 * text and peak < 4 * text  # a list of str alone takes three times that
     assert table.name(19_999) == "class 399/00000019999_000010_000020.mp4"
+
+
+def test_folders_say_what_is_left_out(tmp_path):
+    for name in ("a/1.mp4", "a/2.M2TS", "b/3.gif", "b/notes.txt", "b/x.xyz", "b/y.xyz", "b/README", "b/.hidden.xyz"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    table = read_table(str(tmp_path), "train", None)
+    assert table.names() == ["a/1.mp4", "a/2.M2TS", "b/3.gif"]
+    assert table.note.endswith("; 4 files left out: 2 .xyz, 1 .txt, 1 no ending")
