@@ -65,7 +65,8 @@ def left_out(folder: Path) -> str:
     )
     if not endings:
         return ""
-    listed = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(NUM_ENDINGS))
+    ranked = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
+    listed = ", ".join(f"{count} {ending}" for ending, count in ranked[:NUM_ENDINGS])
     files = "1 file" if endings.total() == 1 else f"{endings.total()} files"
     return f"{files} left out: {listed}{', ...' if len(endings) > NUM_ENDINGS else ''}"
 
