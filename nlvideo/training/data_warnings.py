@@ -27,7 +27,8 @@ def data_warnings(data: DataConfig, train: VideoTable, val: VideoTable) -> list[
 
 def count_short(data: DataConfig, table: VideoTable) -> tuple[int, int]:
     """Returns how many of some videos, spread over the list, are shorter than a clip's window, and of how many."""
-    opener = Opener(data.decoder, MAX_SECONDS, data.frame_rate, data.clip_fps)
+    # PyAV whatever the decoder: others start threads, which the workers that are forked later would lack.
+    opener = Opener("pyav", MAX_SECONDS, data.frame_rate, data.clip_fps)
     short = looked_at = 0
     end = time.monotonic() + MAX_SECONDS
     for i in range(0, len(table), -(-len(table) // MAX_OPENED)):
