@@ -64,10 +64,10 @@ def _leaks(train: VideoTable, val: VideoTable) -> list[str]:
         if source in sources and name not in both:
             shared[source].append(name)
     if shared:
-        videos = sum(map(len, shared.values()))
+        videos = [name for names in shared.values() for name in names]
         found.append(
-            f"{videos} validation videos are named as clips of {_count(shared, 'recording', 'recordings')} that the "
-            f"training list has clips of too: {_listing([names[0] for names in shared.values()])}"
+            f"judging by names, {_count(videos, 'validation video comes', 'validation videos come')} from "
+            f"{_count(shared, 'recording', 'recordings')} that the training list has clips of too: {_listing(videos)}"
         )
     return found
 

@@ -26,13 +26,13 @@ def test_nothing_is_said_about_good_lists(tmp_path):
         (
             [("v_Archery_g01_c01.avi", 0), ("v_Archery_g02_c01.avi", 0)],
             [("v_Archery_g01_c02.avi", 0), ("v_Archery_g01_c03.avi", 0), ("v_Archery_g03_c01.avi", 0)],
-            "2 validation videos are named as clips of 1 recording that the training list has clips of too: "
-            "v_Archery_g01_c02.avi",
+            "judging by names, 2 validation videos come from 1 recording that the training list has clips of too: "
+            "v_Archery_g01_c02.avi, v_Archery_g01_c03.avi",
         ),
         (
             [("x/AAAAAAAAAAA_000010_000020.mp4", 0)],
             [("y/AAAAAAAAAAA_000120_000130.mp4", 0)],
-            "1 validation videos are named as clips of 1 recording that the training list has clips of too: "
+            "judging by names, 1 validation video comes from 1 recording that the training list has clips of too: "
             "y/AAAAAAAAAAA_000120_000130.mp4",
         ),
         ([("a.mp4", 1)], [], "1 video has several labels in the training list: a.mp4"),
