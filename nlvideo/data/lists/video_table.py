@@ -58,7 +58,7 @@ class VideoTable:
     def ids(self) -> list[str]:
         """Returns names that tell the rows apart: of a part of a video with its seconds, `long.mp4#3.5-9`."""
         parts = map(self.part, range(len(self)))
-        return [f"{self.name(i)}#{p[0]:g}-{p[1]:g}" if p else self.name(i) for i, p in enumerate(parts)]
+        return [f"{self.name(i)}#{p[0]:.10g}-{p[1]:.10g}" if p else self.name(i) for i, p in enumerate(parts)]
 
     def path(self, index: int) -> str:
         return os.path.join(self.root, self.name(index))
