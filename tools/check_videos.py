@@ -130,7 +130,7 @@ def _notes(video: PyavVideo) -> list[str]:
     notes = {
         "interlaced": video.interlaced,
         aspect: video.pixel_aspect != 1,
-        "frames are counted by decoding": not video.timed,
+        "frames are counted from the start": not video.timed,
         "turned or mirrored": video.orientation != UPRIGHT,
     }
     return [note for note, found in notes.items() if found]
