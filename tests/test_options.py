@@ -10,6 +10,7 @@ import yaml
 from omegaconf import MISSING
 
 from nlvideo.build.model import BLOCKS
+from nlvideo.config import checks
 from nlvideo.config import schema as config
 from nlvideo.data.clips import view_sampling
 from nlvideo.data.decoding import opening as decode
@@ -36,7 +37,7 @@ TABLES = {
     "format": published.FORMATS,
 }
 LISTED = {  # choices that are listed in the row of their option
-    "resume": config.RESUMES,
+    "resume": checks.RESUMES,
     "model.depth": resnet.DEPTHS,
     "model.activation_checkpointing": resnet.STAGES,
     "block.pool": non_local.POOLS,
@@ -46,9 +47,17 @@ LISTED = {  # choices that are listed in the row of their option
     "data.decoder": decode.DECODERS,
     "data.synthetic.kind": synthetic.SETS,
     "data.test.num_crops": view_sampling.NUM_CROPS,
-    "data.test.pooling": config.VIEW_POOLINGS,
-    "optim.schedule": config.SCHEDULES,
-    "precision": config.PRECISIONS,
+    "data.test.pooling": checks.VIEW_POOLINGS,
+    "optim.schedule": checks.SCHEDULES,
+    "precision": checks.PRECISIONS,
+    "logger": checks.LOGGERS,
+    "best_metric": {*checks.METRICS[False], *checks.METRICS[True]},
+    "model.freeze": resnet.PARTS,
+    "data.crop": checks.CROPS,
+    "data.augment": checks.AUGMENTATIONS,
+    "data.balance": checks.BALANCES,
+    "optim.kind": checks.OPTIMIZERS,
+    "optim.class_weights": checks.CLASS_WEIGHTS,
 }
 
 

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nlvideo.config.checks import check_config
 from nlvideo.config.schema import EvaluateConfig, PredictConfig, TrainConfig
 from nlvideo.runtime.errors import UserError, reporting_errors
 
@@ -90,6 +91,7 @@ def to_dataclass(config: DictConfig) -> Any:
         raise UserError(f"{missing[0]} has no value; give it as {missing[0]}=... on the command line.")
     made = OmegaConf.to_object(config)
     _refuse_unknown_keys(made, "")
+    check_config(made)
     return made
 
 

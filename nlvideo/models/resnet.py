@@ -20,6 +20,7 @@ from nlvideo.runtime.torch_private import BatchNorm
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # residual blocks in res2..res5
 STAGES = ("res2", "res3", "res4", "res5")
+PARTS = ("stem", *STAGES, "head")  # what can be frozen
 
 BlockMaker = Callable[[int], nn.Module]  # from the number of channels to a context block
 
