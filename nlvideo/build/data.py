@@ -1,6 +1,6 @@
 """Builds loaders of clips from the config."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: i
 
 def train_batches(
     data: DataConfig, table: VideoTable, share: Share, skipped: Tensor, *, seed: int, first_step: int, last_step: int
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch], None, None]:
     """Yields this rank's micro-batches of the steps first_step .. last_step - 1, one list per step.
 
     Args:
@@ -61,7 +61,7 @@ def center_batches(data: DataConfig, table: VideoTable, batch_size: int, *, rank
     return center_clip_batches(dataset, range(rank, len(table), size), _loading(data), batch_size)
 
 
-def video_views(data: DataConfig, table: VideoTable, videos: Sequence[int]) -> Iterator[VideoViews]:
+def video_views(data: DataConfig, table: VideoTable, videos: Sequence[int]) -> Generator[VideoViews, None, None]:
     """Yields the VideoViews of the videos with these indices, in their order."""
     test = data.test
     dataset = MultiViews(

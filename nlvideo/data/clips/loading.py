@@ -4,7 +4,8 @@ import ctypes
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -53,11 +54,21 @@ def _prepare_worker(_worker: int) -> None:
 
 @contextmanager
 def ending_workers() -> Iterator[None]:
-    """Kills the workers if the block does not end by itself: an exit waits for each worker that hangs, for ever."""
+    """Kills the workers that the block started if it does not end by itself.
+
+    An exit would wait for each worker that hangs, for ever, and one asked to end inside a long video takes its time.
+    """
+    others = set(multiprocessing.active_children())
     try:
         yield
-    except BaseException:  # also an iteration that nobody continues
-        end_workers()
+    except BaseException:  # also an iteration that is closed
+        handled = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if handled else None  # the loader takes it for a failure
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+            worker.join()
+        if handled:
+            signal.signal(signal.SIGCHLD, before)
         raise
 
 
@@ -108,7 +119,7 @@ class StepSampler:
 
 def batches_of_steps(
     dataset: TrainClips, share: Share, loading: Loading, *, seed: int, first_step: int, last_step: int
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch], None, None]:
     """Yields the micro-batches of one step after the other, as StepSampler asks for them.
 
     A worker that hangs at a video takes the others with it. With skip_slow that video is marked, and new workers
@@ -131,13 +142,6 @@ def batches_of_steps(
             if lost is None or not lost.stack or not dataset.skip_slow:
                 raise explained(error, lost, TRAINING_ADVICE) from None
             dataset.skipped |= torch.tensor([dataset.table.path(i) == lost.path for i in range(num_videos)])
-
-
-def end_workers() -> None:
-    """Kills the loading workers: asked to end, one that is inside a long video would take its time."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader would take it for a failure
-    for worker in multiprocessing.active_children():
-        worker.kill()
 
 
 def explained(error: RuntimeError, lost: LostWorker | None, advice: str) -> RuntimeError:

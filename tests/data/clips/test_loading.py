@@ -1,6 +1,8 @@
 import gc
 import itertools
+import multiprocessing
 import os
+import signal
 import time
 
 import pytest
@@ -9,7 +11,7 @@ from conftest import config_of_data as config_of
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from nlvideo.build.data import center_batches, train_batches, video_views
-from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps, end_workers
+from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_loading import each_video
 from nlvideo.data.clips.views import MultiViews
@@ -25,8 +27,11 @@ def no_workers_left(monkeypatch):
     Looks every half second, not every five, whether a worker has died.
     """
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.5,))
+    others = set(multiprocessing.active_children())
     yield
-    end_workers()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in set(multiprocessing.active_children()) - others:
+        worker.kill()
     gc.collect()
 
 
