@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+CHUNK = 4  # frames that are changed together, which stay in the cache: twice as fast as the whole clip
 STRENGTHS = {"colour": 0.4, "randaugment": 9.0}  # where none is given
 
 
@@ -49,14 +50,13 @@ class Augmentation:
         """Returns a clip (T, H, W, C) uint8, C being red, green and blue, as another one of the same shape."""
         from torchvision.tv_tensors import Video
 
-        frames = clip.permute(0, 3, 1, 2)
-        if self.kind == "colour":
-            frames = frames.contiguous()  # twice as fast; the other kinds are faster on pixels that lie together
+        out = torch.empty_like(clip)
         # v2 draws from torch's global generator only. Its state is put back, and no GPU's is touched.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            changed = self._transform(Video(frames))
-        return changed.as_subclass(Tensor).permute(0, 2, 3, 1).contiguous()
+            for frames, changed in zip(clip.split(CHUNK), out.split(CHUNK), strict=True):
+                torch.default_generator.manual_seed(seed)  # the same draw for all: it depends on their size only
+                changed.copy_(self._transform(Video(frames.permute(0, 3, 1, 2))).permute(0, 2, 3, 1))
+        return out
 
     def __str__(self) -> str:
         strength = "" if self.strength is None else f" {self.strength:g}"
