@@ -132,7 +132,7 @@ def repetition(case: str, crop_size: int) -> Callable[[], object]:
     clips = torch.randint(256, (2, 8, crop_size, crop_size, 3), dtype=torch.uint8).permute(0, 4, 1, 2, 3)
     learner = build_learner(config, network, World(0, 0, 1, torch.device("cpu")), torch.float32, loss=ClipLoss(False))
     if what == "train":
-        batch = Batch(clips, torch.tensor([0, 1]), torch.arange(2), [])
+        batch = Batch(clips, torch.tensor([0, 1]), torch.arange(2), [], torch.arange(2))
         return lambda: train_step(learner, [batch])
     network.eval()
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nlvideo.config.schema import OptimConfig
+from nlvideo.data.lists.list_warnings import class_counts
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.errors import UserError
 
@@ -59,7 +60,7 @@ def class_weights(table: VideoTable, optim: OptimConfig) -> Tensor | None:
     """
     if optim.class_weights == "none":
         return None
-    counts = table.class_counts()
+    counts = class_counts(table)
     empty = [name for name, count in zip(table.classes, counts, strict=True) if not count]
     if empty:
         raise UserError(

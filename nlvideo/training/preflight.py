@@ -21,6 +21,7 @@ from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import check_writable
 from nlvideo.runtime.torch_private import BatchNorm
+from nlvideo.training.balance_lines import class_lines
 from nlvideo.training.clip_loss import class_weights
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -124,6 +125,7 @@ def plan_lines(config: TrainConfig, inputs: Inputs, world: World, dtype: torch.d
     for name, table in (("train", inputs.train_table), ("val", inputs.val_table)):
         lines.append(f"{name:9} {len(table)} videos of {len(table.classes)} classes, {table.source}")
         lines += [f"          {table.note}"] if table.note else []
+    lines += class_lines(inputs.train_table, data.balance)
     clips = Share(optim.batch_size, 0, world.size, optim.accumulate).clips_per_micro_batch
     shares = f"{world.size} x {clips}" + (f" x {optim.accumulate} micro-batches" if optim.accumulate > 1 else "")
     epochs = optim.max_steps * optim.batch_size / len(inputs.train_table)

@@ -105,12 +105,6 @@ class VideoTable:
             return self.segments.overlapping(video, start, end)
         return self.targets[video] if self.multi_label else int(self.targets[video])
 
-    def class_counts(self) -> np.ndarray:
-        """Returns (classes,) int64, the number of videos of each class."""
-        if self.multi_label:
-            return self.targets.sum(0, dtype=np.int64)
-        return np.bincount(self.targets, minlength=len(self.classes))
-
     def target_names(self, video: int) -> str:
         """Returns the names of the video's classes, separated by semicolons where there may be several."""
         if not self.multi_label:
