@@ -343,7 +343,8 @@ def finish(job: EvaluationJob, parts: list[VideoScores], seconds: dict[str, floa
     """Writes the results, removes what was kept meanwhile, and returns the content of result.json."""
     device, folder = job.world.device, job.folder
     scores = merge_scores(parts, job.table)
-    result = summarize(scores, job.table, job.config.data.test.num_clips) | job.identity
+    test = job.config.data.test
+    result = summarize(scores, job.table, test.num_clips, test.pooling) | job.identity
     result |= {
         "videos_per_step": job.config.videos_per_step,
         "num_devices": job.world.size,

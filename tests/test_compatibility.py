@@ -58,7 +58,7 @@ def test_its_checkpoint_is_evaluated_with_the_scores_that_it_had(old_run, video_
     # other processors round otherwise, and encode the test's videos to other bits
     np.testing.assert_allclose(after.scores, before.scores, atol=1e-3)
     assert after.result["checkpoint_sha256"] == before.result["checkpoint_sha256"]
-    assert after.result.keys() == before.result.keys()
+    assert after.result.keys() > before.result.keys()  # later versions measure more
 
 
 def test_its_weights_load_in_python(old_run):

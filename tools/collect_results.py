@@ -42,6 +42,7 @@ from nlvideo.training.run_status import FINISHED
 IGNORED_KEYS = {*FREE_KEYS, "name"} - {"model.pretrained", "optim.max_steps"}
 # Keys in which the rows of one table may differ besides the block.
 ROW_KEYS = {"model.layout", "model.depth", "model.stem", "model.activation_checkpointing"}
+TABLE_METRICS = ("top1", "top5", "map")  # of the papers' tables
 OUTPUTS = ("csv", "markdown", "latex", "plot")
 
 
@@ -168,7 +169,7 @@ def read_trained(runs: Sequence[RunSummary], folders: Mapping[str, Path]) -> dic
 def evaluated_row(run: RunSummary, folder: Path) -> tuple[TrainedRow, np.ndarray]:
     """Returns the run with the results of an evaluation, and the (V,) names of its videos."""
     evaluation = read_results(folder)
-    keys = ("map",) if evaluation.multi_label else ("top1", "top5")
+    keys = [key for key in TABLE_METRICS if (key == "map") == evaluation.multi_label]
     metrics = {VALIDATION_METRICS[key]: 100 * evaluation.result[key] for key in keys}
     correct = None
     if not evaluation.multi_label:
@@ -177,9 +178,9 @@ def evaluated_row(run: RunSummary, folder: Path) -> tuple[TrainedRow, np.ndarray
 
 
 def validated_row(run: RunSummary) -> TrainedRow:
-    """Returns the run with the results of its last validation."""
-    metrics = {name: value for name, value in run.metrics.items() if name.startswith("last ") and value is not None}
-    return trained_row(run, {name.removeprefix("last "): value for name, value in metrics.items()}, None)
+    """Returns the run with the results of its last validation, the same metrics as those of an evaluation."""
+    found = {VALIDATION_METRICS[key]: run.metrics.get(f"last {VALIDATION_METRICS[key]}") for key in TABLE_METRICS}
+    return trained_row(run, {name: value for name, value in found.items() if value is not None}, None)
 
 
 def trained_row(run: RunSummary, metrics: dict[str, float], correct: np.ndarray | None) -> TrainedRow:

@@ -278,7 +278,7 @@ def mcnemar_p(discordant: tuple[int, int]) -> float:
 def _changed_classes(run: Evaluation, baseline: Evaluation) -> list[Change]:
     """Returns the videos whose best class changed: first those fixed, then those broken, then the others."""
     pair = (baseline, run)
-    best = np.stack([np.where(_undecodable(one), -1, np.nan_to_num(one.scores, nan=-np.inf).argmax(1)) for one in pair])
+    best = np.stack([metrics.best_classes(one.scores) for one in pair])
     (a, b), names = (best == run.targets), [*run.classes.tolist(), ""]
     changes = []
     for way, selected in (("fixed", b & ~a), ("broken", a & ~b), ("other", ~a & ~b & (best[0] != best[1]))):

@@ -31,6 +31,11 @@ def target_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(scores).any(axis=1), scores.shape[1], ranks)
 
 
+def best_classes(scores: np.ndarray) -> np.ndarray:
+    """Returns (V,) int64 the class with the best of the scores (V, K), the first of equal ones; -1 for a NaN row."""
+    return np.where(np.isnan(scores).any(1), -1, np.nan_to_num(scores, nan=-np.inf).argmax(1))
+
+
 def topk_accuracy(ranks: np.ndarray, k: int) -> float:
     """Returns the fraction of videos whose target is among the k best classes."""
     return float(np.mean(ranks < k))
@@ -61,12 +66,51 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     """Returns the mean of average_precisions over the classes with positives, NaN if there are none."""
-    return float(_mean_of_defined(average_precisions(scores, targets)[None])[0])
+    return float(mean_of_defined(average_precisions(scores, targets)[None])[0])
 
 
 def without_actions_last(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Returns scores (V, K) with -inf for videos without actions, as Charades_v1_classify.m drops them."""
     return np.where(targets.any(1, keepdims=True), scores, -np.inf)
+
+
+def mean_cross_entropy(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the mean loss of the videos that have logits, computed in float64; NaN if none has.
+
+    That is the cross-entropy of the softmax, or the binary cross-entropy of the sigmoid, averaged over classes too.
+
+    Args:
+        logits: (V, K); rows of NaN are left out.
+        targets: (V,) integers, or (V, K) bool for multi-label data.
+    """
+    known = ~np.isnan(logits).any(1)
+    logits, targets = logits[known].astype(np.float64), targets[known]
+    if targets.ndim == 2:
+        losses = np.logaddexp(0, logits) - logits * targets
+    else:
+        losses = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(targets)), targets]
+    return float(losses.mean()) if losses.size else float("nan")
+
+
+def validation_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Returns top1, top5, mean_class_accuracy and loss, or, for multi-label data, map and loss.
+
+    A video without logits (NaN) counts as wrong; it has no loss.
+
+    Args:
+        logits: (V, K) float32.
+        targets: (V,) integers, or (V, K) bool for multi-label data.
+    """
+    loss = mean_cross_entropy(logits, targets)
+    if targets.ndim == 2:
+        return {"map": mean_average_precision(without_actions_last(logits, targets), targets), "loss": loss}
+    ranks = target_ranks(logits, targets)
+    return {
+        "top1": topk_accuracy(ranks, 1),
+        "top5": topk_accuracy(ranks, min(5, logits.shape[1])),
+        "mean_class_accuracy": mean_class_accuracy(ranks, targets),
+        "loss": loss,
+    }
 
 
 def accuracy_interval(right: np.ndarray) -> list[float]:
@@ -82,7 +126,7 @@ def accuracy_interval(right: np.ndarray) -> list[float]:
 def class_accuracy_interval(right: np.ndarray, targets: np.ndarray) -> list[float]:
     """Returns the bootstrap interval of the mean class accuracy; `right` is that of accuracy_interval."""
     num_classes = int(targets.max()) + 1
-    return interval(lambda w: _mean_of_defined(_class_accuracies(right, targets, num_classes, w)), len(right))
+    return interval(lambda w: mean_of_defined(_class_accuracies(right, targets, num_classes, w)), len(right))
 
 
 def map_interval(scores: np.ndarray, targets: np.ndarray) -> list[float]:
@@ -92,7 +136,7 @@ def map_interval(scores: np.ndarray, targets: np.ndarray) -> list[float]:
 
 def map_of_draws(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns (R,) the mAP with each video counted `weights` (R, V) times, NaN without positives."""
-    return _mean_of_defined(weighted_average_precisions(scores, targets, weights))
+    return mean_of_defined(weighted_average_precisions(scores, targets, weights))
 
 
 def interval(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> list[float]:
@@ -113,7 +157,7 @@ def interval(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> lis
     return np.nanpercentile(np.concatenate(values), [tail, 100 - tail]).tolist()
 
 
-def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
     """Returns (R,) the means of values (R, K) without NaN, NaN where all are."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):

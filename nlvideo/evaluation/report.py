@@ -18,7 +18,9 @@ from PIL import Image
 from nlvideo.data.clips.sampling import resized_size
 from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
 from nlvideo.data.lists.video_table import VideoTable
-from nlvideo.evaluation.result_files import METRIC_NAMES, Evaluation
+from nlvideo.evaluation.calibration import calibration
+from nlvideo.evaluation.calibration_picture import reliability_figure
+from nlvideo.evaluation.result_files import METRIC_NAMES, Evaluation, class_rows, shown_metrics
 from nlvideo.evaluation.summary import per_class
 from nlvideo.runtime.files import write_text
 from nlvideo.runtime.names import in_picture
@@ -69,23 +71,25 @@ def _content(evaluation: Evaluation, table: VideoTable, open_video: Opening) -> 
         f"{result['step']}",
         "subtitle": f"{result['num_videos']} videos of {len(evaluation.classes)} classes, {views['num_clips']} clips x "
         f"{views['num_crops']} crops, {result['num_undecodable']} undecodable",
-        "scores": [_score(result, key) for key in METRIC_NAMES if key in result],
+        "scores": [_score(result, key, name) for key, name in shown_metrics(result).items()],
         "interval": result["interval"],
         "views_picture": _views_picture(result),
         "classes_picture": _classes_picture(evaluation),
         "confusion_picture": _confusion_picture(evaluation) if single_label else None,
         "confused": _most_confused(evaluation) if single_label else [],
+        "class_table": _class_table(evaluation),
+        "calibration_picture": _calibration_picture(evaluation),
         "videos": _best_and_worst(evaluation, table, open_video),
         "undecodable": result["undecodable"],
         "settings": [(key, result[key]) for key in REPORTED_SETTINGS if key in result],
     }
 
 
-def _score(result: dict[str, Any], key: str) -> dict[str, str]:
+def _score(result: dict[str, Any], key: str, name: str) -> dict[str, str]:
     ends = result.get(f"{key}_interval")
     value = "-" if result[key] is None else f"{100 * result[key]:.2f} %"
     return {
-        "name": METRIC_NAMES[key],
+        "name": name,
         "value": value,
         "interval": "{:.2f} to {:.2f}".format(*(100 * e for e in ends)) if ends else "",
     }
@@ -175,6 +179,24 @@ def _most_confused(evaluation: Evaluation) -> list[dict[str, Any]]:
         if matrix[i, j]:
             rows.append({"target": evaluation.classes[i], "best": evaluation.classes[j], "count": matrix[i, j]})
     return rows
+
+
+def _class_table(evaluation: Evaluation) -> dict[str, Any]:
+    """Returns the titles and the rows of the table of classes, its fractions in percent."""
+    rows = class_rows(evaluation.classes.tolist(), evaluation.scores, evaluation.targets)
+    titles = {key: {"f1": "F1"}.get(key, key) for key in rows[0] if key != "accuracy"}  # which is the recall
+
+    def cell(value: Any) -> str:
+        return "" if value is None else f"{100 * value:.2f}" if isinstance(value, float) else str(value)
+
+    return {"titles": list(titles.values()), "rows": [[cell(row[key]) for key in titles] for row in rows]}
+
+
+def _calibration_picture(evaluation: Evaluation) -> str | None:
+    # from the scores, since results before calibration have no bins
+    pooling = evaluation.result["views"].get("pooling", "")
+    found = calibration(evaluation.scores, evaluation.targets, pooling)
+    return _png(reliability_figure(found, evaluation.multi_label)) if found else None
 
 
 def _best_and_worst(evaluation: Evaluation, table: VideoTable, open_video: Opening) -> list[dict[str, Any]]:

@@ -6,12 +6,14 @@ V videos, K classes.
 import csv
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.evaluation.class_metrics import class_metrics
 from nlvideo.evaluation.summary import Scores, per_class
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.runtime.files import replacing, write_text
@@ -25,7 +27,10 @@ METRIC_NAMES = {
     "map": "mAP",
     "map_official": "mAP, official rules",
     "localization_map": "localisation mAP",
+    "f1_macro": "F1 (macro)",
+    "ece": "calibration error (ECE)",
 }
+SHOWN_NAMES = METRIC_NAMES | {"mean_class_accuracy": "mean of classes (balanced accuracy)"}  # where there is room
 
 
 def write_results(folder: Path, result: dict[str, Any], found: Scores, table: VideoTable) -> None:
@@ -56,12 +61,36 @@ def _write_predictions(path: Path, found: Scores, table: VideoTable) -> None:
 
 
 def _write_classes(path: Path, found: Scores, table: VideoTable) -> None:
-    counts, values = per_class(found.scores, table.targets, table.multi_label)
+    rows = class_rows(table.classes, found.scores, table.targets)
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "videos", "average precision" if table.multi_label else "accuracy"])
-        for name, count, value in zip(table.classes, counts, values, strict=True):
-            writer.writerow([name, count, "" if np.isnan(value) else f"{value:.6f}"])
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: f"{value:.6f}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+def class_rows(classes: Sequence[str], scores: np.ndarray, targets: np.ndarray) -> list[dict[str, Any]]:
+    """Returns what is said of each class, {column: value}: fractions, None where one is not defined.
+
+    Args:
+        classes: K names.
+        scores: (V, K).
+        targets: (V,) integers, or (V, K) bool for multi-label data.
+    """
+    multi_label = targets.ndim == 2
+    counts, values = per_class(scores, targets, multi_label)
+    found = class_metrics(scores, targets)
+    columns = {
+        "average precision" if multi_label else "accuracy": values,
+        "precision": found.precision,
+        "recall": found.recall,
+        "f1": found.f1,
+    }
+    return [
+        {"class": str(name), "videos": int(counts[k])}
+        | {column: None if np.isnan(value[k]) else float(value[k]) for column, value in columns.items()}
+        for k, name in enumerate(classes)
+    ]
 
 
 def _write_submissions(folder: Path, found: Scores, table: VideoTable) -> None:
@@ -123,6 +152,15 @@ def read_results(folder: str | Path) -> Evaluation:
     return Evaluation(folder, result, ids, classes, scores, targets)
 
 
+def shown_metrics(result: dict[str, Any]) -> dict[str, str]:
+    """Returns {key: name} of the metrics that the table and the page show; results before some of them lack these."""
+    return {
+        key: name
+        for key, name in SHOWN_NAMES.items()
+        if key in result and not (key == "ece" and result[key] is None)  # scores that are no probabilities
+    }
+
+
 def print_table(result: dict[str, Any], folder: Path) -> None:
     """Prints the scores and, in lines of their own that no terminal cuts, what could not be decoded and the files."""
     from rich.console import Console
@@ -131,11 +169,10 @@ def print_table(result: dict[str, Any], folder: Path) -> None:
     views = result["views"]
     seen = f"{result['num_videos']} videos, {result['num_undecodable']} undecodable"
     table = Table("score", "%", "interval", title=f"{views['num_clips']} x {views['num_crops']} views, {seen}")
-    for key, name in METRIC_NAMES.items():
-        if key in result:
-            ends = result.get(f"{key}_interval")
-            cell = "{:.2f} to {:.2f}".format(*(100 * end for end in ends)) if ends else ""
-            table.add_row(name, "-" if result[key] is None else f"{100 * result[key]:.2f}", cell)
+    for key, name in shown_metrics(result).items():
+        ends = result.get(f"{key}_interval")
+        cell = "{:.2f} to {:.2f}".format(*(100 * end for end in ends)) if ends else ""
+        table.add_row(name, "-" if result[key] is None else f"{100 * result[key]:.2f}", cell)
     table.caption = f"interval: {result['interval']}"
     Console().print(table)
     for row in result["undecodable"][:10]:

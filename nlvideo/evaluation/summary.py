@@ -11,6 +11,8 @@ import numpy as np
 
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation import metrics
+from nlvideo.evaluation.calibration import calibration
+from nlvideo.evaluation.class_metrics import class_metrics, f1_interval
 from nlvideo.evaluation.kept_scores import VideoScores
 from nlvideo.runtime.errors import RunFailed
 
@@ -57,15 +59,22 @@ def merge_scores(parts: list[VideoScores], table: VideoTable) -> Scores:
     return Scores(scores, after, clips, failures)
 
 
-def summarize(found: Scores, table: VideoTable, num_clips: int) -> dict[str, Any]:
+def summarize(found: Scores, table: VideoTable, num_clips: int, pooling: str) -> dict[str, Any]:
     """Returns the metrics as fractions, with the intervals that drawing other videos would give.
 
     A video that cannot be decoded counts as wrong, as a missing one does in the authors' test; the score over the
     decoded ones alone stands beside it.
+
+    Args:
+        num_clips: of each video.
+        pooling: of the views' scores: mean, sum or max.
     """
     values = list(np.moveaxis(found.after, 1, 0))
     measure = _measure_multi_label if table.multi_label else _measure_single_label
-    result = measure(found, table)
+    result = measure(found, table) | _measure_decisions(found, table)
+    calibrated = calibration(found.scores, table.targets, pooling)
+    result["ece"] = calibrated.error if calibrated else None
+    result["calibration_bins"] = calibrated.rows() if calibrated else None
     result["interval"] = INTERVAL
     for key, part in (("by_clips", values[:num_clips]), ("by_crops", values[num_clips:])):
         name = key.removeprefix("by_")
@@ -79,14 +88,23 @@ def summarize(found: Scores, table: VideoTable, num_clips: int) -> dict[str, Any
     return result
 
 
+def _measure_decisions(found: Scores, table: VideoTable) -> dict[str, Any]:
+    """Returns precision, recall and F1; None for a test list, whose actions are not given."""
+    means = class_metrics(found.scores, table.targets).means()
+    interval = f1_interval(found.scores, table.targets) if means["f1_macro"] is not None else None
+    return {**means, "f1_macro_interval": interval}
+
+
 def _measure_single_label(found: Scores, table: VideoTable) -> dict[str, Any]:
     ranks = metrics.target_ranks(found.scores, table.targets)
     decoded = np.setdiff1d(np.arange(len(table)), list(found.failures))
     k = min(5, len(table.classes))
+    mean_of_classes = metrics.mean_class_accuracy(ranks, table.targets)
     return {
         "top1": metrics.topk_accuracy(ranks, 1),
         "top5": metrics.topk_accuracy(ranks, k),
-        "mean_class_accuracy": metrics.mean_class_accuracy(ranks, table.targets),
+        "mean_class_accuracy": mean_of_classes,
+        "balanced_accuracy": mean_of_classes,  # scikit-learn's name of the same number
         "top1_interval": metrics.accuracy_interval(ranks < 1),
         "top5_interval": metrics.accuracy_interval(ranks < k),
         "mean_class_accuracy_interval": metrics.class_accuracy_interval(ranks < 1, table.targets),

@@ -1,14 +1,19 @@
 """The picture of a run's curves."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nlvideo.training.metrics_file import VALIDATION_METRICS, read_metrics
+
+if TYPE_CHECKING:  # imported on use: a run draws when it ends
+    from matplotlib.axes import Axes
 
 CURVES_FILE = "curves.png"
 
 
 def draw_curves(folder: Path) -> None:
-    """Draws loss, validation accuracy, learning rate and speed over the steps into the run's folder."""
+    """Draws losses, validation accuracies, learning rate and speed over the steps into the run's folder."""
     from matplotlib.figure import Figure
 
     rows = read_metrics(folder)
@@ -16,22 +21,33 @@ def draw_curves(folder: Path) -> None:
     val = [row for row in rows if row["split"] == "val"]
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     (loss, accuracy), (rate, speed) = figure.subplots(2, 2)
-    for axes, key, title in (
-        (loss, "loss", "training loss"),
-        (rate, "lr", "learning rate"),
-        (speed, "clips_per_second", "clips per second"),
-    ):
-        axes.plot([row["step"] for row in train], [row[key] for row in train])
-        axes.set(title=title, ylim=(0, None))
-    for key, name in VALIDATION_METRICS.items():
-        measured = [row for row in val if key in row]
-        if measured:
-            percents = [100 * row[key] for row in measured]
-            accuracy.plot([row["step"] for row in measured], percents, marker=".", label=name)
-    accuracy.set(title="validation, one centre clip (%)", ylim=(0, 102))
-    if val:
-        accuracy.legend(loc="lower right")
-    for axes in (loss, accuracy, rate, speed):
-        axes.set_xlabel("step")
+    _draw(loss, train, {"loss": "training"})
+    _draw(loss, val, {"loss": "validation, one centre clip"}, marker=".")
+    _draw(accuracy, val, VALIDATION_METRICS, scale=100, marker=".")
+    _draw(rate, train, {"lr": "learning rate"})
+    _draw(speed, train, {"clips_per_second": "clips per second"})
+    titles = ("loss", "validation, one centre clip (%)", "learning rate", "clips per second")
+    for axes, title in zip((loss, accuracy, rate, speed), titles, strict=True):
+        axes.set(title=title, ylim=(0, 102 if axes is accuracy else None), xlabel="step")
         axes.grid(alpha=0.3)
+    if loss.lines:
+        loss.legend(loc="upper right")
+    if accuracy.lines:
+        accuracy.legend(loc="lower right")
     figure.savefig(folder / CURVES_FILE, dpi=110)
+
+
+def _draw(
+    axes: "Axes",
+    rows: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str],
+    *,
+    scale: float = 1,
+    marker: str | None = None,
+) -> None:
+    """Draws a line for each of {key: name} that any of the rows has: not every run measures all."""
+    for key, name in names.items():
+        measured = [row for row in rows if key in row]
+        if measured:
+            values = [scale * row[key] for row in measured]
+            axes.plot([row["step"] for row in measured], values, marker=marker, label=name)

@@ -7,7 +7,8 @@ from typing import Any
 from nlvideo.runtime import files
 
 METRICS_FILE = "metrics.jsonl"
-VALIDATION_METRICS = {"top1": "top-1", "top5": "top-5", "map": "mAP"}  # key in the file: name for people
+# What validations measure in percent, {key in the file: name for people}. Runs of 0.1 have no mean_class_accuracy.
+VALIDATION_METRICS = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "mean of classes", "map": "mAP"}
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

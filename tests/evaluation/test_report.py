@@ -22,8 +22,12 @@ def written(video_folder, tmp_path):
         ranks = np.zeros((5, 13), np.int64)
         failures = {i: "cut short" for i in np.flatnonzero(np.isnan(scores).any(1)).tolist()}
         found = Scores(scores, ranks, np.empty((5, 0, scores.shape[1]), np.float32), failures)
-        result = summarize(found, table, num_clips=10)
-        result |= {"checkpoint": "run/checkpoint.pt", "step": 7, "views": {"num_clips": 10, "num_crops": 3}}
+        result = summarize(found, table, num_clips=10, pooling="mean")
+        result |= {
+            "checkpoint": "run/checkpoint.pt",
+            "step": 7,
+            "views": {"num_clips": 10, "num_crops": 3, "pooling": "mean"},
+        }
         write_results(tmp_path / "out", result, found, table)
         path = write_report(read_results(tmp_path / "out"), table, opener)
         assert path == tmp_path / "out/report.html" and not list(path.parent.glob(".*"))
@@ -37,7 +41,7 @@ SCORES = [[0.5, 0.4, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.7, 0.2, 0.1], [0
 
 def test_the_page_is_self_contained(written):
     page = written(SCORES)
-    assert page.count("data:image/png;base64,") == 3 and page.count("data:image/jpeg;base64,") == 10
+    assert page.count("data:image/png;base64,") == 4 and page.count("data:image/jpeg;base64,") == 10
     assert "http" not in page and "Evaluation of run, step 7" in page and "80.00 %" in page
     assert "<td>2</td><td>0</td><td>1</td>" in page  # class 2, once confused with class 0
 
@@ -63,4 +67,4 @@ def test_a_video_that_was_removed_has_its_reason_instead_of_a_strip(written):
 
 def test_many_classes_are_plotted_without_names(written):
     page = written(np.eye(70)[[0, 1, 2, 0, 1]], num_classes=70)
-    assert page.count("data:image/png;base64,") == 3 and "100.00 %" in page
+    assert page.count("data:image/png;base64,") == 4 and "100.00 %" in page
