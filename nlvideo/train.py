@@ -22,13 +22,7 @@ from nlvideo.build.data import center_batches, train_batches
 from nlvideo.config.compose import compose_train_config, from_container, run_command, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Batch
-from nlvideo.evaluation.metrics import (
-    headline,
-    mean_average_precision,
-    target_ranks,
-    topk_accuracy,
-    without_actions_last,
-)
+from nlvideo.evaluation.metrics import headline, validation_metrics
 from nlvideo.experiments.sweep import POINT_FLAG, in_sweep, show_points_instead, train_point
 from nlvideo.models.resnet import block_gains
 from nlvideo.runtime import distributed, files
@@ -42,7 +36,7 @@ from nlvideo.training.data_warnings import data_warnings
 from nlvideo.training.learner import Learner
 from nlvideo.training.optim import lr_at, set_lr
 from nlvideo.training.precise_bn import precise_statistics, using
-from nlvideo.training.preflight import check_inputs, plan_lines, planned_share, with_max_steps
+from nlvideo.training.preflight import check_inputs, in_steps, plan_lines, planned_share
 from nlvideo.training.resume import CONFIG_FILE, find_checkpoint
 from nlvideo.training.run_log import RunLog, print_results
 from nlvideo.training.run_status import (
@@ -108,7 +102,7 @@ def train_on_ranks(config: TrainConfig) -> TrainResult:
     """Trains one run on as many ranks as it asks for."""
     if config.num_devices > 1:
         inputs = check_inputs(config)  # before any rank is started, so that a mistake is one message
-        find_checkpoint(with_max_steps(config, len(inputs.train_table)), inputs.train_table)
+        find_checkpoint(in_steps(config, len(inputs.train_table)), inputs.train_table)
     return launch_ranks(train, config, config.num_devices)
 
 
@@ -383,7 +377,7 @@ def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, Ten
 
 @torch.inference_mode()
 def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] | None:
-    """Returns top-1 and top-5, or mAP, on the centre clips; every video counts once, an undecodable one as wrong.
+    """Returns validation_metrics of the centre clips; every video counts once, an undecodable one as wrong.
 
     None if a rank was asked to stop.
     """
@@ -408,12 +402,7 @@ def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] |
         num_bad += bad_of_rank
         for video, values in of_rank.items():
             scores[video] = values
-    counts = {"num_videos": len(table), "num_undecodable": num_bad}
-    if table.multi_label:
-        official = without_actions_last(scores, table.targets)
-        return {"map": mean_average_precision(official, table.targets), **counts}
-    ranks = target_ranks(scores, table.targets)
-    return {"top1": topk_accuracy(ranks, 1), "top5": topk_accuracy(ranks, min(5, scores.shape[1])), **counts}
+    return {**validation_metrics(scores, table.targets), "num_videos": len(table), "num_undecodable": num_bad}
 
 
 if __name__ == "__main__":

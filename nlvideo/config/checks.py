@@ -234,8 +234,9 @@ def _check_optim(config: TrainConfig) -> None:
     for key in ("momentum", "nesterov"):
         if optim.kind != "sgd" and getattr(optim, key) != getattr(type(optim), key):
             raise UserError(f"optim.{key}={getattr(optim, key)} has no effect on optim.kind={optim.kind}.")
-    if optim.max_epochs is not None and not 0 < optim.max_epochs < math.inf:
-        raise UserError(f"optim.max_epochs={optim.max_epochs}: must be above 0, or null.")
+    for key in ("optim.max_epochs", "validate_every_epochs"):
+        if _value(config, key) is not None and not 0 < _value(config, key) < math.inf:
+            raise UserError(f"{key}={_value(config, key)}: must be above 0, or null.")
     if not 0 < optim.new_lr_factor < math.inf:
         raise UserError(f"optim.new_lr_factor={optim.new_lr_factor}: must be above 0.")
     if optim.new_lr_factor != 1 and config.model.pretrained is None:

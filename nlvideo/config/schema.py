@@ -160,6 +160,7 @@ class TrainConfig:
     dry_run: bool = False  # say what would be trained, try a few steps, write nothing
     log_every_steps: int = 20
     validate_every_steps: int = 5000
+    validate_every_epochs: float | None = None  # instead: passes over the training list
     checkpoint_every_steps: int = 1000
     best_metric: str | None = None  # top1, top5, mean_class_accuracy, map or loss; null: top1, or map
     patience: int | None = None  # stop after so many validations without a better best_metric

@@ -61,13 +61,15 @@ def check_inputs(config: TrainConfig) -> Inputs:
     return Inputs(train_table, val_table, network)
 
 
-def with_max_steps(config: TrainConfig, num_videos: int) -> TrainConfig:
-    """Returns the config with optim.max_steps for optim.max_epochs, if that is given."""
-    optim = config.optim
-    if optim.max_epochs is None:
-        return config
-    steps = math.ceil(optim.max_epochs * num_videos / optim.batch_size)
-    return dataclasses.replace(config, optim=dataclasses.replace(optim, max_steps=steps))
+def in_steps(config: TrainConfig, num_videos: int) -> TrainConfig:
+    """Returns the config with the keys that count steps for those that count epochs, where these are given."""
+    optim, per_epoch = config.optim, num_videos / config.optim.batch_size
+    if optim.max_epochs is not None:
+        optim = dataclasses.replace(optim, max_steps=math.ceil(optim.max_epochs * per_epoch))
+    every = config.validate_every_steps
+    if config.validate_every_epochs is not None:
+        every = max(1, round(config.validate_every_epochs * per_epoch))
+    return dataclasses.replace(config, optim=optim, validate_every_steps=every)
 
 
 def check_norm_batch(config: TrainConfig) -> None:

@@ -25,7 +25,7 @@ from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.training.bad_videos import BadVideos
 from nlvideo.training.clip_loss import build_loss
 from nlvideo.training.learner import Learner, build_learner
-from nlvideo.training.preflight import Inputs, check_inputs, with_max_steps
+from nlvideo.training.preflight import Inputs, check_inputs, in_steps
 from nlvideo.training.resume import find_checkpoint, notes_on
 from nlvideo.training.step_files import FoundCheckpoint
 from nlvideo.training.step_metrics import StepMetrics
@@ -90,7 +90,7 @@ def set_up(config: TrainConfig) -> Run:
     distributed.on_main(check_writable, Path(config.output_dir))
     distributed.on_main(prepare_data, config.data)
     inputs = distributed.together(check_inputs, config)
-    config = with_max_steps(config, len(inputs.train_table))
+    config = in_steps(config, len(inputs.train_table))
     if not config.dry_run:
         distributed.on_main(lock_folder, Path(config.output_dir))
     found = distributed.on_main(find_checkpoint, config, inputs.train_table)

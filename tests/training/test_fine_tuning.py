@@ -188,7 +188,7 @@ def test_a_run_ends_when_validations_bring_no_gain(video_folder, tmp_path, monke
     assert status["state"] == "finished" and status["reason"] == "patience" and status["step"] == 4
     assert load_checkpoint(tmp_path / "run/checkpoint_best.pt")["step"] == 2  # an equal loss is no gain
     assert train(config_of(video_folder, tmp_path / "run", *options, "resume=auto")).step == 4  # it has ended
-    scripted(monkeypatch, [1.9, 2.0, 2.0])
+    scripted(monkeypatch, [1.9, 2.0, 2.0, 2.0])
     more = [*options[:-1], "patience=3", "resume=auto"]  # more patience, and it goes on
     assert train(config_of(video_folder, tmp_path / "run", *more)).step == 8
     assert load_checkpoint(tmp_path / "run/checkpoint_best.pt")["step"] == 5
