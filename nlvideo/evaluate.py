@@ -88,6 +88,8 @@ def evaluate_checkpoint(composed: DictConfig, checkpoint: str, output_dir: str |
     config = merge_settings(EvaluateConfig, trained.config, given)
     if distributed.is_first():
         print(to_yaml(config))
+        if trained.note:
+            print(trained.note)
     if config.num_devices > 1:
         return launch_ranks(evaluate_and_leave, config, config.num_devices)
     # torchrun's ranks stay together from one checkpoint to the next
@@ -149,7 +151,8 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
     started, world = time.monotonic(), distributed.init_world()
     distributed.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
     use_tf32(False, world.device)
-    job = plan_evaluation(config, trained or read_trained(config.checkpoint), world)
+    trained = (trained or read_trained(config.checkpoint)).named(class_names(config.data))
+    job = plan_evaluation(config, trained, world)
     result = distributed.on_main(finished_result, job.folder, job.identity)
     if result is None:
         result = score_and_write(job, started)

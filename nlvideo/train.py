@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nlvideo.build.data import center_batches, train_batches
-from nlvideo.config.compose import from_container, run_command, to_dataclass, to_yaml
+from nlvideo.config.compose import command_line_keys, from_container, run_command, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Batch
 from nlvideo.data.clips.loading import end_workers
@@ -43,13 +43,14 @@ from nlvideo.training.learner import Learner
 from nlvideo.training.optim import lr_at
 from nlvideo.training.precise_bn import precise_statistics, using
 from nlvideo.training.preflight import check_inputs, plan_lines, planned_share
-from nlvideo.training.resume import CONFIG_FILE, find_checkpoint
+from nlvideo.training.resume import CONFIG_FILE, begun_config, find_checkpoint
 from nlvideo.training.run_log import RunLog, print_results
 from nlvideo.training.run_status import FINISHED, STATUS_FILE, STOPPED, write_status
 from nlvideo.training.setup import Run, set_up, state_of
 from nlvideo.training.step_files import go_back_to, name_best, save_step
 from nlvideo.training.step_metrics import StepResult, reduce_step, refuse_non_finite
 from nlvideo.training.step_timer import profiler
+from nlvideo.weights.adoption import take_from_pretrained
 
 TRACE_FOLDER = "trace"
 SMALLEST_SCALE = 2.0**-14  # of a float16 loss
@@ -66,8 +67,10 @@ def main() -> None:
 
 def train_composed(composed: DictConfig) -> float:
     """Trains one run, or one point of a sweep, and returns its last validation score."""
-    config = to_dataclass(composed)
-    return train_point(config) if in_sweep() else launch(config)
+    config, stated = to_dataclass(composed), command_line_keys(composed)
+    if in_sweep():
+        return train_point(config, stated)
+    return launch(take_from_pretrained(config, stated, begun_config(config)))
 
 
 def launch(config: TrainConfig) -> float:

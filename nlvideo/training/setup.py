@@ -131,9 +131,7 @@ def initialize(network: VideoResNet, config: TrainConfig, table: VideoTable) -> 
     """Gives a new run its weights and returns a sentence that says where they come from."""
     loaded = "random weights"
     if config.model.pretrained is not None:
-        loaded = load_pretrained(
-            network, config.model.pretrained, config.model.depth, list(table.classes), config.model.keep_head
-        )
+        loaded = load_pretrained(network, config, table.classes)
     check_blocks_can_learn(network)
     return loaded
 
