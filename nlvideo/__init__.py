@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nlvideo.models.non_local import NonLocalBlock
     from nlvideo.prediction.predictor import Predictor, predict
     from nlvideo.train import train_from_python as train
-    from nlvideo.weights.importers import load_model
+    from nlvideo.weights.trained_network import load_model
 
 __version__ = "0.2.0"
 __all__ = [
@@ -32,7 +32,7 @@ _PLACES = {
     "Predictor": "nlvideo.prediction.predictor",
     "SimplifiedNonLocalBlock": "nlvideo.models.global_context",
     "insert_blocks": "nlvideo.models.insert",
-    "load_model": "nlvideo.weights.importers",
+    "load_model": "nlvideo.weights.trained_network",
     "predict": "nlvideo.prediction.predictor",
 }
 

@@ -7,8 +7,10 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from nlvideo.build.data import video_views
 from nlvideo.build.model import check_clip
 from nlvideo.build.tables import class_names, prepare_data, read_val_table
-from nlvideo.config.compose import command_line_keys, run_command, to_yaml
+from nlvideo.config.compose import command_line_keys, compose_stated, run_command, to_yaml
 from nlvideo.config.schema import EvaluateConfig
 from nlvideo.data.clips.batch import Colours
 from nlvideo.data.decoding.opening import load_decoder, open_video
@@ -38,6 +40,7 @@ from nlvideo.evaluation.scoring import VIEWS_PER_STEP, Pooler, Scorer, score_vid
 from nlvideo.evaluation.settings import merge_settings
 from nlvideo.evaluation.summary import merge_scores, summarize
 from nlvideo.runtime import distributed
+from nlvideo.runtime.callable_module import make_callable
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import REPORTED_ERRORS, RunFailed, UserError, UserFileNotFoundError, error_line
 from nlvideo.runtime.launch import launch_ranks
@@ -54,16 +57,37 @@ def main() -> None:
     run_command(evaluate_checkpoints, "evaluate")
 
 
+def evaluate_from_python(checkpoint: str | os.PathLike, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Evaluates a checkpoint, as `nlvideo-evaluate` does, and returns what result.json holds; it is `nlvideo.evaluate`.
+
+    Args:
+        checkpoint: a file, or a run's folder.
+        overrides: of its settings, such as ["data.root=clips", "data.test.num_crops=1"].
+
+    Raises:
+        UserError: what the command would refuse, before anything is written.
+        RunFailed: the evaluation cannot continue, for a reason that the message explains.
+        KeyboardInterrupt: Ctrl-C; scores are kept, and the same call resumes. Other signals raise SystemExit.
+    """
+    _, given = compose_stated("evaluate", overrides)
+    try:
+        return evaluate_checkpoint(given, str(checkpoint_path(checkpoint)), given.get("output_dir"))
+    except SystemExit as stop:
+        if stop.code == 128 + signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise
+
+
 def evaluate_checkpoints(composed: DictConfig) -> float:
     """Evaluates checkpoints with their own data settings, which keys on the command line replace.
 
     Returns the last one's top-1 or mAP. One that fails does not stop the others.
     """
-    checkpoints = expand_checkpoints(composed)
+    checkpoints, given = expand_checkpoints(composed), command_line_keys(composed)
     values, failed = [], []
     for checkpoint, output_dir in checkpoints:
         try:
-            result = evaluate_checkpoint(composed, checkpoint, output_dir)
+            result = evaluate_checkpoint(given, checkpoint, output_dir)
         except REPORTED_ERRORS as error:
             if len(checkpoints) == 1 or distributed.under_torchrun():
                 raise
@@ -82,13 +106,19 @@ def evaluate_checkpoints(composed: DictConfig) -> float:
     return values[-1][1]
 
 
-def evaluate_checkpoint(composed: DictConfig, checkpoint: str, output_dir: str | None) -> dict[str, Any]:
-    """Evaluates one checkpoint on as many ranks as the config asks for; returns the content of result.json."""
+def evaluate_checkpoint(given: Mapping[str, Any], checkpoint: str, output_dir: str | None) -> dict[str, Any]:
+    """Evaluates one checkpoint on as many ranks as the config asks for; returns the content of result.json.
+
+    Args:
+        given: {key: value} that replace the checkpoint's own settings.
+    """
     trained = read_trained(checkpoint)
-    given = command_line_keys(composed) | {"checkpoint": checkpoint, "output_dir": output_dir}
-    config = merge_settings(EvaluateConfig, trained.config, given)
+    settings = {**given, "checkpoint": checkpoint, "output_dir": output_dir}
+    config = merge_settings(EvaluateConfig, trained.config, settings)
     if distributed.is_first():
         print(to_yaml(config))
+        if trained.note:
+            print(trained.note)
     if config.num_devices > 1:
         return launch_ranks(evaluate_and_leave, config, config.num_devices)
     # torchrun's ranks stay together from one checkpoint to the next
@@ -150,7 +180,8 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
     started, world = time.monotonic(), distributed.init_world()
     distributed.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
     use_tf32(False, world.device)
-    job = plan_evaluation(config, trained or read_trained(config.checkpoint), world)
+    trained = (trained or read_trained(config.checkpoint)).named(class_names(config.data))
+    job = plan_evaluation(config, trained, world)
     result = distributed.on_main(finished_result, job.folder, job.identity)
     if result is None:
         result = score_and_write(job, started)
@@ -360,3 +391,5 @@ def finish(job: EvaluationJob, parts: list[VideoScores], seconds: dict[str, floa
 
 if __name__ == "__main__":
     main()
+else:
+    make_callable(__name__, evaluate_from_python)

@@ -19,7 +19,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nlvideo.build.data import center_batches, train_batches
-from nlvideo.config.compose import compose_train_config, from_container, run_command, to_dataclass, to_yaml
+from nlvideo.config.compose import (
+    command_line_keys,
+    compose_stated,
+    from_container,
+    run_command,
+    to_dataclass,
+    to_yaml,
+)
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Batch
 from nlvideo.evaluation.metrics import headline, validation_metrics
@@ -37,7 +44,7 @@ from nlvideo.training.learner import Learner
 from nlvideo.training.optim import lr_at, set_lr
 from nlvideo.training.precise_bn import precise_statistics, using
 from nlvideo.training.preflight import check_inputs, in_steps, plan_lines, planned_share
-from nlvideo.training.resume import CONFIG_FILE, find_checkpoint
+from nlvideo.training.resume import CONFIG_FILE, begun_config, find_checkpoint
 from nlvideo.training.run_log import RunLog, print_results
 from nlvideo.training.run_status import (
     DRY_RUN,
@@ -54,6 +61,7 @@ from nlvideo.training.setup import Run, set_up, state_of
 from nlvideo.training.step_files import go_back_to, name_best, save_step
 from nlvideo.training.step_metrics import StepResult, reduce_step, refuse_non_finite
 from nlvideo.training.step_timer import profiler
+from nlvideo.weights.adoption import take_from_pretrained
 
 TRACE_FOLDER = "trace"
 SMALLEST_SCALE = 2.0**-14  # of a float16 loss
@@ -79,15 +87,23 @@ def train_from_python(config: TrainConfig | Sequence[str]) -> TrainResult:
         RunFailed: the run cannot continue, for a reason that the message explains.
         KeyboardInterrupt: Ctrl-C; the checkpoint of the last step is saved. Other signals raise SystemExit.
     """
-    result = train_on_ranks(config if isinstance(config, TrainConfig) else compose_train_config(config))
+    if isinstance(config, TrainConfig):
+        complete = config
+    else:
+        composed, stated = compose_stated("train", config)
+        made = to_dataclass(composed)
+        complete = take_from_pretrained(made, stated, begun_config(made))
+    result = train_on_ranks(complete)
     raise_signal(result.received)
     return result
 
 
 def train_composed(composed: DictConfig) -> float:
     """Trains one run, or one point of a sweep, and returns its last validation score."""
-    config = to_dataclass(composed)
-    return train_point(config) if in_sweep() else launch(config)
+    config, stated = to_dataclass(composed), command_line_keys(composed)
+    if in_sweep():
+        return train_point(config, stated)
+    return launch(take_from_pretrained(config, stated, begun_config(config)))
 
 
 def launch(config: TrainConfig) -> float:

@@ -1,32 +1,37 @@
-"""Converts another project's weights to an nlvideo checkpoint.
+"""Converts another project's weights to an nlvideo checkpoint, with what its file does not tell.
 
-    python tools/convert_weights.py pyslowfast I3D_NLN_8x8_R50.pyth out.pt model=i3d_r50_8x8 block=nl5 data.num_frames=8
-    python tools/convert_weights.py caffe2 i3d_nonlocal_32x2_IN_pretrain_400k.pkl out.pt model=i3d_r50 block=nl5
+    python tools/convert_weights.py I3D_NLN_8x8_R50.pyth out.pt --classes kinetics.txt
+    python tools/convert_weights.py i3d_r50_nl.pth out.pt block.mode=dot_product data.num_frames=16
     nlvideo-evaluate checkpoint=out.pt data.root=/data/kinetics400
 
-What the weights do not contain is given as overrides, as for nlvideo-train. What differs between projects (strides,
-where keys are pooled, scaled logits) is set by the source, and can be overridden too.
+Such files are read directly too: convert one to give it class names, or keys that it does not tell. The project is
+recognised by the names of the weights. What differs between projects (strides, where keys are pooled, scaled logits)
+is set by the project, and can be overridden like what the file tells.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from nlvideo.config.compose import to_container
 from nlvideo.data.lists.class_file import read_classes
 from nlvideo.runtime.errors import UserError, UserFileExistsError, reporting_errors
 from nlvideo.runtime.files import make_folder
 from nlvideo.weights.checkpoint_file import save_checkpoint
-from nlvideo.weights.importers import SOURCES, import_weights
+from nlvideo.weights.sources import SOURCES
+from nlvideo.weights.trained_network import read_imported
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", choices=list(SOURCES), help="the project")
-    parser.add_argument("weights", type=Path, help="its file")
+    parser.add_argument("weights", type=Path, help="the project's file")
     parser.add_argument("checkpoint", type=Path, help="the file to write")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for nlvideo-train")
     parser.add_argument("--classes", type=Path, help="file with the class names in the order of the logits, one a line")
-    arguments = parser.parse_args()
+    parser.add_argument("--source", choices=list(SOURCES), help="the project, if it is not to be recognised")
+    words = sys.argv[1:]
+    if words[:1] and words[0] in SOURCES:  # the project came first once
+        words[:1] = ["--source", words[0]]
+    arguments = parser.parse_args(words)
     with reporting_errors():
         convert(arguments)
 
@@ -35,20 +40,21 @@ def convert(arguments: argparse.Namespace) -> None:
     checkpoint = arguments.checkpoint
     if checkpoint.exists():
         raise UserFileExistsError(f"{checkpoint} exists already; remove it or give another name.")
-    network, config = import_weights(arguments.weights, arguments.source, arguments.overrides)
-    classes = [str(i) for i in range(network.num_classes)]
+    trained = read_imported(arguments.weights, arguments.source, arguments.overrides)
+    config, classes = trained.config, trained.classes
     if arguments.classes:
         classes = read_classes(arguments.classes)
-        if len(classes) != network.num_classes:
+        if len(classes) != len(trained.classes):
             raise UserError(
                 f"--classes {arguments.classes} has {len(classes)} names, but {arguments.weights} has "
-                f"{network.num_classes} classes."
+                f"{len(trained.classes)} classes."
             )
-    content = {"model": network.state_dict(), "step": 0, "config": to_container(config), "classes": classes}
+    content = {key: trained.content[key] for key in ("model", "step", "config")} | {"classes": classes}
     make_folder(checkpoint.parent, str(checkpoint))
     save_checkpoint(checkpoint, content)
+    print(trained.note)
     print(f"{checkpoint}: {config.model.layout} R{config.model.depth}, {len(classes)} classes, blocks after")
-    print(f"  {', '.join(network.places) or 'none'}")
+    print(f"  {', '.join(trained.build_network().places) or 'none'}")
 
 
 if __name__ == "__main__":

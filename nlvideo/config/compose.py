@@ -3,12 +3,10 @@
 import dataclasses
 import difflib
 import functools
-import importlib.resources
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -16,13 +14,13 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.config.checks import check_config
 from nlvideo.config.schema import EvaluateConfig, PredictConfig, TrainConfig
+from nlvideo.config.stated_keys import stated_keys
 from nlvideo.runtime.errors import UserError, reporting_errors
 
 CONFIG_MODULE = "nlvideo.configs"
@@ -57,13 +55,43 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
 def compose_train_config(overrides: Sequence[str]) -> TrainConfig:
     """Returns the config that nlvideo-train gets from these overrides, such as ["experiment=i3d_r50", "seed=1"].
 
+    Values that a file of pretrained weights brings along are not in it; see take_from_pretrained() in weights/adoption.
+
+    Raises:
+        UserError: an override that does not fit; the message is the one that the command prints.
+    """
+    with _explaining():
+        return to_dataclass(compose_stated("train", overrides)[0])
+
+
+def compose_stated(config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """Returns what a program gets from these overrides: its composed config, and {key: value} of what they state.
+
+    Args:
+        config_name: "train", "evaluate" or "predict".
+        overrides: as on the command line.
+
     Raises:
         UserError: an override that does not fit; the message is the one that the command prints.
     """
     store_schemas()
+    with _explaining(), _outside_hydra(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        return without_hydra(compose(config_name, list(overrides), return_hydra_config=True))
+
+
+def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
+    """Takes Hydra's own part out of a composed config; returns the rest, and {key: value} of what was stated."""
+    hydra_part = composed.hydra
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed, stated_keys(composed, hydra_part)
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Makes a UserError of what Hydra and OmegaConf refuse."""
     try:
-        with _outside_hydra(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            return to_dataclass(compose("train", list(overrides)))
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
 
@@ -117,38 +145,8 @@ def to_yaml(config: Any) -> str:
 
 
 def command_line_keys(config: DictConfig) -> dict[str, Any]:
-    """Returns {key: value} of what the command line set; a chosen group file counts as the keys that it states."""
-    given = {}
-    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
-        key, value = override.key_or_group, override.value()
-        chosen = OmegaConf.is_config(OmegaConf.select(config, key)) and isinstance(value, str)
-        stated = _group_file(key, str(value)) if chosen else value if isinstance(value, dict) else None
-        for name in [key] if stated is None else [f"{key}.{leaf}" for leaf in _leaves(stated)]:
-            node = OmegaConf.select(config, name)
-            given[name] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    return given
-
-
-def _group_file(group: str, choice: str) -> dict[str, Any]:
-    """Returns what the file of a chosen group states, wherever it lies on Hydra's search path."""
-    for source in HydraConfig.get().runtime.config_sources:
-        in_package = source.schema == "pkg"
-        folder = Path(str(importlib.resources.files(source.path))) if in_package else Path(source.path)
-        file = folder / group / f"{choice}.yaml"
-        if file.is_file():
-            return OmegaConf.to_container(OmegaConf.load(file), resolve=False)  # type: ignore[return-value]
-    raise UserError(f"{group}={choice}: no such file on the search path.")
-
-
-def _leaves(stated: dict[str, Any], prefix: str = "") -> list[str]:
-    """Returns the dotted keys of all values that are not groups of others; an empty group is a value."""
-    names = []
-    for key, value in stated.items():
-        if isinstance(value, dict) and value:
-            names += _leaves(value, f"{prefix}{key}.")
-        elif key != "defaults":
-            names.append(f"{prefix}{key}")
-    return names
+    """Returns {key: value} of what the command line of the running program states; see stated_keys()."""
+    return stated_keys(config, HydraConfig.get())
 
 
 def explain(error: BaseException) -> str:

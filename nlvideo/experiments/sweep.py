@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +29,15 @@ from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.build.model import build_model
-from nlvideo.config.compose import explain, to_container, to_dataclass, to_yaml
+from nlvideo.config.compose import explain, to_container, to_dataclass, to_yaml, without_hydra
 from nlvideo.config.schema import TrainConfig
-from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.runtime.files import check_writable
 from nlvideo.runtime.launch import ending, under_torchrun
 from nlvideo.runtime.signals import passed_on
-from nlvideo.training.resume import differences, stored_config
+from nlvideo.training.resume import begun_config, differences, stored_config
 from nlvideo.training.run_status import FAILED, FINISHED, PATIENCE, read_status, score_of, write_status
+from nlvideo.weights.adoption import take_from_pretrained
 
 LOG_FILE = "log.txt"
 MAX_NAME_LENGTH = 150  # of a point's folder
@@ -117,9 +119,15 @@ def in_sweep() -> bool:
     return False
 
 
-def train_point(config: TrainConfig) -> float:
-    """Trains one point of a sweep unless it is finished; returns its last validation score, nan if it failed."""
+def train_point(config: TrainConfig, stated: Mapping[str, Any]) -> float:
+    """Trains one point of a sweep unless it is finished; returns its last validation score, nan if it failed.
+
+    Args:
+        config: as composed.
+        stated: {key: value} of what the command line states.
+    """
     config = _placed(config, HydraConfig.get())
+    config = take_from_pretrained(config, stated, begun_config(config))
     folder = Path(config.output_dir)
     if is_finished(folder, config):
         print(f"{folder.name}: finished already")
@@ -179,9 +187,8 @@ def _plan(config: DictConfig, config_name: str | None) -> tuple[str, list[Point]
     for combination in product(*values.values()):
         composed = compose(config_name, [*hydra_overrides, *told, *combination], return_hydra_config=True)
         hydra_config = composed.hydra
-        with open_dict(composed):
-            del composed["hydra"]
-        point = _checked_point(_placed(to_dataclass(composed), hydra_config))
+        composed, stated = without_hydra(composed)
+        point = _checked_point(_placed(to_dataclass(composed), hydra_config), stated)
         if point.folder in points:
             raise UserError(f"-m: two points would have the folder {point.folder}; sweep over each value once.")
         points[point.folder] = point
@@ -203,7 +210,11 @@ def _values(override: Override) -> list[str]:
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
-def _checked_point(config: TrainConfig) -> Point:
+def _checked_point(config: TrainConfig, stated: Mapping[str, Any]) -> Point:
+    try:
+        config = take_from_pretrained(config, stated, begun_config(config))
+    except UserFileNotFoundError:  # another run may be about to write it; the point itself must find it
+        pass
     with torch.device("meta"):
         build_model(config.model, config.block, config.data, 1)
     if config.dry_run:

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from nlvideo.build.model import check_clip
+from nlvideo.build.tables import class_names
 from nlvideo.config.schema import PredictConfig
 from nlvideo.data.clips.batch import Colours
 from nlvideo.data.clips.sampling import clip_indices, resized_size
@@ -22,6 +23,7 @@ from nlvideo.data.clips.view_sampling import view_indices
 from nlvideo.data.clips.views import VideoViews, views_of
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, Video
+from nlvideo.data.lists.class_file import has_names
 from nlvideo.evaluation.scoring import VIEWS_PER_STEP, Scorer, pool
 from nlvideo.evaluation.settings import merge_settings
 from nlvideo.models.resnet import VideoResNet
@@ -32,9 +34,10 @@ from nlvideo.runtime.progress import progress_bar
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 
 BLOCK_BYTES = 2**28  # of decoded frames in memory at a time; each block costs decoding from the keyframe before it
-# The data settings that scores depend on, besides data.test; the others name lists or are about training.
+# The data settings that answers depend on, besides data.test; the others name lists or are about training.
 DATA_KEYS = [
-    f"data.{name}" for name in "num_frames frame_stride mean std decoder frame_rate clip_fps time_limit_seconds".split()
+    f"data.{name}"
+    for name in "num_frames frame_stride mean std decoder frame_rate clip_fps time_limit_seconds classes".split()
 ]
 WINDOW_POOLINGS: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max}
 
@@ -53,7 +56,7 @@ class Predictor:
     bit.
 
     Args:
-        checkpoint: an nlvideo checkpoint, or the folder of a run.
+        checkpoint: an nlvideo checkpoint, the folder of a run, or another project's file of weights.
         device: None: the GPU if there is one.
         precision: one of nlvideo.config.schema.PRECISIONS; None: the checkpoint's.
         settings: keys as on the command line, such as {"data.test.num_clips": 1}; for all others, the checkpoint's.
@@ -81,6 +84,10 @@ class Predictor:
         trained = read_trained(os.fspath(checkpoint))
         with redirect_stdout(sys.stderr):  # the settings replaced are printed; stdout is for results
             self.config = merge_settings(PredictConfig, trained.config, given)
+            if trained.note:
+                print(trained.note)
+        if "data.classes" in given:
+            trained = _with_names(trained, self.config)
         self.classes, self.multi_label = trained.classes, trained.config.data.is_multi_label
         load_decoder(self.config.data.decoder)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -194,6 +201,22 @@ def _refuse_idle_settings(given: Mapping[str, Any]) -> None:
     for key in given:
         if key.startswith("data.") and not key.startswith("data.test.") and key not in DATA_KEYS:
             raise UserError(f"{key} has no effect on predictions. Choose from: data.test.*, {', '.join(DATA_KEYS)}.")
+
+
+def _with_names(trained: TrainedCheckpoint, config: PredictConfig) -> TrainedCheckpoint:
+    """Returns the checkpoint with the names in data.classes.
+
+    Raises:
+        UserError: it has names already, or another number of classes.
+    """
+    names, count = class_names(config.data), len(trained.classes)
+    if names is None:
+        return trained
+    if has_names(trained.classes):
+        raise UserError(f"data.classes={config.data.classes} has no effect: the checkpoint names its classes itself.")
+    if len(names) != count:
+        raise UserError(f"data.classes={config.data.classes} names {len(names)} classes, the network has {count}.")
+    return trained.named(names)
 
 
 def _network_for(trained: TrainedCheckpoint, config: PredictConfig) -> VideoResNet:

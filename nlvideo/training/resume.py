@@ -67,6 +67,12 @@ def stored_config(folder: Path) -> dict[str, Any] | None:
     return OmegaConf.to_container(OmegaConf.load(file)) if file.exists() else None  # type: ignore[return-value]
 
 
+def begun_config(config: TrainConfig) -> dict[str, Any] | None:
+    """Returns the stored config of the run that this one resumes, None if it is a new one."""
+    resuming = config.resume == "auto" or is_restarted()
+    return stored_config(Path(config.output_dir)) if resuming else None
+
+
 def differences(stored: dict[str, Any] | None, config: TrainConfig) -> list[str]:
     """Returns lines "key: old -> new" for what makes the config another run than the stored one."""
     if stored is None:

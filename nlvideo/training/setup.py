@@ -152,9 +152,7 @@ def initialize(network: VideoResNet, config: TrainConfig, table: VideoTable) -> 
     """Gives a new run its weights."""
     loaded = Loaded("random weights", [])
     if config.model.pretrained is not None:
-        loaded = load_pretrained(
-            network, config.model.pretrained, config.model.depth, list(table.classes), config.model.keep_head
-        )
+        loaded = load_pretrained(network, config, table.classes)
     if "fc" in loaded.new_parts and "head" in network.frozen:
         raise UserError(
             f"model.freeze={config.model.freeze}: the head is new and could never learn; model.pretrained has other "

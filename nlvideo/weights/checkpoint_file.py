@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -68,13 +68,23 @@ def read_tensor_file(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a corrupt file fails in as many ways as pickle and zip have
-        # Errors of the disk and the memory say nothing about the file. EINVAL does: a truncated zip makes torch seek
-        # to before its start.
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
-            raise
-        found = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) (\S+)", str(error))
-        reason = f"it holds {found[1]}, not only tensors and containers" if found else "corrupt, or another format"
-        raise UserError(f"{path} is not a checkpoint that can be read: {reason}.") from error
+        refuse_unreadable(path, error)
+
+
+def refuse_unreadable(path: Path, error: Exception) -> NoReturn:
+    """Raises the UserError that says why a file cannot be read, or the error itself where it says nothing of the file.
+
+    Errors of the disk and the memory do not. EINVAL does: a truncated zip makes torch seek to before its start.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+        raise error
+    text = str(error)
+    found = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) (\S+)", text)
+    wanted = re.search(
+        r"it wants to call \S+, which no file of weights needs|\S+ is not allowed in a file of weights", text
+    )
+    reason = f"it holds {found[1]}, not only tensors and containers" if found else "corrupt, or another format"
+    raise UserError(f"{path} is not a checkpoint that can be read: {wanted[0] if wanted else reason}.") from error
 
 
 def is_ours(content: Any) -> bool:
@@ -84,6 +94,13 @@ def is_ours(content: Any) -> bool:
 
 def check_content(content: Any, path: str | Path) -> None:
     """Raises UserError unless what was read from `path` is a whole nlvideo checkpoint."""
+    check_format(content, path)
+    if content["sha256"] != digest(content):
+        raise UserError(f"{path} is corrupt: its content does not match its SHA-256.")
+
+
+def check_format(content: Any, path: str | Path) -> None:
+    """Raises UserError unless what was read from `path` has the keys of an nlvideo checkpoint that can be read."""
     if isinstance(content, Mapping) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
         raise NewerFormat(f"{path} was written by a newer nlvideo (format {content['format']}, known up to {FORMAT}).")
     if isinstance(content, Mapping) and content.get("format") == 1:
@@ -91,8 +108,6 @@ def check_content(content: Any, path: str | Path) -> None:
     if not isinstance(content, Mapping) or any(key not in content for key in KEYS):
         held = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(f"{path} is not an nlvideo checkpoint: it holds {held}; expected {', '.join(KEYS)}.")
-    if content["sha256"] != digest(content):
-        raise UserError(f"{path} is corrupt: its content does not match its SHA-256.")
 
 
 def evaluation_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Reads other projects' weight files. Nothing in a file is ever run.
+"""Reads files of weights, ours and other projects'. Nothing in a file is ever run.
 
 torch.save and safetensors files, and Caffe2's pickles of NumPy arrays.
 """
@@ -15,49 +15,54 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from nlvideo.runtime.errors import UserError, UserFileNotFoundError
-from nlvideo.weights.checkpoint_file import KEYS
+from nlvideo.runtime.errors import UserFileNotFoundError
+from nlvideo.weights.checkpoint_file import refuse_unreadable
+
+_STATES = ("model_state", "state_dict", "blobs")  # where projects keep their weights, if not at the top
+_LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before it wrote zip files
+_ZIP = b"PK"
 
 
-def read_foreign(path: str | Path, source: str) -> dict[str, Tensor]:
-    """Returns the weights in another project's file by that project's names.
+def read_weights_file(path: str | Path, *, lazily: bool = False) -> Any:
+    """Returns what a file of weights holds, tensors on the CPU.
+
+    Args:
+        path: the file.
+        lazily: tensors are read from the disk when they are used, where the kind of file allows it.
 
     Raises:
         UserError: no such file, or none that can be read.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserFileNotFoundError(f"The file {path} does not exist.")
+        raise UserFileNotFoundError(f"The checkpoint {path} does not exist.")
     try:
-        content = _read_caffe2(path) if source == "caffe2" else _read_torch(path)
-        if source == "pyslowfast" and isinstance(content, Mapping):
-            content = content.get("model_state", content)
-        for name in ("state_dict", "blobs"):
-            if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-                content = content[name]
-        state = {key.removeprefix("module."): torch.as_tensor(value) for key, value in _arrays(content).items()}
+        with open(path, "rb") as file:
+            start = file.read(len(_LEGACY_TORCH))
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if start.startswith(_ZIP) or start == _LEGACY_TORCH:
+            return _read_torch(path, lazily and start.startswith(_ZIP))
+        return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except Exception as error:  # a corrupt file fails in as many ways as pickle and zip have
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-        raise UserError(f"{path} is no {source} checkpoint that can be read ({reason}).") from error
-    if not state:
-        raise UserError(f"{path} holds no weights.")
-    if set(KEYS) <= state.keys():
-        raise UserError(f"{path} is an nlvideo checkpoint; load it with source='nlvideo'.")
-    return state
+        refuse_unreadable(path, error)
 
 
-def _arrays(content: Any) -> dict[str, Any]:
+def weights_in(content: Any) -> dict[str, Tensor]:
+    """Returns the weights among what a file holds, by its project's names; {} where there are none."""
+    for name in _STATES:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
     if not isinstance(content, Mapping):
-        raise UserError(f"it holds {type(content).__name__}, not named weights")
-    return {str(k): v for k, v in content.items() if isinstance(v, Tensor | np.ndarray) and not isinstance(v, str)}
+        return {}
+    arrays = {str(key): value for key, value in content.items() if isinstance(value, Tensor | np.ndarray)}
+    return {key.removeprefix("module."): torch.as_tensor(value) for key, value in arrays.items()}
 
 
-def _read_torch(path: Path) -> Any:
-    """Returns what torch.save or safetensors wrote. Classes unknown to torch become inert stubs instead of running."""
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
+def _read_torch(path: Path, mmap: bool) -> Any:
+    """Returns what torch.save wrote. Classes unknown to torch become inert stubs instead of running."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:
         if not zipfile.is_zipfile(path):
             raise
@@ -137,7 +142,3 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a file of weights")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def _read_caffe2(path: Path) -> Any:
-    return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()

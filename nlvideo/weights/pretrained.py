@@ -1,4 +1,4 @@
-"""Fills a network with pretrained weights: torchvision's (inflated) or those of an nlvideo checkpoint."""
+"""Fills a network with pretrained weights: torchvision's (inflated), another project's, or those of a checkpoint."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nlvideo.config.schema import TrainConfig
+from nlvideo.data.lists.class_file import has_names
 from nlvideo.models.resnet import VideoResNet, context_names
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
-from nlvideo.weights.checkpoint_file import check_content, evaluation_weights, is_ours, read_tensor_file
+from nlvideo.weights.adoption import assumptions, differing, refuse_blocks_without_place
 from nlvideo.weights.inflate import inflate_state_dict
-
-CONVERTER = "tools/convert_weights.py SOURCE FILE OUT.pt (SOURCE: pyslowfast, mmaction2, caffe2, torchvision, timm)"
+from nlvideo.weights.weights_file import WeightsFile, imported_file, read_weights
 
 
 class Loaded(NamedTuple):
@@ -23,45 +24,49 @@ class Loaded(NamedTuple):
     new_parts: list[str]  # names of the modules that keep their random weights: fc, and new blocks
 
 
-def load_pretrained(
-    network: VideoResNet, source: str, depth: int, classes: list[str], keep_head: bool = True
-) -> Loaded:
-    """Loads `source` into the network.
+def load_pretrained(network: VideoResNet, config: TrainConfig, classes: Sequence[str]) -> Loaded:
+    """Loads model.pretrained into the network.
+
+    The sentence names each value in which the config differs from the file, and what was assumed of the file. The head
+    is kept if both have class names, the same ones in the same order, and model.keep_head is true.
 
     Args:
-        source: "imagenet" (torchvision's IMAGENET1K_V1 weights), or a path: a torchvision ResNet's state dict, which
-            is inflated, or an nlvideo checkpoint, whose head is kept if its classes are `classes` and `keep_head`.
+        network: of the config.
+        config: with model.pretrained: "imagenet" (torchvision's IMAGENET1K_V1 weights), or a file.
+        classes: of the training list.
 
     Raises:
         UserError: the file does not exist or could not be downloaded, is something else, or holds the weights of
             another network.
     """
-    content = _download_imagenet(depth) if source == "imagenet" else _read(source)
-    if is_ours(content):
-        check_content(content, source)
-        _refuse_other_function(network, content["config"].get("block", {}), source)
-        state, kind = evaluation_weights(content), "nlvideo checkpoint"
-        keep_head = keep_head and content["classes"] == classes
+    model = config.model
+    assert model.pretrained is not None
+    if model.pretrained == "imagenet":
+        file = imported_file(_download_imagenet(model.depth), "imagenet", "torchvision")
     else:
-        state, kind = _torchvision_state(content, source), "2D ResNet weights, inflated"
-        keep_head = False
-    if not keep_head:
-        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    new_blocks = _load_all_but_new(network, state, source)
-    head = "its head kept" if keep_head else f"a new head for {len(classes)} classes"
-    if is_ours(content) and content["classes"] != classes:
-        head += f" (the checkpoint has {len(content['classes'])} other classes)"
-    sentence = f"{source}: {kind}; {head}; {len(new_blocks) or 'no'} new blocks"
-    return Loaded(sentence, new_blocks + ([] if keep_head else ["fc"]))
+        file = read_weights(model.pretrained, config.block.mode if config.block.kind == "non_local" else None)
+    refuse_blocks_without_place(config, file)
+    new_head = _why_new_head(file, list(classes), model.keep_head)
+    state = {key: value for key, value in file.state.items() if new_head is None or not key.startswith("fc.")}
+    new_blocks = _load_all_but_new(network, state, file.name)
+    head = "its head kept" if new_head is None else f"a new head for {len(classes)} classes{new_head}"
+    said = [f"{file.name}: {file.title}; {head}; {len(new_blocks) or 'no'} new blocks"]
+    for title, lines in (("differs", differing(config, file)), ("assumed", assumptions(config, file))):
+        said += [f"{title}: {', '.join(lines)}"] if lines else []
+    return Loaded("; ".join(said), new_blocks + ([] if new_head is None else ["fc"]))
 
 
-def _read(source: str) -> Any:
-    try:
-        return read_tensor_file(source)
-    except UserFileNotFoundError:
-        raise
-    except UserError as error:
-        raise UserError(f"model.pretrained: {error} Convert another project's weights first: {CONVERTER}.") from None
+def _why_new_head(file: WeightsFile, classes: list[str], keep: bool) -> str | None:
+    """Returns why the head is new, in brackets, or nothing where it goes without saying; None: it is kept."""
+    if file.num_classes is None:
+        return ""
+    if not keep:
+        return " (model.keep_head=false)"
+    if file.classes is None:
+        return f" (the {file.num_classes} classes of the checkpoint have no names)"
+    if not has_names(classes):
+        return " (which have no names)"
+    return None if file.classes == classes else f" (the checkpoint has {file.num_classes} other classes)"
 
 
 def _load_all_but_new(network: VideoResNet, state: Mapping[str, Tensor], source: str) -> list[str]:
@@ -99,35 +104,6 @@ def check_blocks_can_learn(network: VideoResNet, new_parts: Sequence[str] = ()) 
                 f"model.frozen_bn=true freezes the zero gain of the new block {name}, which could never learn: "
                 "use block.norm=false, or a model.pretrained whose blocks are trained."
             )
-
-
-def _refuse_other_function(network: VideoResNet, block: Mapping[str, Any], source: str) -> None:
-    """Raises UserError if the checkpoint's blocks have the same weights as the network's but compute otherwise."""
-    if block.get("kind") != "non_local":
-        return
-    for name in context_names(network):
-        module = network.get_submodule(name)
-        for option in ("mode", "extent", "subsample", "pool", "scale"):
-            ours = getattr(module, option, None)
-            if option in block and ours is not None and ours != block[option]:
-                raise UserError(
-                    f"model.pretrained={source} was trained with block.{option}={block[option]}, this network has "
-                    f"{ours}; the same weights compute another function."
-                )
-
-
-def _torchvision_state(content: Any, source: str) -> dict[str, Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values()):
-        state = {str(key).removeprefix("module."): value for key, value in content.items()}
-        if "conv1.weight" in state:
-            return state
-    keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
-    raise UserError(
-        f"model.pretrained={source} is neither an nlvideo checkpoint nor a torchvision ResNet (it holds: {keys}). "
-        f"Convert another project's weights first: {CONVERTER}."
-    )
 
 
 def _download_imagenet(depth: int) -> Mapping[str, Tensor]:

@@ -3,6 +3,7 @@ import urllib.error
 
 import pytest
 import torch
+from conftest import composed
 from torchvision.models import ResNet50_Weights, resnet50, resnet101
 
 from nlvideo.models.non_local import NonLocalBlock
@@ -16,6 +17,12 @@ CLASSES = ["a", "b", "c"]
 
 def network_of(places=(), width=64, **options) -> VideoResNet:
     return VideoResNet("i3d", 50, "paper", 3, width=width, blocks=dict.fromkeys(places, NonLocalBlock), **options)
+
+
+def load(network, pretrained, classes=CLASSES, *overrides) -> str:
+    """Loads as a run does whose config is of this network, as far as the file says something of it."""
+    config = composed("data.root=x", f"model.pretrained={pretrained}", *overrides)
+    return load_pretrained(network, config, classes)
 
 
 def nlvideo_file(path, network, classes=CLASSES):
@@ -43,7 +50,7 @@ def test_torchvision_weights_are_inflated_and_their_head_is_never_kept(tmp_path)
     torch.save(two_d.state_dict(), path)
     network = network_of(places=("res4.4",))
     head = network.fc.weight.clone()
-    message = load_pretrained(network, str(path), 50, CLASSES)
+    message = load(network, path)
     assert "inflated" in message and "a new head for 3 classes" in message and "1 new blocks" in message
     torch.testing.assert_close(network.conv1.weight.sum(2), two_d.conv1.weight)
     torch.testing.assert_close(network.layer3[0].conv1.weight.sum(2), two_d.layer3[0].conv1.weight)
@@ -55,7 +62,7 @@ def test_the_imagenet_source_asks_torchvision_for_the_weights(monkeypatch):
     two_d = resnet50()
     monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda self, **options: two_d.state_dict())
     network = network_of()
-    load_pretrained(network, "imagenet", 50, CLASSES)
+    load(network, "imagenet")
     torch.testing.assert_close(network.conv1.weight.sum(2), two_d.conv1.weight)
 
 
@@ -65,14 +72,14 @@ def test_a_failed_download_names_the_file_and_its_place(monkeypatch):
 
     monkeypatch.setattr(ResNet50_Weights, "get_state_dict", fail)
     with pytest.raises(FileNotFoundError, match=r"resnet50-\w+\.pth could not be downloaded .*no network.* put it at"):
-        load_pretrained(network_of(), "imagenet", 50, CLASSES)
+        load(network_of(), "imagenet")
 
 
 def test_an_nlvideo_checkpoint_with_the_same_classes_keeps_its_head(tmp_path):
     source = network_of(width=8)
     path = nlvideo_file(tmp_path / "checkpoint.pt", source)
     network = network_of(places=("res3.1", "res4.4"), width=8)
-    message = load_pretrained(network, path, 50, CLASSES)
+    message = load(network, path)
     assert "its head kept; 2 new blocks" in message
     assert torch.equal(network.fc.weight, source.fc.weight)
     assert torch.equal(network.layer4[1].conv1.weight, source.layer4[1].conv1.weight)
@@ -82,7 +89,7 @@ def test_an_nlvideo_checkpoint_with_other_classes_gets_a_new_head(tmp_path):
     source = network_of(width=8)
     path = nlvideo_file(tmp_path / "checkpoint.pt", source, ["b", "a", "c"])
     network = network_of(width=8)
-    message = load_pretrained(network, path, 50, CLASSES)
+    message = load(network, path)
     assert "a new head for 3 classes (the checkpoint has 3 other classes)" in message
     assert not torch.equal(network.fc.weight, source.fc.weight)
     assert torch.equal(network.conv1.weight, source.conv1.weight)
@@ -91,19 +98,19 @@ def test_an_nlvideo_checkpoint_with_other_classes_gets_a_new_head(tmp_path):
 def test_blocks_that_the_network_lacks_are_refused(tmp_path):
     path = nlvideo_file(tmp_path / "checkpoint.pt", network_of(places=("res4.4",), width=8))
     with pytest.raises(ValueError, match=r"keys \(layer3.4_nl.* in it are not of this network"):
-        load_pretrained(network_of(width=8), path, 50, CLASSES)
+        load(network_of(width=8), path)
 
 
 def test_weights_of_another_depth_are_refused(tmp_path):
     torch.save(resnet101().state_dict(), tmp_path / "r101.pth")
     with pytest.raises(ValueError, match="is of another network.*layer3.6"):
-        load_pretrained(network_of(), str(tmp_path / "r101.pth"), 50, CLASSES)
+        load(network_of(), tmp_path / "r101.pth")
 
 
 def test_weights_of_another_width_are_refused(tmp_path):
     torch.save(resnet50().state_dict(), tmp_path / "r50.pth")
     with pytest.raises(ValueError, match="does not fit the network: conv1.weight"):
-        load_pretrained(network_of(width=8), str(tmp_path / "r50.pth"), 50, CLASSES)
+        load(network_of(width=8), tmp_path / "r50.pth")
 
 
 def test_a_missing_weight_is_refused(tmp_path):
@@ -111,7 +118,7 @@ def test_a_missing_weight_is_refused(tmp_path):
     del state["layer2.1.conv2.weight"]
     torch.save(state, tmp_path / "r50.pth")
     with pytest.raises(ValueError, match="layer2.1.conv2.weight"):
-        load_pretrained(network_of(), str(tmp_path / "r50.pth"), 50, CLASSES)
+        load(network_of(), tmp_path / "r50.pth")
 
 
 class Malicious:
@@ -127,12 +134,12 @@ def test_files_without_weights_are_refused_and_their_code_is_not_run(tmp_path):
     (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:5000])
     for name in ("text.pt", "bad.pkl", "bad.pt", "cut.pt"):
         with pytest.raises(ValueError, match=f"{name} is not a checkpoint that can be read"):
-            load_pretrained(network_of(width=8), str(tmp_path / name), 50, CLASSES)
+            load(network_of(width=8), tmp_path / name)
     torch.save({"weights": [1, 2]}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="is neither .*it holds: weights.*tools/convert_weights.py"):
-        load_pretrained(network_of(width=8), str(tmp_path / "other.pt"), 50, CLASSES)
+    with pytest.raises(ValueError, match="model.pretrained: .*other.pt: it is neither an nlvideo .*it holds: weights"):
+        load(network_of(width=8), tmp_path / "other.pt")
     with pytest.raises(FileNotFoundError, match="nowhere.pt does not exist"):
-        load_pretrained(network_of(width=8), str(tmp_path / "nowhere.pt"), 50, CLASSES)
+        load(network_of(width=8), tmp_path / "nowhere.pt")
 
 
 def test_new_blocks_behind_a_frozen_zero_gain_are_refused():

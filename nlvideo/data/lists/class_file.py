@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def read_classes(path: str | Path) -> list[str]:
     if twice:
         raise UserError(f"The class file {path} names {', '.join(twice)} more than once.")
     return names
+
+
+def has_names(classes: Sequence[str]) -> bool:
+    """Returns whether classes are more than the numbers that a list without a class file gives them."""
+    return list(classes) != [str(k) for k in range(len(classes))]
 
 
 class _Pairs(dict[int, str]):
