@@ -10,7 +10,7 @@ import torch
 from conftest import composed
 from references import precisions_by_hand
 from runs import rows_of
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, f1_score
 
 from nlvideo.build.tables import prepare_data, read_val_table
 from nlvideo.config.schema import EvaluateConfig, ViewsConfig
@@ -85,6 +85,10 @@ def test_evaluation_and_its_files(run, tmp_path):
     assert result["map"] == pytest.approx(np.mean(expected))
     assert result["map_interval"][0] <= result["map"] <= result["map_interval"][1]
     assert result["num_videos_without_actions"] == 1 and result["activation"] == "sigmoid"
+    assert result["ece"] is None and result["calibration_bins"] is None  # a maximum over views is no probability
+    predicted = scores > 0.5
+    assert result["f1_macro"] == pytest.approx(f1_score(targets, predicted, average="macro", zero_division=0))
+    assert "balanced_accuracy" not in result
     assert result["views"]["pooling"] == "max" and len(result["by_clips"]) == 2
     lines = (tmp_path / "out/submission_classify.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == [f"val{i:05}" for i in range(11)]
@@ -102,7 +106,7 @@ def test_a_class_without_positives_has_no_official_map(run, tmp_path):
 def test_a_test_list_without_actions_gives_a_submission(run, tmp_path):
     (tmp_path / "val.csv").write_text("id,actions,length\nval00000,,0.96\nval00001,,0.96\nnowhere,,1\n")
     result = evaluate(evaluation_of(run, tmp_path / "out", val=str(tmp_path / "val.csv")))
-    assert result["map"] is None and result["num_missing"] == 1
+    assert result["map"] is None and result["f1_macro"] is None and result["num_missing"] == 1
     lines = (tmp_path / "out/submission_classify.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["val00000", "val00001"]
 
