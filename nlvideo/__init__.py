@@ -4,10 +4,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nlvideo.evaluate import evaluate_from_python as evaluate
     from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
     from nlvideo.models.insert import insert_blocks
     from nlvideo.models.non_local import NonLocalBlock
     from nlvideo.prediction.predictor import Predictor, predict
+    from nlvideo.train import train_from_python as train
     from nlvideo.weights.importers import load_model
 
 __version__ = "0.2.0"
@@ -16,11 +18,14 @@ __all__ = [
     "NonLocalBlock",
     "Predictor",
     "SimplifiedNonLocalBlock",
+    "evaluate",
     "insert_blocks",
     "load_model",
     "predict",
+    "train",
 ]
 
+PROGRAMS = ("train", "evaluate")  # modules that can be called
 _PLACES = {
     "GlobalContextBlock": "nlvideo.models.global_context",
     "NonLocalBlock": "nlvideo.models.non_local",
@@ -34,6 +39,8 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     """Imports a public name on first use: importing torch takes seconds, and `--help` should not wait for it."""
+    if name in PROGRAMS:
+        return importlib.import_module(f"nlvideo.{name}")
     if name not in _PLACES:
         raise AttributeError(f"module 'nlvideo' has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)

@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -308,19 +309,21 @@ def score_share(job: EvaluationJob, videos: list[int], kept: KeptScores) -> Vide
         multi_label=job.table.multi_label,
         views_per_step=job.views_per_step,
     )
-    stopping = StopSignal()
     label, hidden = f"evaluating {job.table.source}", not job.world.is_main
-    with progress_bar(total=len(videos), desc=label, unit="video", disable=hidden) as bar:
+    with (
+        StopSignal() as stopping,
+        closing(video_views(data, job.table, videos)) as views,
+        progress_bar(total=len(videos), desc=label, unit="video", disable=hidden) as bar,
+    ):
         found = score_videos(
             scorer,
             Pooler(job.table, data.test.pooling, localizes(job.config)),
-            stopping.while_waiting(video_views(data, job.table, videos)),
+            stopping.while_waiting(views),
             kept,
             videos_per_step=job.config.videos_per_step,
             stopped=lambda: stopping.received,
             bar=bar,
         )
-    stopping.release()
     exit_if_stopped(stopping, job.folder)
     return found
 

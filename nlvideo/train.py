@@ -6,7 +6,8 @@ N clips of a micro-batch of this rank, K classes.
 import json
 import sys
 import time
-from contextlib import ExitStack, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, nullcontext
 from itertools import takewhile
 
 import nlvideo.runtime.threads  # noqa: F401, before torch is loaded
@@ -14,15 +15,13 @@ import nlvideo.runtime.threads  # noqa: F401, before torch is loaded
 # isort: split
 import numpy as np
 import torch
-import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor
 
 from nlvideo.build.data import center_batches, train_batches
-from nlvideo.config.compose import from_container, run_command, to_dataclass, to_yaml
+from nlvideo.config.compose import compose_train_config, from_container, run_command, to_dataclass, to_yaml
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Batch
-from nlvideo.data.clips.loading import end_workers
 from nlvideo.evaluation.metrics import (
     headline,
     mean_average_precision,
@@ -33,19 +32,30 @@ from nlvideo.evaluation.metrics import (
 from nlvideo.experiments.sweep import POINT_FLAG, in_sweep, show_points_instead, train_point
 from nlvideo.models.resnet import block_gains
 from nlvideo.runtime import distributed, files
+from nlvideo.runtime.callable_module import make_callable
 from nlvideo.runtime.errors import RunFailed, reporting_errors
-from nlvideo.runtime.folder_lock import lock_folder
+from nlvideo.runtime.folder_lock import lock_folder, unlocking
 from nlvideo.runtime.launch import launch_ranks
-from nlvideo.runtime.signals import StopSignal
+from nlvideo.runtime.signals import StopSignal, raise_signal
 from nlvideo.training.bad_videos import LEDGER_FILE
 from nlvideo.training.data_warnings import data_warnings
 from nlvideo.training.learner import Learner
-from nlvideo.training.optim import lr_at
+from nlvideo.training.optim import lr_at, set_lr
 from nlvideo.training.precise_bn import precise_statistics, using
-from nlvideo.training.preflight import check_inputs, plan_lines, planned_share
+from nlvideo.training.preflight import check_inputs, plan_lines, planned_share, with_max_steps
 from nlvideo.training.resume import CONFIG_FILE, find_checkpoint
 from nlvideo.training.run_log import RunLog, print_results
-from nlvideo.training.run_status import FINISHED, STATUS_FILE, STOPPED, write_status
+from nlvideo.training.run_status import (
+    DRY_RUN,
+    FINISHED,
+    MAX_STEPS,
+    PATIENCE,
+    SIGNAL,
+    STATUS_FILE,
+    STOPPED,
+    TrainResult,
+    write_status,
+)
 from nlvideo.training.setup import Run, set_up, state_of
 from nlvideo.training.step_files import go_back_to, name_best, save_step
 from nlvideo.training.step_metrics import StepResult, reduce_step, refuse_non_finite
@@ -64,6 +74,22 @@ def main() -> None:
     run_command(train_composed, "train")
 
 
+def train_from_python(config: TrainConfig | Sequence[str]) -> TrainResult:
+    """Trains one run, as `nlvideo-train` does, and returns how it ended; this is `nlvideo.train`.
+
+    Args:
+        config: the overrides of the command line, such as ["experiment=finetune", "data.root=clips"], or a config.
+
+    Raises:
+        UserError: what the command would refuse, before anything is written.
+        RunFailed: the run cannot continue, for a reason that the message explains.
+        KeyboardInterrupt: Ctrl-C; the checkpoint of the last step is saved. Other signals raise SystemExit.
+    """
+    result = train_on_ranks(config if isinstance(config, TrainConfig) else compose_train_config(config))
+    raise_signal(result.received)
+    return result
+
+
 def train_composed(composed: DictConfig) -> float:
     """Trains one run, or one point of a sweep, and returns its last validation score."""
     config = to_dataclass(composed)
@@ -71,16 +97,25 @@ def train_composed(composed: DictConfig) -> float:
 
 
 def launch(config: TrainConfig) -> float:
+    """Trains one run and returns its last validation score; exits if it was stopped by a signal."""
+    result = train_on_ranks(config)
+    if result.received:
+        sys.exit(128 + result.received)
+    return result.score
+
+
+def train_on_ranks(config: TrainConfig) -> TrainResult:
     """Trains one run on as many ranks as it asks for."""
     if config.num_devices > 1:
         inputs = check_inputs(config)  # before any rank is started, so that a mistake is one message
-        find_checkpoint(config, inputs.train_table)
+        find_checkpoint(with_max_steps(config, len(inputs.train_table)), inputs.train_table)
     return launch_ranks(train, config, config.num_devices)
 
 
-def train(config: TrainConfig) -> float:
-    """Trains in this process, together with the other ranks if there are any; returns the last validation score."""
+def train(config: TrainConfig) -> TrainResult:
+    """Trains in this process, together with the other ranks if there are any."""
     run = set_up(config)
+    config = run.config
     if run.world.is_main:
         print(to_yaml(config))
         for line in plan_lines(config, run.inputs, run.world, run.learner.dtype, run.notes):
@@ -92,17 +127,17 @@ def train(config: TrainConfig) -> float:
 
         try_steps(run, train_step)
         distributed.leave_together()
-        return float("nan")
-    stopping = StopSignal()
-    with ExitStack() as stack:
-        log = stack.enter_context(open_log(run)) if run.world.is_main else None
-        step, score = train_steps(run, stopping, log)
-    if log:
-        report_end(run, step, score, log.has_validation(step))
-    distributed.leave_together()
-    if stopping.received:
-        sys.exit(128 + stopping.received)
-    return score
+        return TrainResult(run.folder, STOPPED, DRY_RUN, run.first_step, run.headline, float("nan"))
+    with StopSignal() as stopping, unlocking(run.folder):
+        with ExitStack() as stack:
+            log = stack.enter_context(open_log(run)) if run.world.is_main else None
+            step, score = train_steps(run, stopping, log)
+        received = max(distributed.gather(stopping.received))
+        result = distributed.gather(describe_end(run, step, score, log, received) if log else None)[0]
+        if log:
+            report_end(run, result)
+        distributed.leave_together()
+    return result._replace(received=stopping.received)
 
 
 def open_log(run: Run) -> RunLog:
@@ -115,13 +150,22 @@ def open_log(run: Run) -> RunLog:
     return RunLog(run.folder, run.first_step, run.config.optim.max_steps)
 
 
-def report_end(run: Run, step: int, score: float, validated: bool) -> None:
+def describe_end(run: Run, step: int, score: float, log: RunLog, received: int) -> TrainResult:
+    """Returns how a run ended that did so many steps; called on rank 0."""
+    left, validated = run.config.optim.max_steps - step, log.has_validation(step)
+    if left < 0 or left == 0 and validated:
+        return TrainResult(run.folder, FINISHED, MAX_STEPS, step, run.headline, score)
+    if validated and log.out_of_patience(run.best_metric, run.config.patience):
+        return TrainResult(run.folder, FINISHED, PATIENCE, step, run.headline, score)
+    return TrainResult(run.folder, STOPPED, SIGNAL, step, run.headline, score, received)
+
+
+def report_end(run: Run, result: TrainResult) -> None:
     """Writes and prints how the run ended; called on rank 0."""
-    left = run.config.optim.max_steps - step
-    state = FINISHED if left < 0 or left == 0 and validated else STOPPED
-    last = None if np.isnan(score) else score
-    write_status(run.folder, state, step=step, score=last, metric=run.headline, num_classes=run.network.num_classes)
-    print_results(run.folder, step, run.config.optim.max_steps, state == FINISHED)
+    last = None if np.isnan(result.score) else result.score
+    values = {"step": result.step, "score": last, "metric": result.metric, "num_classes": run.network.num_classes}
+    write_status(run.folder, result.state, reason=result.reason, **values)
+    print_results(result, run.config.optim.max_steps)
 
 
 def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int, float]:
@@ -133,9 +177,12 @@ def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int
         if found is None:
             return step, float("nan")
         score = found
+    if is_out_of_patience(run, log):
+        return step, score
     place = {"first_step": step, "last_step": config.optim.max_steps}
     steps = train_batches(config.data, run.train_table, run.share(), run.skipped, seed=config.seed, **place)
-    with profiler(config.profile_steps if run.world.is_main else 0, run.folder / TRACE_FOLDER) as profile:
+    profiling = profiler(config.profile_steps if run.world.is_main else 0, run.folder / TRACE_FOLDER)
+    with closing(steps), profiling as profile:
         for step, batches in enumerate(run.metrics.timed(stopping.while_waiting(steps)), run.first_step + 1):
             if log and step == run.first_step + 1:
                 log.show_clips(step, batches[0].clips)
@@ -156,9 +203,9 @@ def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int
                         save_step(run.folder, state_of(run, step), config.keep)
                 if validating and not stop:
                     found = validate_and_log(run, step, log, stopping)
-                    score, stop = (score, True) if found is None else (found, False)
+                    stop = found is None or is_out_of_patience(run, log)
+                    score = score if found is None else found
             if stop:
-                end_workers()
                 break
     if stopping.gave_up:
         save_without_data(run, step, log)
@@ -181,6 +228,13 @@ def save_without_data(run: Run, step: int, log: RunLog | None) -> None:
         save_step(run.folder, state_of(run, step), run.config.keep)
 
 
+def is_out_of_patience(run: Run, log: RunLog | None) -> bool:
+    """Returns whether the last validations brought no gain, so many that the run ends; every rank must call it."""
+    if run.config.patience is None:
+        return False
+    return distributed.gather(log.out_of_patience(run.best_metric, run.config.patience) if log else None)[0]
+
+
 def is_due(step: int, every: int, config: TrainConfig) -> bool:
     """Returns True every `every` steps and at the last step."""
     return step > 0 and (step % every == 0 or step == config.optim.max_steps)
@@ -192,6 +246,7 @@ def seed_dropout(run: Run, step: int) -> None:
 
 
 def set_learning_rate(learner: Learner, step: int) -> float:
+    """Sets the learning rate of a step, counted from 0, and returns it."""
     optim = learner.config.optim
     lr = lr_at(
         step,
@@ -201,8 +256,7 @@ def set_learning_rate(learner: Learner, step: int) -> float:
         milestones=optim.milestones,
         warmup_steps=optim.warmup_steps,
     )
-    for group in learner.optimizer.param_groups:
-        group["lr"] = lr
+    set_lr(learner.optimizer, lr)
     return lr
 
 
@@ -216,15 +270,16 @@ def train_step(learner: Learner, batches: list[Batch]) -> StepResult:
         # Gradients are averaged over ranks with the last micro-batch.
         alone = learner.model.no_sync() if learner.world.size > 1 and i < len(batches) else nullcontext()
         with alone:
+            clips, targets = learner.normalize(batch.clips), batch.targets.to(learner.world.device, non_blocking=True)
+            if learner.mixer:  # targets become shares (N, K)
+                clips, targets = learner.mixer(clips, targets, batch.places, learner.network.num_classes)
             with learner.autocast():
-                logits = learner.model(learner.normalize(batch.clips))  # (N, K)
+                logits = learner.model(clips)  # (N, K)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            targets = batch.targets.to(learner.world.device, non_blocking=True)
-            if learner.multi_label:  # targets (N, K) bool
-                loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype)) / len(batches)
-            else:
-                loss = F.cross_entropy(logits, targets) / len(batches)
-                right = right + (logits.detach().argmax(1) == targets).double().mean() / len(batches)
+            loss = learner.loss(logits, targets) / len(batches)
+            if not learner.multi_label:
+                wanted = targets if targets.ndim == 1 else targets.argmax(1)  # of a mixture, the larger part
+                right = right + (logits.detach().argmax(1) == wanted).double().mean() / len(batches)
             learner.timer.lap("forward")
             learner.scaler.scale(loss).backward()
         total = total + loss.detach()
@@ -239,6 +294,8 @@ def update_weights(learner: Learner, loss: Tensor, right: Tensor) -> StepResult:
     grad_norm = torch.nn.utils.clip_grad_norm_(learner.network.parameters(), allowed)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
+    if learner.averaged:
+        learner.averaged.update_parameters(learner.network)
     if learner.scaler.is_enabled() and learner.scaler.get_scale() < SMALLEST_SCALE:
         raise RunFailed(
             "float16: gradients are not finite even with the loss scaled by "
@@ -295,18 +352,19 @@ def validate_and_log(run: Run, step: int, log: RunLog | None, stopping: StopSign
     If signalled during validation, the run stops and this returns None. The line of metrics is written last: a run
     that was stopped before it validates on resume.
     """
-    distributed.copy_from_main(list(run.network.buffers()))  # each rank updated its batch norms with its own clips
+    for network in {run.network, run.learner.evaluated}:  # each rank updated its batch norms with its own clips
+        distributed.copy_from_main(list(network.buffers()))
     precise, started = None, time.monotonic()
     if run.config.precise_bn_steps:
         precise = statistics_after(run, step, stopping)
-    with using(run.network, precise or {}):
+    with using(run.learner.evaluated, precise or {}):
         values = validate(run, stopping)
     if values is None:
         return None
     if log:
         if precise:
             save_step(run.folder, state_of(run, step, precise), run.config.keep)
-        if values[headline(values)] > log.best_score():
+        if log.is_best(run.best_metric, values[run.best_metric]):
             name_best(run.folder, step)
         log.log("val", step, {**values, "seconds": time.monotonic() - started})
     return values[headline(values)]
@@ -317,10 +375,10 @@ def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, Ten
     place = {"first_step": step, "last_step": step + run.config.precise_bn_steps}
     steps = train_batches(run.config.data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
     # Synchronised batch norm communicates in the forward pass, so all ranks stop before the same step.
-    steps = takewhile(lambda _: not any(distributed.sum_over_ranks([stopping.received])), stopping.while_waiting(steps))
+    taken = takewhile(lambda _: not any(distributed.sum_over_ranks([stopping.received])), stopping.while_waiting(steps))
     learner = run.learner
-    with learner.autocast():
-        return precise_statistics(run.network, (learner.normalize(b.clips) for batches in steps for b in batches))
+    with closing(steps), learner.autocast():
+        return precise_statistics(learner.evaluated, (learner.normalize(b.clips) for batches in taken for b in batches))
 
 
 @torch.inference_mode()
@@ -330,7 +388,7 @@ def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] |
     None if a rank was asked to stop.
     """
     learner, table, world = run.learner, run.inputs.val_table, run.world
-    run.network.eval()
+    network = learner.evaluated.eval()
     found: dict[int, np.ndarray] = {}  # logits of each video
     bad = 0  # videos that cannot be decoded
     batch_size = planned_share(run.config).clips_per_micro_batch
@@ -341,7 +399,7 @@ def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] |
         bad += len(batch.failures)
         if len(batch.videos):
             with learner.autocast():
-                logits = run.network(learner.normalize(batch.clips))
+                logits = network(learner.normalize(batch.clips))
             found.update(zip(batch.videos.tolist(), logits.float().cpu().numpy(), strict=True))
     if any(distributed.gather(bool(stopping and stopping.received))):
         return None
@@ -360,3 +418,5 @@ def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] |
 
 if __name__ == "__main__":
     main()
+else:
+    make_callable(__name__, train_from_python)

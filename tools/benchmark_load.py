@@ -32,6 +32,7 @@ from nlvideo.runtime.distributed import World
 from nlvideo.runtime.progress import progress_bar
 from nlvideo.runtime.threads import BOUNDED_SPIN
 from nlvideo.train import train_step
+from nlvideo.training.clip_loss import ClipLoss
 from nlvideo.training.learner import build_learner
 
 CONFIG = ["data.root=none", "model.pretrained=null", "data.num_frames=8", "precision=float32"]
@@ -129,9 +130,9 @@ def repetition(case: str, crop_size: int) -> Callable[[], object]:
     config = compose_train_config([f"experiment={name}", *CONFIG, *size])
     network = build_model(config.model, config.block, config.data, 10)
     clips = torch.randint(256, (2, 8, crop_size, crop_size, 3), dtype=torch.uint8).permute(0, 4, 1, 2, 3)
-    learner = build_learner(config, network, World(0, 0, 1, torch.device("cpu")), torch.float32)
+    learner = build_learner(config, network, World(0, 0, 1, torch.device("cpu")), torch.float32, loss=ClipLoss(False))
     if what == "train":
-        batch = Batch(clips, torch.tensor([0, 1]), torch.arange(2), [])
+        batch = Batch(clips, torch.tensor([0, 1]), torch.arange(2), [], torch.arange(2))
         return lambda: train_step(learner, [batch])
     network.eval()
 

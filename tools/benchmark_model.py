@@ -32,6 +32,7 @@ from nlvideo.models.cost import count_cost
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.runtime.distributed import World
 from nlvideo.train import train_step
+from nlvideo.training.clip_loss import ClipLoss
 from nlvideo.training.learner import build_learner
 
 # mode: (ours, plain, how much wider than g theta and phi are); concatenation uses one channel of theta and phi
@@ -113,7 +114,9 @@ def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
     torch.manual_seed(0)
     size = config.data.crop_size
     clips = torch.randint(256, (batch, config.data.num_frames, size, size, 3), dtype=torch.uint8)
-    clips = Batch(clips.permute(0, 4, 1, 2, 3), torch.randint(400, (batch,)), torch.arange(batch), [])
+    clips = Batch(
+        clips.permute(0, 4, 1, 2, 3), torch.randint(400, (batch,)), torch.arange(batch), [], torch.arange(batch)
+    )
     steps = {name: _plain_step(config, clips) if how is None else _our_step(config, clips, device, *how)
              for name, how in variants.items()}  # fmt: skip
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -155,7 +158,7 @@ def _our_step(config: TrainConfig, clips: Batch, device: torch.device, precision
     torch.manual_seed(0)
     network = build_model(config.model, config.block, config.data, 400)
     config = dataclasses.replace(config, compile=compiled)
-    learner = build_learner(config, network, World(0, 0, 1, device), getattr(torch, precision))
+    learner = build_learner(config, network, World(0, 0, 1, device), getattr(torch, precision), loss=ClipLoss(False))
 
     def step() -> None:
         train_step(learner, [clips])

@@ -3,8 +3,8 @@
     python tools/show_samples.py samples.png data=folder data.root=DIR                 # the first samples of epoch 0
     python tools/show_samples.py samples.png --samples 0:17 3:17 experiment=i3d_r50_nl5 data.root=DIR
 
-A row is one sample: some of its frames, and the video, start, scale, crop and flip that (seed, epoch, index) draws.
-Settings are the overrides of nlvideo-train.
+A row is one sample: some of its frames, and the video, start, crop and flip that (seed, epoch, index) draws, with the
+augmentation in force. Settings are the overrides of nlvideo-train.
 """
 
 import argparse
@@ -57,6 +57,7 @@ def draw(arguments: argparse.Namespace) -> None:
         shown_classes = np.flatnonzero(clip.target) if table.multi_label else [clip.target]
         label = ", ".join(table.classes[k] for k in shown_classes) or "none"
         caption = f"epoch {epoch}, index {index}: {name}, class {label}\n{drawn}"
+        caption += f", {clips.augmentation}" if clips.augmentation else ""
         if clip.failures:
             caption += f", instead of {table.name(index)}: {clip.failures[0].reason}"
         axes[0].set_title(caption, loc="left", fontsize=8)

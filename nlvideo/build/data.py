@@ -1,11 +1,13 @@
 """Builds loaders of clips from the config."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from torch import Tensor
 
 from nlvideo.config.schema import DataConfig
+from nlvideo.data.clips.augmentation import Augmentation
 from nlvideo.data.clips.batch import Batch
+from nlvideo.data.clips.epoch_order import EpochOrder, expected_draws
 from nlvideo.data.clips.loading import Loading, Share, batches_of_steps
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_loading import center_clip_batches, each_video
@@ -16,7 +18,9 @@ from nlvideo.data.lists.video_table import VideoTable
 
 def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int) -> TrainClips:
     """Returns the training samples, see train_batches."""
-    low, high = data.scale_range
+    (low, high), (smallest, largest) = data.scale_range, data.crop_area
+    augments = data.augment != "none" or data.erasing > 0
+    colour = [255 * value for value in data.mean]
     return TrainClips(
         table,
         num_frames=data.num_frames,
@@ -25,6 +29,8 @@ def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: i
         crop_size=data.crop_size,
         flip=data.flip,
         seed=seed,
+        crop_area=(smallest, largest) if data.crop == "random_resized" else None,
+        augmentation=Augmentation(data.augment, data.augment_strength, data.erasing, colour) if augments else None,
         opener=build_opener(data),
         skip_slow=data.skip_slow,
         skipped=skipped,
@@ -33,7 +39,7 @@ def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: i
 
 def train_batches(
     data: DataConfig, table: VideoTable, share: Share, skipped: Tensor, *, seed: int, first_step: int, last_step: int
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch], None, None]:
     """Yields this rank's micro-batches of the steps first_step .. last_step - 1, one list per step.
 
     Args:
@@ -44,7 +50,9 @@ def train_batches(
         RunFailed: a video took too long or a worker died at it; names the video and the worker, with its stack.
     """
     dataset = train_clips(data, table, skipped, seed=seed)
-    return batches_of_steps(dataset, share, _loading(data), seed=seed, first_step=first_step, last_step=last_step)
+    expected = expected_draws(table, data.balance) if data.balance != "none" else None
+    order = EpochOrder(len(table), seed, expected)
+    return batches_of_steps(dataset, order, share, _loading(data), first_step=first_step, last_step=last_step)
 
 
 def center_batches(data: DataConfig, table: VideoTable, batch_size: int, *, rank: int, size: int) -> Iterator[Batch]:
@@ -61,7 +69,7 @@ def center_batches(data: DataConfig, table: VideoTable, batch_size: int, *, rank
     return center_clip_batches(dataset, range(rank, len(table), size), _loading(data), batch_size)
 
 
-def video_views(data: DataConfig, table: VideoTable, videos: Sequence[int]) -> Iterator[VideoViews]:
+def video_views(data: DataConfig, table: VideoTable, videos: Sequence[int]) -> Generator[VideoViews, None, None]:
     """Yields the VideoViews of the videos with these indices, in their order."""
     test = data.test
     dataset = MultiViews(

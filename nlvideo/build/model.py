@@ -41,6 +41,7 @@ def build_model(model: ModelConfig, block: BlockConfig, data: DataConfig, num_cl
         blocks=blocks,
         inside=block.inside,
         activation_checkpointing=model.activation_checkpointing,
+        frozen=model.frozen_parts,
     )
     inserted = sum(isinstance(module, CONTEXT_BLOCKS) for module in network.modules())
     assert inserted == len(blocks), f"{inserted} blocks inserted, {len(blocks)} configured"

@@ -8,6 +8,7 @@ import numpy as np
 
 from nlvideo.config.schema import DataConfig
 from nlvideo.data.lists.class_file import read_classes
+from nlvideo.data.lists.list_warnings import class_counts
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.published import read_videos
 from nlvideo.data.lists.video_table import VideoTable
@@ -59,14 +60,25 @@ def read_train_table(data: DataConfig) -> VideoTable:
         )
     numbered = table.classes == tuple(map(str, range(len(table.classes))))  # classes that nothing names
     if data.format == "list" and data.classes is None and data.num_classes is None and numbered:
-        held = table.targets.sum(0) if table.multi_label else np.bincount(table.targets, minlength=len(table.classes))
-        empty = np.flatnonzero(held == 0)
+        empty = np.flatnonzero(class_counts(table) == 0)
         if len(empty):
             raise UserError(
                 f"{table.source} has no video of class {', '.join(map(str, empty[:5]))} but of higher ones up to "
                 f"{len(table.classes) - 1}; if that is intended, set data.num_classes={len(table.classes)}."
             )
+    if data.balance != "none":
+        check_balanced(data, table)
     return table.check_files()
+
+
+def check_balanced(data: DataConfig, table: VideoTable) -> None:
+    """Raises UserError if a class has no video: no balance could make it come as often as the others."""
+    empty = [table.classes[k] for k in np.flatnonzero(class_counts(table) == 0)]
+    if empty:
+        raise UserError(
+            f"data.balance={data.balance}: {table.source} has no video of {_listing(empty)} of its "
+            f"{len(table.classes)} classes, so they cannot be drawn; give it some, or use data.balance=none."
+        )
 
 
 def read_val_table(data: DataConfig, classes: Sequence[str]) -> VideoTable:

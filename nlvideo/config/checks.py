@@ -21,9 +21,13 @@ METRICS = {False: ("top1", "top5", "mean_class_accuracy", "loss"), True: ("map",
 
 
 def check_config(config: Any) -> None:
-    """Raises UserError for a value that is not allowed; names the key, the value and the choices."""
-    checks = {TrainConfig: _check_training, EvaluateConfig: _check_evaluation, PredictConfig: _check_prediction}
-    checks[type(config)](config)
+    """Raises UserError for a value of a command's config that is not allowed; names the key, value and choices."""
+    if isinstance(config, TrainConfig):
+        _check_training(config)
+    elif isinstance(config, EvaluateConfig):
+        _check_evaluation(config)
+    elif isinstance(config, PredictConfig):
+        _check_prediction(config)
 
 
 def _check_training(config: TrainConfig) -> None:
@@ -136,6 +140,10 @@ def _check_augmentation(data: DataConfig) -> None:
         raise UserError(
             f"data.augment_strength={strength}: must be above 0 and not exceed {greatest:g} for data.augment="
             f"{data.augment}, or null."
+        )
+    if data.augment == "randaugment" and strength is not None and strength != int(strength):
+        raise UserError(
+            f"data.augment_strength={strength}: the magnitude of data.augment=randaugment is a whole number."
         )
     if not 0 <= data.erasing <= 1:
         raise UserError(f"data.erasing={data.erasing}: must be a probability, from 0 to 1.")
@@ -264,6 +272,8 @@ def _check_model(config: TrainConfig) -> None:
     for key in ("sync_bn", "precise_bn_steps"):
         if model.frozen_bn and _value(config, key):
             raise UserError(f"{key}={_value(config, key)} has no effect with model.frozen_bn=true.")
+        if len(model.frozen_parts) == 1 + len(STAGES) and "head" not in model.frozen_parts and _value(config, key):
+            raise UserError(f"{key}={_value(config, key)} has no effect where only the head is trained.")
     for stage in model.activation_checkpointing:
         _check_choice("model.activation_checkpointing", stage, STAGES)
     if config.compile and model.activation_checkpointing:

@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nlvideo.data.clips.batch import Colours, Normalizer
-from nlvideo.data.clips.loading import end_workers
 from nlvideo.data.clips.view_sampling import spread_order
 from nlvideo.data.clips.views import VideoViews
 from nlvideo.data.lists.video_table import VideoTable
@@ -169,7 +168,6 @@ def score_videos(
             if len(waiting) == videos_per_step or stopped():
                 fetch()
             if stopped():
-                end_workers()
                 break
         fetch()
     finally:

@@ -35,7 +35,7 @@ from nlvideo.runtime.files import check_writable
 from nlvideo.runtime.launch import ending, under_torchrun
 from nlvideo.runtime.signals import passed_on
 from nlvideo.training.resume import differences, stored_config
-from nlvideo.training.run_status import FAILED, FINISHED, read_status, score_of, write_status
+from nlvideo.training.run_status import FAILED, FINISHED, PATIENCE, read_status, score_of, write_status
 
 LOG_FILE = "log.txt"
 MAX_NAME_LENGTH = 150  # of a point's folder
@@ -142,10 +142,15 @@ def train_point(config: TrainConfig) -> float:
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
-    """Returns whether the folder holds this very run, trained to its last step."""
-    status = read_status(folder)
-    trained = status.get("state") == FINISHED and status["step"] >= config.optim.max_steps
-    return trained and not differences(stored_config(folder), config)
+    """Returns whether the folder holds this very run, trained to its end."""
+    status, stored = read_status(folder), stored_config(folder)
+    if status.get("state") != FINISHED or stored is None or differences(stored, config):
+        return False
+    if status.get("reason") == PATIENCE and config.patience == stored["patience"]:
+        return True
+    in_epochs = config.optim.max_epochs
+    same_length = in_epochs is not None and in_epochs == stored["optim"].get("max_epochs")
+    return status["step"] >= (stored["optim"]["max_steps"] if same_length else config.optim.max_steps)
 
 
 def _score_or_nan(folder: Path) -> float:

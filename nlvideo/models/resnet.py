@@ -180,6 +180,7 @@ class VideoResNet(nn.Module):
             the residual block.
         activation_checkpointing: stages of STAGES that in training keep only the inputs of their blocks and recompute
             the rest in the backward pass.
+        frozen: parts of PARTS, with their context blocks, that train() leaves in eval mode and without gradients.
 
     Raises:
         UserError: an unknown layout, depth or stem, or a block at a place that the network does not have.
@@ -204,6 +205,7 @@ class VideoResNet(nn.Module):
         blocks: Mapping[str, BlockMaker] | None = None,
         inside: bool = False,
         activation_checkpointing: Sequence[str] = (),
+        frozen: Sequence[str] = (),
     ):
         super().__init__()
         blocks = blocks or {}
@@ -211,6 +213,7 @@ class VideoResNet(nn.Module):
         kernels, sampling = LAYOUTS[layout], STEMS[stem]
         self.num_classes, self.head_window, self.frozen_bn = num_classes, head_window, frozen_bn
         self.places, self.activation_checkpointing = tuple(blocks), tuple(activation_checkpointing)
+        self.frozen = tuple(frozen)
         self.conv1 = TemporalConv(
             3, width, (kernels.conv1, 7, 7), (sampling.conv1_stride, 2, 2), (kernels.conv1 // 2, 3, 3), bias=False
         )
@@ -248,7 +251,18 @@ class VideoResNet(nn.Module):
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm3d):
                     module.eval().requires_grad_(False)
+        for part in self.frozen:
+            for module in self.part(part):
+                module.eval().requires_grad_(False)
         return self
+
+    def part(self, name: str) -> list[nn.Module]:
+        """Returns the modules of one of PARTS that have weights or depend on the mode."""
+        if name == "stem":
+            return [self.conv1, self.bn1]
+        if name == "head":
+            return [self.dropout, self.fc]
+        return [self.get_submodule(f"layer{STAGES.index(name) + 1}")]
 
     def features(self, clips: Tensor) -> Tensor:
         """Returns res5's output (N, 32 * width, T', H / 32, W / 32) for normalised clips (N, 3, T, H, W)."""
@@ -259,7 +273,11 @@ class VideoResNet(nn.Module):
         return x
 
     def _run_stage(self, stage: str, layer: nn.Sequential, x: Tensor) -> Tensor:
-        if not (self.training and stage in self.activation_checkpointing):
+        if (
+            not (self.training and stage in self.activation_checkpointing)
+            or stage in self.frozen
+            and not x.requires_grad
+        ):
             return layer(x)
         for block in layer:
             contexts = partial(_recompute_contexts, block)

@@ -27,7 +27,11 @@ def share_gradients(
         return network
     # Gradients of 1x1x1 convolutions may come contiguous or channels last, which are the same order of numbers.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    model = DistributedDataParallel(network, device_ids=[world.device] if world.device.type == "cuda" else None)
+    model = DistributedDataParallel(
+        network,
+        device_ids=[world.device] if world.device.type == "cuda" else None,
+        broadcast_buffers=False,  # training does not read them, and a validation copies rank 0's
+    )
 
     def average(_state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         return _average(bucket.buffer(), now, sent)

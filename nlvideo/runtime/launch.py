@@ -4,11 +4,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Thread
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ def launch_ranks(function: Callable[[Any], Any], config: Any, num_devices: int) 
         raise UserError(f"num_devices={num_devices}: this machine has {torch.cuda.device_count()} GPUs.")
     if num_devices == 1:
         return function(config)
+    if threading.current_thread() is not threading.main_thread():
+        raise UserError(f"num_devices={num_devices}: ranks can be started from the main thread of a program only.")
     results = _elastic_launch(function, config, num_devices)
     stopped = max(code for _, code in results.values())
     if stopped:
@@ -79,7 +81,7 @@ def _signal_children(number: int) -> None:
         with suppress(ProcessLookupError):
             if process.pid is not None:
                 os.kill(process.pid, number)
-    Thread(target=_end_with_the_first_failure, args=(processes,), daemon=True).start()
+    threading.Thread(target=_end_with_the_first_failure, args=(processes,), daemon=True).start()
 
 
 def _end_with_the_first_failure(processes: list[multiprocessing.Process]) -> None:

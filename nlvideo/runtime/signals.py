@@ -1,9 +1,11 @@
 """Stopping on request: the signals of a terminal, of SLURM and of launchers."""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 # Ctrl-C; the end of a job, of a machine or of an elastic restart; the early warning before a job's end (SLURM's
 # --signal, and submitit's, which is SIGUSR2).
@@ -18,6 +20,9 @@ Waited = TypeVar("Waited")
 class StopSignal:
     """Records the last of STOP_SIGNALS, so that the current step can finish and a checkpoint be written.
 
+    Use it in a `with` statement, whose end restores the handlers that were there before. Python delivers signals to
+    the main thread only: in another one nothing is received, and a line says so.
+
     Attributes:
         received: the signal's number, 0 if there was none.
         gave_up: data did not come within GRACE seconds of the signal, and `while_waiting` has ended.
@@ -25,15 +30,21 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received, self.gave_up, self._waiting = 0, False, False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is not threading.main_thread():
+            print("signals   not handled: this is not the main thread, so nothing stops the run early", flush=True)
+            return self
         handlers = {number: self._remember for number in STOP_SIGNALS} | {signal.SIGALRM: self._give_up}
         self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        return self
 
-    def release(self) -> None:
-        """Restores the handlers that were there before."""
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def while_waiting(self, items: Iterable[Waited]) -> Iterator[Waited]:
+    def while_waiting(self, items: Iterable[Waited]) -> Generator[Waited, None, None]:
         """Yields the items. After a signal it waits GRACE seconds for the next one: its source may hang.
 
         What an item is used for may take longer; only waiting for the next one is cut short.
@@ -49,7 +60,8 @@ class StopSignal:
                 return
             finally:
                 self._waiting = False
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                if self._before:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
             yield item
 
     def _remember(self, number: int, _frame) -> None:
@@ -65,6 +77,18 @@ class StopSignal:
 
 class _WaitedTooLong(BaseException):
     """Ends the wait for data inside whatever library waits; no handler of ordinary errors takes it for one."""
+
+
+def raise_signal(number: int) -> None:
+    """Raises what Python programs expect of a signal that was handled: KeyboardInterrupt of Ctrl-C, else SystemExit.
+
+    Args:
+        number: 0 for none.
+    """
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    if number:
+        sys.exit(128 + number)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """The network with everything that one training step needs, on this rank's device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Colours, Normalizer
@@ -11,8 +13,11 @@ from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.gradients import share_gradients
 from nlvideo.runtime.precision import autocast, input_dtype
-from nlvideo.training.optim import param_groups
+from nlvideo.training.clip_loss import ClipLoss
+from nlvideo.training.mixing import PairMixer
+from nlvideo.training.optim import build_optimizer
 from nlvideo.training.step_timer import StepTimer
+from nlvideo.training.weight_average import average_weights
 
 
 @dataclass(kw_only=True)
@@ -25,7 +30,8 @@ class Learner:
         scaler: of the loss, for float16; disabled otherwise.
         dtype: that the network computes in.
         normalize: turns uint8 clips into what the network takes.
-        multi_label: a clip may show several classes or none.
+        mixer: of clips and targets; None: clips stay as they are.
+        averaged: the moving average of the weights, if the run keeps one.
     """
 
     config: TrainConfig
@@ -37,23 +43,44 @@ class Learner:
     timer: StepTimer
     dtype: torch.dtype
     normalize: Normalizer
-    multi_label: bool
+    loss: ClipLoss
+    mixer: PairMixer | None
+    averaged: AveragedModel | None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a clip may show several classes or none."""
+        return self.loss.multi_label
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated: with the average of the weights where there is one."""
+        return self.network if self.averaged is None else self.averaged.module
 
     def autocast(self) -> torch.autocast:
         return autocast(self.world.device, self.dtype)
 
 
-def build_learner(config: TrainConfig, network: VideoResNet, world: World, dtype: torch.dtype) -> Learner:
-    """Moves a network to this rank's device and joins it with a new optimizer."""
+def build_learner(
+    config: TrainConfig,
+    network: VideoResNet,
+    world: World,
+    dtype: torch.dtype,
+    *,
+    loss: ClipLoss,
+    new_parts: Sequence[str] = (),
+) -> Learner:
+    """Moves a network to this rank's device and joins it with a new optimizer.
+
+    Args:
+        new_parts: names of the modules whose weights are not pretrained.
+    """
     network = network.to(world.device, input_dtype(dtype), memory_format=torch.channels_last_3d)
     if config.sync_bn:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     optim, timer = config.optim, StepTimer(world.device)
     colours = Colours(config.data.mean, config.data.std)
-    optimizer = torch.optim.SGD(
-        param_groups(network, optim.weight_decay), optim.lr, optim.momentum, nesterov=optim.nesterov
-    )
-    scaler = torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16)
+    averaged = None if optim.ema_decay is None else average_weights(network, optim.ema_decay)
     if config.compile:
         network.compile()
     return Learner(
@@ -61,10 +88,12 @@ def build_learner(config: TrainConfig, network: VideoResNet, world: World, dtype
         world=world,
         network=network,
         model=share_gradients(network, world, timer.now, timer.add_communication),
-        optimizer=optimizer,
-        scaler=scaler,
+        optimizer=build_optimizer(network, optim, new_parts),
+        scaler=torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16),
         timer=timer,
         dtype=dtype,
         normalize=Normalizer(colours, world.device, input_dtype(dtype)),
-        multi_label=config.data.is_multi_label,
+        loss=loss,
+        mixer=PairMixer(optim.mixup, optim.cutmix, config.seed) if optim.mixup or optim.cutmix else None,
+        averaged=averaged,
     )

@@ -22,3 +22,18 @@ def drop_later_metrics(folder: Path, step: int) -> None:
     if (folder / METRICS_FILE).exists():
         kept = [row for row in read_metrics(folder) if row["step"] <= step]
         files.write_text(folder / METRICS_FILE, "".join(f"{json.dumps(row)}\n" for row in kept))
+
+
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Returns whether a validation is better than another one; of losses, the lower is."""
+    return value < than if metric == "loss" else value > than
+
+
+def without_gain(rows: list[dict[str, Any]], metric: str) -> int:
+    """Returns how many validations in a row, the last ones, were not better than the best before them."""
+    values = [row[metric] for row in rows if row["split"] == "val" and metric in row]
+    best = 0
+    for i, value in enumerate(values):
+        if is_better(metric, value, values[best]):
+            best = i
+    return max(0, len(values) - 1 - best)

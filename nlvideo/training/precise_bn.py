@@ -20,15 +20,19 @@ def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
 
     The mean is that of the batches' means; the variance is the mean of squares minus the squared mean, over all ranks,
     so the variance between batches counts too. Batches are normalised by their own statistics, as in training. The
-    network's buffers and mode are left unchanged.
+    network's buffers and mode are left unchanged. Frozen batch norms are left out.
 
     Args:
         batches: normalised clips (N, 3, T, H, W); every rank has equally many.
     """
-    norms = {name: module for name, module in network.named_modules() if isinstance(module, BatchNorm)}
+    training = network.training
+    network.train()  # leaves frozen norms in eval mode: their statistics are not those of these clips
+    norms = {name: m for name, m in network.named_modules() if isinstance(m, BatchNorm) and m.training}
+    network.train(training)
+    if not norms:
+        return {}
     sums = {name: torch.zeros(2, norm.num_features, dtype=torch.float64) for name, norm in norms.items()}
     before = {key: value.clone() for key, value in network.named_buffers()}
-    training = network.training
 
     def count(name: str):
         def hook(_module: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -52,7 +56,7 @@ def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
         for key, value in network.named_buffers():
             value.copy_(before[key])
 
-    flat = torch.cat([total.flatten() for total in sums.values()]).tolist()
+    flat = [value for total in sums.values() for value in total.flatten().tolist()]
     *flat, over_ranks = sum_over_ranks([*flat, num_batches])
     totals = torch.tensor(flat, dtype=torch.float64) / max(over_ranks, 1)
     statistics = {}

@@ -1,5 +1,7 @@
 """Before a run: what would make it fail, and the lines that say what it is about to do."""
 
+import dataclasses
+import math
 import os
 import shutil
 from pathlib import Path
@@ -19,6 +21,8 @@ from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import check_writable
 from nlvideo.runtime.torch_private import BatchNorm
+from nlvideo.training.balance_lines import class_lines
+from nlvideo.training.clip_loss import class_weights
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2  # batches that each worker of a DataLoader holds ready
@@ -49,11 +53,21 @@ def check_inputs(config: TrainConfig) -> Inputs:
     torch.manual_seed(config.seed)  # the same initial weights on every rank and every time
     network = build_model(config.model, config.block, config.data, len(train_table.classes))
     check_clip(network, config.data.num_frames, config.data.crop_size, config.data.crop_size)
+    class_weights(train_table, config.optim)
     check_norm_batch(config)
     check_shared_memory(config)
     if config.sync_bn and not torch.cuda.is_available():
         raise UserError("sync_bn=true: PyTorch has synchronised batch norm for CUDA only, and there is no GPU here.")
     return Inputs(train_table, val_table, network)
+
+
+def with_max_steps(config: TrainConfig, num_videos: int) -> TrainConfig:
+    """Returns the config with optim.max_steps for optim.max_epochs, if that is given."""
+    optim = config.optim
+    if optim.max_epochs is None:
+        return config
+    steps = math.ceil(optim.max_epochs * num_videos / optim.batch_size)
+    return dataclasses.replace(config, optim=dataclasses.replace(optim, max_steps=steps))
 
 
 def check_norm_batch(config: TrainConfig) -> None:
@@ -111,6 +125,7 @@ def plan_lines(config: TrainConfig, inputs: Inputs, world: World, dtype: torch.d
     for name, table in (("train", inputs.train_table), ("val", inputs.val_table)):
         lines.append(f"{name:9} {len(table)} videos of {len(table.classes)} classes, {table.source}")
         lines += [f"          {table.note}"] if table.note else []
+    lines += class_lines(inputs.train_table, data.balance)
     clips = Share(optim.batch_size, 0, world.size, optim.accumulate).clips_per_micro_batch
     shares = f"{world.size} x {clips}" + (f" x {optim.accumulate} micro-batches" if optim.accumulate > 1 else "")
     epochs = optim.max_steps * optim.batch_size / len(inputs.train_table)

@@ -19,8 +19,9 @@ CONFIG_FILE = "config.yaml"
 # What a resumed run may change, because the result is the same run.
 FREE_KEYS = (
     "output_dir num_devices resume dry_run keep profile_steps log_every_steps validate_every_steps "
-    "checkpoint_every_steps patience best_metric logger compile model.pretrained model.activation_checkpointing optim.accumulate optim.max_steps optim.max_epochs "
-    "data.root data.videos data.num_workers data.start_method data.time_limit_seconds data.skip_slow data.max_bad_share"
+    "checkpoint_every_steps patience best_metric logger compile model.pretrained model.activation_checkpointing "
+    "optim.accumulate optim.max_steps optim.max_epochs data.root data.videos data.num_workers data.start_method "
+    "data.time_limit_seconds data.skip_slow data.max_bad_share"
 ).split()
 COSINE_ADVICE = (
     "under optim.schedule=cosine every step's learning rate depends on it: resume with the old value, or start a new "
@@ -71,10 +72,12 @@ def differences(stored: dict[str, Any] | None, config: TrainConfig) -> list[str]
     if stored is None:
         return []
     old = to_container(from_container(TrainConfig, stored))  # keys that are newer than the run get their defaults
-    free = FREE_KEYS if config.optim.schedule == "steps" else [key for key in FREE_KEYS if key != "optim.max_steps"]
+    free, length = list(FREE_KEYS), "optim.max_steps" if config.optim.max_epochs is None else "optim.max_epochs"
+    if config.optim.schedule != "steps":
+        free.remove(length)
     lines = []
     for line in config_differences(old, to_container(config)):
-        if line.startswith("optim.max_steps:") and "optim.max_steps" not in free:
+        if line.startswith(f"{length}:") and length not in free:
             lines.append(f"{line} ({COSINE_ADVICE.format(folder=old['output_dir'])})")
         elif not any(line.startswith((f"{key}:", f"{key}.")) for key in free):
             lines.append(line)

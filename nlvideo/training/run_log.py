@@ -18,7 +18,15 @@ from nlvideo.evaluation.metrics import headline
 from nlvideo.runtime.progress import print_above_bars, progress_bar
 from nlvideo.training.bad_videos import LEDGER_FILE, append_to_ledger, drop_later_rows
 from nlvideo.training.curves import CURVES_FILE, draw_curves
-from nlvideo.training.metrics_file import METRICS_FILE, VALIDATION_METRICS, drop_later_metrics, read_metrics
+from nlvideo.training.metrics_file import (
+    METRICS_FILE,
+    VALIDATION_METRICS,
+    drop_later_metrics,
+    is_better,
+    read_metrics,
+    without_gain,
+)
+from nlvideo.training.run_status import FINISHED, TrainResult
 from nlvideo.training.step_files import BEST_FILE
 from nlvideo.weights.checkpoint_file import NEWEST_FILE
 
@@ -47,9 +55,13 @@ class RunLog:
         rows = self._validations()
         return rows[-1][headline(rows[-1])] if rows else math.nan
 
-    def best_score(self) -> float:
-        """Returns the best validation's top-1 or mAP, -1 before the first one."""
-        return max((row[headline(row)] for row in self._validations()), default=-1.0)
+    def is_best(self, metric: str, value: float) -> bool:
+        """Returns whether a validation that is not logged yet is better than all before it."""
+        return all(is_better(metric, value, row[metric]) for row in self._validations() if metric in row)
+
+    def out_of_patience(self, metric: str, patience: int | None) -> bool:
+        """Returns whether the last `patience` validations were no better than the best before them."""
+        return patience is not None and without_gain(self._validations(), metric) >= patience
 
     def has_validation(self, step: int) -> bool:
         return any(row["step"] == step for row in self._validations())
@@ -111,11 +123,12 @@ class RunLog:
         return tqdm.format_interval(seconds)
 
 
-def print_results(folder: Path, step: int, max_steps: int, finished: bool) -> None:
+def print_results(result: TrainResult, max_steps: int) -> None:
     """Prints the table of results and, on lines of their own that no terminal cuts, where everything lies."""
     from rich.console import Console
     from rich.table import Table
 
+    folder, step = result.folder, result.step
     rows = read_metrics(folder)
     losses = [f"{row['loss']:.4f}" for row in rows if row["split"] == "train"]
     val = [row for row in rows if row["split"] == "val"]
@@ -127,5 +140,6 @@ def print_results(folder: Path, step: int, max_steps: int, finished: bool) -> No
     print(f"checkpoint   {folder / NEWEST_FILE}" + (f", the best {folder / BEST_FILE}" if scores else ""))
     print(f"curves       {folder / CURVES_FILE}")
     print(f"TensorBoard  tensorboard --logdir {folder / TENSORBOARD_FOLDER}")
-    if not finished:
+    print(f"end          {result.describe()}")
+    if result.state != FINISHED:
         print("Stopped before the end; resume it with the same command and resume=auto.")

@@ -1,13 +1,47 @@
 """How a run ended, in a file that other programs read."""
 
 import json
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nlvideo.runtime import files
 
 STATUS_FILE = "status.json"
-FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"  # states
+MAX_STEPS, PATIENCE, SIGNAL, DRY_RUN = "max_steps", "patience", "signal", "dry_run"  # reasons of an end
+
+
+class TrainResult(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        folder: where its files are.
+        state: FINISHED or STOPPED.
+        reason: MAX_STEPS, PATIENCE, SIGNAL or DRY_RUN.
+        step: the steps done.
+        metric: "top1", or "map" for multi-label data.
+        score: its value at the last validation, between 0 and 1; nan if there was none.
+        received: the signal that stopped the run, 0 for none.
+    """
+
+    folder: Path
+    state: str
+    reason: str
+    step: int
+    metric: str
+    score: float
+    received: int = 0
+
+    def describe(self) -> str:
+        """Returns why the run ended, in words."""
+        by = signal.Signals(self.received).name if self.received else "a signal"
+        return {
+            MAX_STEPS: f"all {self.step} steps done",
+            PATIENCE: f"stopped early at step {self.step}: no gain for the last validations (patience)",
+            SIGNAL: f"stopped at step {self.step} by {by}",
+            DRY_RUN: "dry run",
+        }[self.reason]
 
 
 def write_status(folder: Path, state: str, **values: Any) -> None:

@@ -23,12 +23,14 @@ from nlvideo.runtime.files import check_writable
 from nlvideo.runtime.folder_lock import lock_folder
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.training.bad_videos import BadVideos
+from nlvideo.training.clip_loss import build_loss
 from nlvideo.training.learner import Learner, build_learner
-from nlvideo.training.preflight import Inputs, check_inputs
+from nlvideo.training.preflight import Inputs, check_inputs, with_max_steps
 from nlvideo.training.resume import find_checkpoint, notes_on
 from nlvideo.training.step_files import FoundCheckpoint
 from nlvideo.training.step_metrics import StepMetrics
-from nlvideo.weights.pretrained import check_blocks_can_learn, load_pretrained
+from nlvideo.training.weight_average import resume_average
+from nlvideo.weights.pretrained import Loaded, check_blocks_can_learn, load_pretrained
 
 
 @dataclass(kw_only=True)
@@ -39,6 +41,7 @@ class Run:
         first_step: steps that were done before this start.
         skipped: (training videos,) bool, shared with the workers: videos that took too long and are not opened again.
         notes: where the weights come from, then what differs from the run that is resumed.
+        new_parts: names of the modules that did not start from pretrained weights.
     """
 
     config: TrainConfig
@@ -50,6 +53,7 @@ class Run:
     bad_videos: BadVideos
     skipped: Tensor
     notes: list[str]
+    new_parts: list[str]
 
     @property
     def folder(self) -> Path:
@@ -67,6 +71,10 @@ class Run:
     def headline(self) -> str:
         return "map" if self.train_table.multi_label else "top1"
 
+    @property
+    def best_metric(self) -> str:
+        return self.config.best_metric or self.headline
+
     def share(self) -> Share:
         optim = self.config.optim
         return Share(optim.batch_size, self.world.rank, self.world.size, optim.accumulate)
@@ -82,25 +90,37 @@ def set_up(config: TrainConfig) -> Run:
     distributed.on_main(check_writable, Path(config.output_dir))
     distributed.on_main(prepare_data, config.data)
     inputs = distributed.together(check_inputs, config)
+    config = with_max_steps(config, len(inputs.train_table))
     if not config.dry_run:
         distributed.on_main(lock_folder, Path(config.output_dir))
     found = distributed.on_main(find_checkpoint, config, inputs.train_table)
     if found:
         inputs.network.load_state_dict(found.content["model"])
         notes = notes_on(found, config, world.size, str(dtype).removeprefix("torch."))
+        new_parts = found.content.get("new_parts", [])
     else:
-        notes = [distributed.on_main(initialize, inputs.network, config, inputs.train_table)]
-    learner = build_learner(config, inputs.network, world, dtype)
+        loaded = distributed.on_main(initialize, inputs.network, config, inputs.train_table)
+        notes, new_parts = [loaded.sentence], loaded.new_parts
+    loss = build_loss(config.optim, inputs.train_table, world.device)
+    learner = build_learner(config, inputs.network, world, dtype, loss=loss, new_parts=new_parts)
     if found:
-        learner.optimizer.load_state_dict(found.content["optimizer"])
-        if found.content["scaler"] and learner.scaler.is_enabled():
-            learner.scaler.load_state_dict(found.content["scaler"])
-    return _run_from(config, learner, inputs, found, notes)
+        resume_learner(learner, found.content)
+    return _run_from(learner, inputs, found, notes, new_parts)
+
+
+def resume_learner(learner: Learner, checkpoint: dict[str, Any]) -> None:
+    """Gives the optimizer, the loss scaler and the average the state that they had at a checkpoint."""
+    learner.optimizer.load_state_dict(checkpoint["optimizer"])
+    if checkpoint["scaler"] and learner.scaler.is_enabled():
+        learner.scaler.load_state_dict(checkpoint["scaler"])
+    if learner.averaged is not None:
+        resume_average(learner.averaged, checkpoint["ema"], checkpoint["step"])
 
 
 def _run_from(
-    config: TrainConfig, learner: Learner, inputs: Inputs, found: FoundCheckpoint | None, notes: list[str]
+    learner: Learner, inputs: Inputs, found: FoundCheckpoint | None, notes: list[str], new_parts: list[str]
 ) -> Run:
+    config = learner.config
     checkpoint: dict[str, Any] = found.content if found else {"step": 0, "meter": {}, "slow_videos": []}
     skipped = torch.zeros(len(inputs.train_table), dtype=torch.bool).share_memory_()
     skipped[checkpoint["slow_videos"]] = True
@@ -115,6 +135,7 @@ def _run_from(
         bad_videos=BadVideos(inputs.train_table, num_samples, num_bad),
         skipped=skipped,
         notes=notes,
+        new_parts=new_parts,
     )
 
 
@@ -127,14 +148,19 @@ def _check_shares(config: TrainConfig, world: World) -> None:
         )
 
 
-def initialize(network: VideoResNet, config: TrainConfig, table: VideoTable) -> str:
-    """Gives a new run its weights and returns a sentence that says where they come from."""
-    loaded = "random weights"
+def initialize(network: VideoResNet, config: TrainConfig, table: VideoTable) -> Loaded:
+    """Gives a new run its weights."""
+    loaded = Loaded("random weights", [])
     if config.model.pretrained is not None:
         loaded = load_pretrained(
             network, config.model.pretrained, config.model.depth, list(table.classes), config.model.keep_head
         )
-    check_blocks_can_learn(network)
+    if "fc" in loaded.new_parts and "head" in network.frozen:
+        raise UserError(
+            f"model.freeze={config.model.freeze}: the head is new and could never learn; model.pretrained has other "
+            "classes, or none."
+        )
+    check_blocks_can_learn(network, loaded.new_parts)
     return loaded
 
 
@@ -149,9 +175,11 @@ def state_of(run: Run, step: int, precise_bn: dict[str, Tensor] | None = None) -
         "model": learner.network.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
+        "ema": None if learner.averaged is None else learner.averaged.module.state_dict(),
         "precise_bn": precise_bn,
         "step": step,
         "meter": {"num_bad": run.bad_videos.num_bad, **run.metrics.state()},
+        "new_parts": run.new_parts,
         "slow_videos": run.skipped.nonzero().flatten().tolist(),
         "config": to_container(run.config),
         "classes": list(run.train_table.classes),

@@ -12,7 +12,8 @@ import torch
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.runtime.files import replacing
 
-FORMAT = 2  # raised when an older program could misread a newer file
+FORMAT = 3  # raised when an older program could misread a newer file
+FORMAT_WITHOUT_EMA = 2  # which older programs read too
 KEYS = ("format", "sha256", "model", "step", "config", "classes")
 NEWEST_FILE = "checkpoint.pt"  # a run's newest checkpoint, in its folder
 
@@ -27,7 +28,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Raises:
         OSError: the disk is full or fails.
     """
-    content = {"format": FORMAT, **content}
+    content = {"format": FORMAT if content.get("ema") else FORMAT_WITHOUT_EMA, **content}
     content["sha256"] = digest(content)
     with replacing(path) as partial, open(partial, "wb") as file:
         try:
@@ -95,8 +96,8 @@ def check_content(content: Any, path: str | Path) -> None:
 
 
 def evaluation_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Returns the network's state for evaluation, with precise batch-norm statistics if there are any."""
-    return {**checkpoint["model"], **(checkpoint.get("precise_bn") or {})}
+    """Returns the network's state for evaluation: averaged weights and precise statistics if there are any."""
+    return {**(checkpoint.get("ema") or checkpoint["model"]), **(checkpoint.get("precise_bn") or {})}
 
 
 def digest(content: Mapping[str, Any]) -> str:

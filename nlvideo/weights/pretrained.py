@@ -1,9 +1,9 @@
 """Fills a network with pretrained weights: torchvision's (inflated) or those of an nlvideo checkpoint."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,17 @@ from nlvideo.weights.inflate import inflate_state_dict
 CONVERTER = "tools/convert_weights.py SOURCE FILE OUT.pt (SOURCE: pyslowfast, mmaction2, caffe2, torchvision, timm)"
 
 
-def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list[str], keep_head: bool = True) -> str:
-    """Loads `source` into the network and returns one sentence that says what was loaded and what is new.
+class Loaded(NamedTuple):
+    """What became of a network's weights."""
+
+    sentence: str  # what was loaded and what is new
+    new_parts: list[str]  # names of the modules that keep their random weights: fc, and new blocks
+
+
+def load_pretrained(
+    network: VideoResNet, source: str, depth: int, classes: list[str], keep_head: bool = True
+) -> Loaded:
+    """Loads `source` into the network.
 
     Args:
         source: "imagenet" (torchvision's IMAGENET1K_V1 weights), or a path: a torchvision ResNet's state dict, which
@@ -38,11 +47,12 @@ def load_pretrained(network: VideoResNet, source: str, depth: int, classes: list
         keep_head = False
     if not keep_head:
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    num_new_blocks = _load_all_but_new(network, state, source)
+    new_blocks = _load_all_but_new(network, state, source)
     head = "its head kept" if keep_head else f"a new head for {len(classes)} classes"
     if is_ours(content) and content["classes"] != classes:
         head += f" (the checkpoint has {len(content['classes'])} other classes)"
-    return f"{source}: {kind}; {head}; {num_new_blocks or 'no'} new blocks"
+    sentence = f"{source}: {kind}; {head}; {len(new_blocks) or 'no'} new blocks"
+    return Loaded(sentence, new_blocks + ([] if keep_head else ["fc"]))
 
 
 def _read(source: str) -> Any:
@@ -54,8 +64,8 @@ def _read(source: str) -> Any:
         raise UserError(f"model.pretrained: {error} Convert another project's weights first: {CONVERTER}.") from None
 
 
-def _load_all_but_new(network: VideoResNet, state: Mapping[str, Tensor], source: str) -> int:
-    """Loads the state, from which the head and whole blocks may be missing, and returns how many blocks are new."""
+def _load_all_but_new(network: VideoResNet, state: Mapping[str, Tensor], source: str) -> list[str]:
+    """Loads the state, from which the head and whole blocks may be missing, and returns the names of new blocks."""
     try:
         state = inflate_state_dict(state, network.state_dict())
     except ValueError as error:
@@ -72,12 +82,17 @@ def _load_all_but_new(network: VideoResNet, state: Mapping[str, Tensor], source:
             f"model.pretrained={source} is of another network: {_listing(lost)} of this network are not in it, "
             f"{_listing(unexpected)} in it are not of this network. Nothing but fc.* and new blocks may be missing."
         )
-    return len(new_blocks)
+    return new_blocks
 
 
-def check_blocks_can_learn(network: VideoResNet) -> None:
-    """Raises UserError for a block whose norm is frozen at zero gain: it would stay the identity forever."""
-    for name in context_names(network):
+def check_blocks_can_learn(network: VideoResNet, new_parts: Sequence[str] = ()) -> None:
+    """Raises UserError for a new block that is frozen, or whose norm is at zero gain: it would stay the identity."""
+    for name, place in zip(context_names(network), network.places, strict=True):
+        if name in new_parts and place.split(".")[0] in network.frozen:
+            raise UserError(
+                f"model.freeze freezes the new block at {place}, which could never learn: leave "
+                f"{place.split('.')[0]} out, or use a model.pretrained whose blocks are trained."
+            )
         norm = getattr(network.get_submodule(name), "bn", None)
         if isinstance(norm, torch.nn.BatchNorm3d) and not norm.weight.requires_grad and not norm.weight.any():
             raise UserError(

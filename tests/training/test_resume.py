@@ -11,7 +11,7 @@ import torch
 from kills import equal
 from runs import BIN, TINY, StopAt, assert_equal, config_of, ledger_of, list_with_broken, rows_of, weights_of
 
-from nlvideo.train import train
+from nlvideo.train import launch as train
 from nlvideo.training.run_status import read_status
 from nlvideo.training.step_files import save_step
 from nlvideo.weights.checkpoint_file import load_checkpoint

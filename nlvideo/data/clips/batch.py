@@ -11,6 +11,15 @@ import torch
 from torch import Tensor
 
 
+class SampleKey(NamedTuple):
+    """Which training sample is wanted. The first three decide what it is, the last where it stands."""
+
+    epoch: int
+    video: int  # index in the table
+    copy: int = 0  # how often the epoch has drawn the video before
+    place: int = 0  # among the clips of all steps
+
+
 class Failure(NamedTuple):
     """A video that a sample was to come from and that could not be decoded."""
 
@@ -28,6 +37,7 @@ class Clip(NamedTuple):
     target: int | np.ndarray  # (classes,) bool where a clip may show several actions or none
     video: int  # index in the table
     failures: list[Failure]
+    place: int = 0  # among the clips of all steps, that of the video that was wanted; in validation always 0
 
 
 class Batch(NamedTuple):
@@ -35,6 +45,7 @@ class Batch(NamedTuple):
     targets: Tensor  # (N,) int64; (N, classes) bool
     videos: Tensor  # (N,) int64, indices in the table
     failures: list[Failure]
+    places: Tensor  # (N,) int64, of each clip among those of all steps; what mixes clips draws from them
 
 
 def collate(samples: list[Clip]) -> Batch:
@@ -47,6 +58,7 @@ def collate(samples: list[Clip]) -> Batch:
         torch.from_numpy(np.array([s.target for s in whole])),
         torch.tensor([s.video for s in whole]),
         [failure for s in samples for failure in s.failures],
+        torch.tensor([s.place for s in whole], dtype=torch.int64),
     )
 
 

@@ -4,16 +4,17 @@ import ctypes
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from nlvideo.data.clips.batch import Batch, collate
+from nlvideo.data.clips.batch import Batch, SampleKey, collate
+from nlvideo.data.clips.epoch_order import EpochOrder
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.decoding.opening import LostWorker
 from nlvideo.data.decoding.video import SlowVideo
@@ -53,11 +54,21 @@ def _prepare_worker(_worker: int) -> None:
 
 @contextmanager
 def ending_workers() -> Iterator[None]:
-    """Kills the workers if the block does not end by itself: an exit waits for each worker that hangs, for ever."""
+    """Kills the workers that the block started if it does not end by itself.
+
+    An exit would wait for each worker that hangs, for ever, and one asked to end inside a long video takes its time.
+    """
+    others = set(multiprocessing.active_children())
     try:
         yield
-    except BaseException:  # also an iteration that nobody continues
-        end_workers()
+    except BaseException:  # also an iteration that is closed
+        handled = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if handled else None  # the loader takes it for a failure
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+            worker.join()
+        if handled:
+            signal.signal(signal.SIGCHLD, before)
         raise
 
 
@@ -76,47 +87,39 @@ class Share:
 
 
 class StepSampler:
-    """Yields what this rank reads for each micro-batch of each step, as lists of (epoch, video), from `first_step` on.
+    """Yields what this rank reads for each micro-batch of each step, from `first_step` on.
 
-    The clips of all steps are one endless stream: every video once in the order drawn for epoch 0, then for epoch 1,
-    and so on. Step s takes the next batch_size of it, each rank an equal part of those and each micro-batch an equal
-    part of that. So the clips of a step do not depend on the number of ranks or micro-batches, and any step can be
-    the first.
+    The clips of all steps are one endless stream, `order`. Step s takes the next batch_size of it, each rank an equal
+    part of those and each micro-batch an equal part of that. So the clips of a step do not depend on the number of
+    ranks or micro-batches, and any step can be the first.
     """
 
-    def __init__(self, num_videos: int, share: Share, *, seed: int, first_step: int, last_step: int):
-        self.num_videos, self.share, self.seed = num_videos, share, seed
+    def __init__(self, order: EpochOrder, share: Share, *, first_step: int, last_step: int):
+        self.order, self.share = order, share
         self.first_step, self.last_step = first_step, last_step
 
     def __len__(self) -> int:
         return (self.last_step - self.first_step) * self.share.num_micro_batches
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share, epoch, order = self.share, -1, np.empty(0, np.int64)
-        clips, parts = share.clips_per_micro_batch, share.num_micro_batches
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        clips, parts = self.share.clips_per_micro_batch, self.share.num_micro_batches
         for step in range(self.first_step, self.last_step):
-            for part in range(share.rank * parts, (share.rank + 1) * parts):
-                first = step * share.batch_size + part * clips
-                keys = []
-                for position in range(first, first + clips):
-                    if position // self.num_videos != epoch:
-                        epoch = position // self.num_videos
-                        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
-                    keys.append((epoch, int(order[position % self.num_videos])))
-                yield keys
+            for part in range(self.share.rank * parts, (self.share.rank + 1) * parts):
+                first = step * self.share.batch_size + part * clips
+                yield self.order.keys(first, first + clips)
 
 
 def batches_of_steps(
-    dataset: TrainClips, share: Share, loading: Loading, *, seed: int, first_step: int, last_step: int
-) -> Iterator[list[Batch]]:
+    dataset: TrainClips, order: EpochOrder, share: Share, loading: Loading, *, first_step: int, last_step: int
+) -> Generator[list[Batch], None, None]:
     """Yields the micro-batches of one step after the other, as StepSampler asks for them.
 
     A worker that hangs at a video takes the others with it. With skip_slow that video is marked, and new workers
     continue at the step that was waited for.
     """
-    step, num_videos = first_step, len(dataset)
+    step = first_step
     while step < last_step:
-        sampler = StepSampler(num_videos, share, seed=seed, first_step=step, last_step=last_step)
+        sampler = StepSampler(order, share, first_step=step, last_step=last_step)
         loader = loading.loader(dataset, batch_sampler=sampler, collate_fn=collate)
         try:
             batches: list[Batch] = []
@@ -130,14 +133,7 @@ def batches_of_steps(
             lost = dataset.opener.watch.lost(str(error))
             if lost is None or not lost.stack or not dataset.skip_slow:
                 raise explained(error, lost, TRAINING_ADVICE) from None
-            dataset.skipped |= torch.tensor([dataset.table.path(i) == lost.path for i in range(num_videos)])
-
-
-def end_workers() -> None:
-    """Kills the loading workers: asked to end, one that is inside a long video would take its time."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader would take it for a failure
-    for worker in multiprocessing.active_children():
-        worker.kill()
+            dataset.skipped |= torch.tensor([dataset.table.path(i) == lost.path for i in range(len(dataset))])
 
 
 def explained(error: RuntimeError, lost: LostWorker | None, advice: str) -> RuntimeError:

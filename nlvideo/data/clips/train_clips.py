@@ -1,4 +1,4 @@
-"""Training clips: a random window, scale, crop and flip of each video.
+"""Training clips: a random window, crop, flip and augmentation of each video.
 
 C channels, T frames, H height, W width.
 """
@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nlvideo.data.clips import sampling
-from nlvideo.data.clips.batch import Clip, Failure
+from nlvideo.data.clips.augmentation import Augmentation
+from nlvideo.data.clips.batch import Clip, Failure, SampleKey
 from nlvideo.data.decoding.opening import Opener
-from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
+from nlvideo.data.decoding.video import Crop, DecodeError, Region, SlowVideo, Video
 from nlvideo.data.lists.video_table import VideoTable
 
 MAX_ATTEMPTS = 20  # replacements for one sample; that many bad videos in a row mean a bad collection
@@ -23,27 +24,26 @@ class Drawn(NamedTuple):
     """The random choices of a training sample."""
 
     start: int  # first frame
-    size: tuple[int, int]  # height, width of the resized frame
-    offset: tuple[int, int]  # top, left of the crop in it
+    crop: Crop | Region
     mirrored: bool
+    augment_seed: int = 0  # what the augmentation draws from
 
     def __str__(self) -> str:
-        (height, width), (top, left) = self.size, self.offset
-        end = ", mirrored" if self.mirrored else ""
-        return f"from frame {self.start}, resized to {width}x{height}, crop from x {left}, y {top}{end}"
+        return f"from frame {self.start}, {self.crop}{', mirrored' if self.mirrored else ''}"
 
 
 class TrainClips(Dataset):
-    """Random clips of a table's videos; sample (epoch, video) is a function of these two and the seed alone.
+    """Random clips of a table's videos; sample (epoch, video, copy) is a function of these three and the seed alone.
 
     Each clip is num_frames frames from a random window, its short side drawn uniformly from scale_range, cropped at
-    random to crop_size and, if `flip`, mirrored with probability 1/2 (Sec. 4.1).
+    random to crop_size and, if `flip`, mirrored with probability 1/2 (Sec. 4.1). Then it is augmented.
 
     A video that cannot be decoded is replaced by another one, drawn from the sample's own random numbers. So is one
     that takes too long if `skip_slow`; otherwise it raises SlowVideo.
 
     Args:
         scale_range: smallest and largest short side, both included.
+        crop_area: instead of scale_range: smallest and largest share of the frame that is resized to the crop.
         opener: opens the videos.
         skipped: (videos,) bool: videos that are replaced without being opened.
     """
@@ -58,6 +58,8 @@ class TrainClips(Dataset):
         crop_size: int,
         flip: bool,
         seed: int,
+        crop_area: tuple[float, float] | None = None,
+        augmentation: Augmentation | None = None,
         opener: Opener | None = None,
         skip_slow: bool = False,
         skipped: Tensor | None = None,
@@ -67,15 +69,16 @@ class TrainClips(Dataset):
         self.skipped = torch.zeros(len(table), dtype=torch.bool) if skipped is None else skipped
         self.num_frames, self.frame_stride = num_frames, frame_stride
         self.scale_range, self.crop_size, self.flip = scale_range, crop_size, flip
+        self.crop_area, self.augmentation = crop_area, augmentation
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, key: tuple[int, int]) -> Clip:
-        epoch, wanted = key
+    def __getitem__(self, key: SampleKey | tuple[int, int]) -> Clip:
+        epoch, wanted, copy, place = SampleKey(*key)
         video, failures = wanted, []
         for attempt in range(MAX_ATTEMPTS):
-            rng = sampling.sample_rng(self.seed, epoch, wanted, attempt)
+            rng = sampling.sample_rng(self.seed, epoch, wanted, attempt, copy)
             if attempt:
                 video = int(rng.integers(len(self.table)))
             try:
@@ -90,7 +93,7 @@ class TrainClips(Dataset):
                 failures.append(Failure(video, epoch, error.reason, None, slow))
             else:
                 failures = [failure._replace(replaced_by=video) for failure in failures]
-                return Clip(frames, target, video, failures)
+                return Clip(frames, target, video, failures, place)
         last = f"{self.table.path(failures[-1].video)}: {failures[-1].reason}"
         raise RuntimeError(f"{MAX_ATTEMPTS} videos in a row could not be decoded, the last: {last}")
 
@@ -103,18 +106,27 @@ class TrainClips(Dataset):
 
     def _draw(self, video: Video, rng: np.random.Generator) -> Drawn:
         start = sampling.sample_start(rng, video.num_frames, self.num_frames, self.frame_stride)
+        crop = self._draw_crop(video, rng)
+        mirrored = self.flip and rng.random() < 0.5
+        return Drawn(start, crop, mirrored, int(rng.integers(1 << 63)) if self.augmentation else 0)
+
+    def _draw_crop(self, video: Video, rng: np.random.Generator) -> Crop | Region:
+        if self.crop_area is not None:
+            box = sampling.sample_box(rng, video.height, video.width, self.crop_area)
+            return Region((video.height, video.width), *box, (self.crop_size, self.crop_size))
         short_side = int(rng.integers(self.scale_range[0], self.scale_range[1], endpoint=True))
         height, width = sampling.resized_size(video.height, video.width, short_side)
         top = int(rng.integers(0, height - self.crop_size, endpoint=True))
         left = int(rng.integers(0, width - self.crop_size, endpoint=True))
-        return Drawn(start, (height, width), (top, left), self.flip and rng.random() < 0.5)
+        return Crop((height, width), top, left, self.crop_size, self.crop_size)
 
     def _read(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int | np.ndarray]:
         with self.opener(self.table.path(index), self.table.part(index)) as video:
             drawn = self._draw(video, rng)
             wanted = sampling.clip_indices(drawn.start, video.num_frames, self.num_frames, self.frame_stride)
-            clip = video.read_clip(wanted, drawn.size, (*drawn.offset, self.crop_size, self.crop_size))
+            clip = video.read_clip(wanted, drawn.crop)
             # a clip shows its window, as far as the video goes
             end = min(drawn.start + self.num_frames * self.frame_stride, video.num_frames)
             target = self.table.clip_target(index, drawn.start / video.fps, end / video.fps)
-        return clip.flip(2) if drawn.mirrored else clip, target
+        clip = clip.flip(2) if drawn.mirrored else clip
+        return self.augmentation(clip, drawn.augment_seed) if self.augmentation else clip, target

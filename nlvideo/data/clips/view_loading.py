@@ -1,6 +1,6 @@
 """Loads what validation and evaluation look at, video by video."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import takewhile
 
 from nlvideo.data.clips.batch import Batch, collate
@@ -24,7 +24,7 @@ def center_clip_batches(
         raise explained(error, dataset.opener.watch.lost(str(error)), TRAINING_ADVICE) from None
 
 
-def each_video(dataset: MultiViews, videos: Sequence[int], loading: Loading) -> Iterator[VideoViews]:
+def each_video(dataset: MultiViews, videos: Sequence[int], loading: Loading) -> Generator[VideoViews, None, None]:
     """Yields the views of these videos, in their order; a lost worker is named with its video.
 
     With skip_slow a video at which a worker hangs or dies is a failure, and new workers continue with the others.

@@ -15,7 +15,7 @@ from nlvideo.data.clips.batch import Clip, Failure
 from nlvideo.data.clips.sampling import resized_size
 from nlvideo.data.clips.view_sampling import crop_offsets, view_indices
 from nlvideo.data.decoding.opening import Opener
-from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
+from nlvideo.data.decoding.video import Crop, DecodeError, SlowVideo, Video
 from nlvideo.data.lists.video_table import VideoTable
 
 
@@ -52,7 +52,7 @@ class CenterClips(Dataset):
                 (wanted,) = view_indices("uniform", 1, video.num_frames, self.num_frames, self.frame_stride)
                 size = resized_size(video.height, video.width, self.short_side)
                 ((top, left),) = crop_offsets(1, *size, self.crop_size)
-                clip = video.read_clip(wanted, size, (top, left, self.crop_size, self.crop_size))
+                clip = video.read_clip(wanted, Crop(size, top, left, self.crop_size, self.crop_size))
         except (DecodeError, SlowVideo) as error:
             if isinstance(error, SlowVideo) and not self.skip_slow:
                 raise

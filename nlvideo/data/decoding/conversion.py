@@ -8,13 +8,13 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from nlvideo.data.decoding.orientation import Orientation
-from nlvideo.data.decoding.video import Crop, CropSource, Span
+from nlvideo.data.decoding.video import Crop, CropSource, Region, Span
 
 CROPPABLE = ("yuv420p", "yuvj420p")  # cropped before the conversion to RGB; other formats after it
 RESIZE_CHUNK = 8  # frames that are resized together, which stay in the cache
 
 
-def converted(frames: Iterable[av.VideoFrame], orientation: Orientation, crop: Crop) -> Iterator[CropSource]:
+def converted(frames: Iterable[av.VideoFrame], orientation: Orientation, crop: Crop | Region) -> Iterator[CropSource]:
     """Yields what a crop needs of each frame, upright and in RGB; what was yielded is overwritten by the next."""
     convert, place, waiting = Converter(orientation), None, 0
     for frame in frames:
@@ -34,7 +34,7 @@ def converted(frames: Iterable[av.VideoFrame], orientation: Orientation, crop: C
 class _Buffer:
     """Room for the source pixels of some frames of one size."""
 
-    def __init__(self, size: tuple[int, int], crop: Crop):
+    def __init__(self, size: tuple[int, int], crop: Crop | Region):
         self.size = size
         self.rows, self.columns = crop.spans(*size)
         shape = (RESIZE_CHUNK, self.rows.stop - self.rows.first, self.columns.stop - self.columns.first, 3)

@@ -9,7 +9,7 @@ import torch
 
 from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Video
+from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Region, Video
 
 
 class DecordVideo(Video):
@@ -45,7 +45,7 @@ class DecordVideo(Video):
     def close(self) -> None:
         self._reader = None  # decord closes the file when nothing refers to it
 
-    def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
+    def _read_parts(self, indices: np.ndarray, crop: Crop | Region) -> Iterator[CropSource]:
         rows, columns = crop.spans(self.height, self.width)
         try:
             frames = self._reader.get_batch(indices.tolist()).asnumpy()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Video
+from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Region, Video
 
 ROUNDING = 1e-6  # frames: times that are written with few digits still mean the frame that they name
 
@@ -57,7 +57,7 @@ class Excerpt(Video):
     def close(self) -> None:
         self._video.close()
 
-    def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
+    def _read_parts(self, indices: np.ndarray, crop: Crop | Region) -> Iterator[CropSource]:
         frames, counts = np.unique(self._frames[indices], return_counts=True)
         done = 0
         for source in self._video._read_parts(frames, crop):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Video
+from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Region, Video
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 DEEP_GREYS = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # Pillow's modes of 16-bit grey; "I" is what older ones make
@@ -68,7 +68,7 @@ class FrameFolder(Video):
         except DAMAGE as error:  # SyntaxError: a PNG with a damaged chunk
             raise DecodeError(self.path, f"{name}: {error}") from None
 
-    def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
+    def _read_parts(self, indices: np.ndarray, crop: Crop | Region) -> Iterator[CropSource]:
         rows, columns = crop.spans(self.height, self.width)
         for index in indices:
             pixels = self._pixels(index)

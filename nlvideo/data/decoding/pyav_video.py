@@ -23,7 +23,7 @@ from nlvideo.data.decoding.packets import (
     scan_packets,
     times_are_frames,
 )
-from nlvideo.data.decoding.video import Crop, CropSource, Deadline, DecodeError, Video
+from nlvideo.data.decoding.video import Crop, CropSource, Deadline, DecodeError, Region, Video
 
 # In these codecs, skipping frames that no other refers to leaves all others unchanged. In AV1 the same setting loses
 # wanted frames.
@@ -184,7 +184,7 @@ class PyavVideo(Video):
             context.flush_buffers()
         return None
 
-    def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
+    def _read_parts(self, indices: np.ndarray, crop: Crop | Region) -> Iterator[CropSource]:
         try:
             yield from converted(self.frames(indices), self.orientation, crop)
         except FAILURES as error:  # of the conversion; damaged frames can have colours that there is no way from

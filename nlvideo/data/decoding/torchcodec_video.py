@@ -7,7 +7,7 @@ import numpy as np
 from torchcodec.decoders import VideoDecoder
 
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Video
+from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Region, Video
 
 
 class TorchcodecVideo(Video):
@@ -41,7 +41,7 @@ class TorchcodecVideo(Video):
     def close(self) -> None:
         self._decoder = None
 
-    def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
+    def _read_parts(self, indices: np.ndarray, crop: Crop | Region) -> Iterator[CropSource]:
         rows, columns = crop.spans(self.height, self.width)
         try:
             frames = self._decoder.get_frames_at(indices.tolist()).data

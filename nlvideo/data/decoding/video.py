@@ -48,14 +48,15 @@ class Span(NamedTuple):
     """One axis of a crop: the source pixels first .. stop - 1 hold what `length` output pixels are made of.
 
     Resized by size / total, these source pixels become an output whose first `skip` pixels are not part of the crop.
+    Size and total are those of the whole axis, or of the region that is cut out before.
     """
 
     first: int
     stop: int
     skip: int
     length: int
-    size: int  # output pixels of the whole axis
-    total: int  # source pixels of the whole axis
+    size: int  # output pixels
+    total: int  # source pixels
 
 
 class Crop(NamedTuple):
@@ -67,12 +68,44 @@ class Crop(NamedTuple):
     height: int
     width: int
 
+    @property
+    def output(self) -> tuple[int, int]:
+        return self.height, self.width
+
     def spans(self, height: int, width: int) -> tuple[Span, Span]:
         """Returns the rows and columns that it needs of an upright frame of this size."""
         return (
             span(self.top, self.height, self.size[0], height),
             span(self.left, self.width, self.size[1], width),
         )
+
+    def __str__(self) -> str:
+        return f"resized to {self.size[1]}x{self.size[0]}, crop from x {self.left}, y {self.top}"
+
+
+class Region(NamedTuple):
+    """A part of the frame, in its own pixels, that is cut out and then resized: nothing outside of it is looked at.
+
+    It is grown to even rows and columns, as colour planes have half the resolution.
+    """
+
+    frame: tuple[int, int]  # height, width of the frame that the region was chosen in
+    top: int
+    left: int
+    height: int
+    width: int
+    output: tuple[int, int]  # height, width that it is resized to
+
+    def spans(self, height: int, width: int) -> tuple[Span, Span]:
+        """Returns the rows and columns of an upright frame of this size, in which the region lies where it did."""
+        return (
+            _grown_span(self.top, self.height, self.frame[0], self.output[0], height),
+            _grown_span(self.left, self.width, self.frame[1], self.output[1], width),
+        )
+
+    def __str__(self) -> str:
+        place = f"{self.width}x{self.height} from x {self.left}, y {self.top} of {self.frame[1]}x{self.frame[0]}"
+        return f"{place}, resized to {self.output[1]}x{self.output[0]}"
 
 
 class CropSource(NamedTuple):
@@ -96,6 +129,13 @@ def span(offset: int, length: int, size: int, total: int) -> Span:
     latest = max(0, int(offset * scale - margin))
     first = next(s for s in range(latest // 2 * 2, -1, -2) if abs(s / scale - round(s / scale)) <= TOLERANCE)
     return Span(first, min(total, stop + stop % 2), offset - round(first / scale), length, size, total)
+
+
+def _grown_span(offset: int, length: int, chosen_in: int, output: int, total: int) -> Span:
+    """Returns the `length` pixels from `offset` on of a frame of `chosen_in` as those of one of `total` pixels."""
+    first, stop = offset * total // chosen_in // 2 * 2, -(-(offset + length) * total // chosen_in)
+    stop = min(total, stop + stop % 2)
+    return Span(first, stop, 0, output, output, stop - first)
 
 
 def resize_part(part: Tensor, rows: Span, columns: Span, out: Tensor) -> None:
@@ -143,7 +183,7 @@ class Video(abc.ABC):
         """Closes the file."""
 
     @abc.abstractmethod
-    def _read_parts(self, indices: np.ndarray, crop: Crop) -> Iterator[CropSource]:
+    def _read_parts(self, indices: np.ndarray, crop: Crop | Region) -> Iterator[CropSource]:
         """Yields what the crop needs of the wanted frames, a few at a time and in order. What was yielded may be
         overwritten by the next."""
 
@@ -164,23 +204,25 @@ class Video(abc.ABC):
             DecodeError: a wanted frame does not come or is corrupt.
             SlowVideo: it took longer than allowed.
         """
-        indices = np.asarray(indices)
-        assert len(indices) and (np.diff(indices) > 0).all() and 0 <= indices[0] and indices[-1] < self.num_frames
         top, left, height, width = box or (0, 0, *size)
         assert 0 <= top <= size[0] - height and 0 <= left <= size[1] - width, f"{box} is not inside {size}"
+        return self._read_crop(np.asarray(indices), Crop(size, top, left, height, width))
+
+    def read_clip(self, wanted: np.ndarray, crop: Crop | Region) -> Tensor:
+        """Returns a crop of the wanted frames (T, height, width, 3) as `read` does, in any order and with repetitions:
+        a clip that loops over a short video decodes each frame once."""
+        unique, position = np.unique(wanted, return_inverse=True)
+        frames = self._read_crop(unique, crop)
+        return frames if np.array_equal(unique, wanted) else frames[torch.from_numpy(position)]
+
+    def _read_crop(self, indices: np.ndarray, crop: Crop | Region) -> Tensor:
+        assert len(indices) and (np.diff(indices) > 0).all() and 0 <= indices[0] and indices[-1] < self.num_frames
         # NumPy asks for large pages, which saves a thousand page faults and more
-        frames, done = torch.from_numpy(np.empty((len(indices), height, width, 3), np.uint8)), 0
-        for part, rows, columns in self._read_parts(indices, Crop(size, top, left, height, width)):
+        frames, done = torch.from_numpy(np.empty((len(indices), *crop.output, 3), np.uint8)), 0
+        for part, rows, columns in self._read_parts(indices, crop):
             resize_part(part, rows, columns, frames[done : done + len(part)])
             done += len(part)
         return frames
-
-    def read_clip(self, wanted: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
-        """Returns the wanted frames (T, height, width, 3) as `read` does, in any order and with repetitions: a clip
-        that loops over a short video decodes each frame once."""
-        unique, position = np.unique(wanted, return_inverse=True)
-        frames = self.read(unique, size, box)
-        return frames if np.array_equal(unique, wanted) else frames[torch.from_numpy(position)]
 
 
 class Deadline:

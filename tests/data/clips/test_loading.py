@@ -1,6 +1,8 @@
 import gc
 import itertools
+import multiprocessing
 import os
+import signal
 import time
 
 import pytest
@@ -9,7 +11,8 @@ from conftest import config_of_data as config_of
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from nlvideo.build.data import center_batches, train_batches, video_views
-from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps, end_workers
+from nlvideo.data.clips.epoch_order import EpochOrder
+from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_loading import each_video
 from nlvideo.data.clips.views import MultiViews
@@ -25,8 +28,11 @@ def no_workers_left(monkeypatch):
     Looks every half second, not every five, whether a worker has died.
     """
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.5,))
+    others = set(multiprocessing.active_children())
     yield
-    end_workers()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in set(multiprocessing.active_children()) - others:
+        worker.kill()
     gc.collect()
 
 
@@ -71,11 +77,11 @@ def test_batches_are_channels_last_without_a_copy(video_folder):
 
 
 def test_each_epoch_takes_every_video_once_in_another_order():
-    sampler = StepSampler(7, Share(3), seed=0, first_step=0, last_step=7)  # 21 clips: three epochs
+    sampler = StepSampler(EpochOrder(7, 0), Share(3), first_step=0, last_step=7)  # 21 clips: three epochs
     keys = list(itertools.chain(*sampler))
-    epochs = [[video for epoch, video in keys if epoch == e] for e in range(3)]
+    epochs = [[key.video for key in keys if key.epoch == e] for e in range(3)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(7))] * 3
-    assert [epoch for epoch, _ in keys] == [0] * 7 + [1] * 7 + [2] * 7
+    assert [key.epoch for key in keys] == [0] * 7 + [1] * 7 + [2] * 7
     assert epochs[0] != epochs[1] != epochs[2]
 
 
@@ -149,7 +155,8 @@ def slow_clips(folder, hangs=False, **options):
 
 
 def all_batches(clips, workers, first_step=0, last_step=4):
-    steps = batches_of_steps(clips, Share(4), Loading(workers), seed=0, first_step=first_step, last_step=last_step)
+    order = EpochOrder(len(clips), clips.seed)
+    steps = batches_of_steps(clips, order, Share(4), Loading(workers), first_step=first_step, last_step=last_step)
     return [batch for parts in steps for batch in parts]
 
 
@@ -224,4 +231,4 @@ def test_an_error_that_is_about_no_video_stays_what_it_is(video_folder):
     clips = slow_clips(video_folder)
     clips._read = None
     with pytest.raises(TypeError):
-        list(batches_of_steps(clips, Share(1), Loading(1), seed=0, first_step=0, last_step=1))
+        list(batches_of_steps(clips, EpochOrder(6, 0), Share(1), Loading(1), first_step=0, last_step=1))

@@ -1,0 +1,239 @@
+"""Training from a checkpoint: what stays, what learns faster, what is averaged, when it ends."""
+
+import signal
+
+import numpy as np
+import pytest
+import torch
+from kills import equal
+from runs import StopAt, assert_equal, config_of, rows_of, weights_of
+
+from nlvideo.models.resnet import VideoResNet
+from nlvideo.runtime.errors import UserError
+from nlvideo.train import train
+from nlvideo.training.optim import build_optimizer, set_lr
+from nlvideo.training.run_status import read_status
+from nlvideo.training.weight_average import average_weights, resume_average
+from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
+
+FAST = ["optim.batch_size=4", "optim.max_steps=3", "validate_every_steps=3", "checkpoint_every_steps=3"]
+
+
+@pytest.fixture(scope="module")
+def pretrained(video_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    train(config_of(video_folder, folder, "optim.max_steps=2", "optim.lr=0.5", "optim.batch_size=4"))
+    return f"model.pretrained={folder}/checkpoint.pt"
+
+
+def part_of(key: str) -> str:
+    if key.startswith("fc."):
+        return "head"
+    return f"res{int(key[5]) + 1}" if key.startswith("layer") else "stem"
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"),
+    [
+        (["model.train=head"], {"stem", "res2", "res3", "res4", "res5"}),
+        (["model.freeze=[stem,res2,res3]", "precise_bn_steps=1"], {"stem", "res2", "res3"}),
+        (["model.freeze=[res4]", "model.activation_checkpointing=[res4]", "optim.kind=adamw"], {"res4"}),
+    ],
+)
+def test_frozen_parts_keep_every_bit_and_the_rest_learns(video_folder, tmp_path, pretrained, options, frozen):
+    train(config_of(video_folder, tmp_path / "run", pretrained, *FAST, *options, "optim.ema_decay=0.5"))
+    before = load_checkpoint(pretrained.split("=")[1])["model"]
+    content = load_checkpoint(tmp_path / "run/checkpoint.pt")
+    for state in (content["model"], content["ema"], evaluation_weights(content)):
+        for key, value in state.items():
+            if part_of(key) in frozen:
+                assert torch.equal(value, before[key]), key
+        moved = {part_of(key) for key, value in state.items() if not torch.equal(value, before[key])}
+        assert moved == {"stem", "res2", "res3", "res4", "res5", "head"} - frozen
+    trained = [key for key in content["model"] if "running" not in key and "num_batches" not in key]
+    num_trained = sum(part_of(key) not in frozen for key in trained)
+    assert len(content["optimizer"]["state"]) == num_trained
+
+
+def test_frozen_parts_keep_no_activations():
+    network = VideoResNet("c2d", 50, "paper", 3, width=4, frozen=["stem", "res2", "res3", "res4", "res5"])
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        network.train()(torch.rand(2, 3, 4, 32, 32)).sum().backward()
+    assert sum(x.numel() for x in kept) <= 2 * 128 + network.fc.weight.numel() + 2 * 3
+    assert [name for name, p in network.named_parameters() if p.grad is not None] == ["fc.weight", "fc.bias"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["model.freeze=[stem,res2,res3,res4,res5,head]"], "nothing would be left to train"),
+        (["model.train=head", "model.freeze=[head]"], "nothing would be left to train"),
+        (["model.freeze=[res9]"], r"model.freeze=res9: choose from stem, res2"),
+        (["model.train=body"], "model.train=body: choose from all, head"),
+        (["optim.new_lr_factor=0"], "optim.new_lr_factor=0.0: must be above 0"),
+        (["optim.new_lr_factor=-1"], "optim.new_lr_factor=-1.0: must be above 0"),
+        (["optim.ema_decay=1"], "optim.ema_decay=1.0: must be above 0 and below 1"),
+        (["optim.mixup=0.2", "optim.batch_size=3"], "optim.batch_size=3 must be a multiple of 2"),
+        (["optim.kind=adam"], "optim.kind=adam: choose from sgd, adamw"),
+        (["optim.kind=adamw", "optim.nesterov=false"], "optim.nesterov=False has no effect on optim.kind=adamw"),
+        (["patience=0"], "patience=0: must be at least 1"),
+        (["best_metric=map"], "best_metric=map: choose from top1, top5, mean_class_accuracy, loss"),
+        (["optim.max_epochs=0"], "optim.max_epochs=0.0: must be above 0"),
+        (["model.train=head", "precise_bn_steps=1"], "precise_bn_steps=1 has no effect where only the head is trained"),
+        (["data.augment_strength=3"], "data.augment_strength=3.0 has no effect on data.augment=none"),
+        (["logger=tensorflow"], "logger=tensorflow: choose from wandb, mlflow"),
+        (["model.freeze=[res4]", "block=nl1_res3", "model.keep_head=false"], None),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(video_folder, tmp_path, pretrained, options, message):
+    if message is None:
+        return
+    with pytest.raises(UserError, match=message):
+        train(config_of(video_folder, tmp_path / "run", pretrained, *options))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["model.train=head"], "model.train=head keeps pretrained weights, and model.pretrained=null has none"),
+        (["optim.new_lr_factor=10"], "has no effect without model.pretrained"),
+    ],
+)
+def test_what_needs_pretrained_weights_says_so(video_folder, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        train(config_of(video_folder, tmp_path / "run", *options))
+
+
+def test_a_new_block_in_a_frozen_stage_is_refused(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "plain", "block=none", "optim.max_steps=1"))
+    options = [f"model.pretrained={tmp_path}/plain/checkpoint.pt", "block=nl1", "model.freeze=[stem,res2,res3,res4]"]
+    with pytest.raises(UserError, match="freezes the new block at res4.4, which could never learn: leave res4 out"):
+        train(config_of(video_folder, tmp_path / "run", *options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_new_parts_have_a_learning_rate_of_their_own(video_folder, tmp_path):
+    network = VideoResNet("c2d", 50, "paper", 3, width=4)
+    optim = config_of(video_folder, tmp_path, "optim.new_lr_factor=10", "model.pretrained=x").optim
+    optimizer = build_optimizer(network, optim, ["fc", "layer4.2"])
+    set_lr(optimizer, 0.5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in network.named_parameters():
+        assert rates[id(parameter)] == (5.0 if name.startswith(("fc.", "layer4.2.")) else 0.5), name
+    norms = {id(p) for name, p in network.named_parameters() if ".bn" in f".{name}" or "downsample.1" in name}
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {decays[i] for i in norms} == {0.0} and len(decays) == len(list(network.parameters()))
+
+
+def test_the_average_of_weights_is_that_of_its_definition():
+    torch.manual_seed(0)
+    network = VideoResNet("c2d", 50, "paper", 3, width=4)
+    averaged, expected = average_weights(network, 0.75), None
+    for step in range(4):
+        with torch.no_grad():
+            for p in network.parameters():
+                p.add_(torch.randn_like(p))
+        network.train()(torch.rand(2, 3, 4, 32, 32))
+        if step == 2:  # as a resumed run does
+            state = {key: value.clone() for key, value in averaged.module.state_dict().items()}
+            averaged = average_weights(network, 0.75)
+            resume_average(averaged, state, step)
+        averaged.update_parameters(network)
+        now = {key: value.clone() for key, value in network.state_dict().items()}
+        if expected is None:
+            expected = now
+        else:
+            blend = {key: 0.75 * expected[key] + 0.25 * now[key] for key in now}
+            expected = {key: blend[key] if now[key].is_floating_point() else now[key] for key in now}
+    for key, value in averaged.module.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6, msg=key)
+        if not value.is_floating_point():
+            assert torch.equal(value, network.state_dict()[key])
+
+
+def test_the_average_is_what_is_validated_and_evaluated(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "plain", *FAST))
+    train(config_of(video_folder, tmp_path / "run", *FAST, "optim.ema_decay=0.9"))
+    assert_equal(weights_of(tmp_path / "plain"), weights_of(tmp_path / "run"))  # training does not see it
+    content = load_checkpoint(tmp_path / "run/checkpoint.pt")
+    assert content["format"] == 3 and load_checkpoint(tmp_path / "plain/checkpoint.pt")["format"] == 2
+    assert equal(evaluation_weights(content), content["ema"]) and not equal(content["ema"], content["model"])
+
+
+def test_epochs_become_steps(video_folder, tmp_path):
+    result = train(config_of(video_folder, tmp_path / "run", "optim.max_epochs=1.5", "optim.batch_size=4"))
+    assert result.step == 3 and result.reason == "max_steps"  # 6 videos: 9 clips
+    again = config_of(video_folder, tmp_path / "run", "optim.max_epochs=1.5", "optim.batch_size=4", "resume=auto")
+    assert train(again).step == 3
+    with pytest.raises(UserError, match="optim.max_epochs: 1.5 -> 2.0"):  # its cosine would be another
+        train(config_of(video_folder, tmp_path / "run", "optim.max_epochs=2", "optim.batch_size=4", "resume=auto"))
+
+
+def scripted(monkeypatch, losses):
+    """Makes validations give these losses, one after the other."""
+    values = iter(losses)
+    monkeypatch.setattr(
+        "nlvideo.train.validate", lambda run, stopping: {"top1": 0.5, "loss": next(values), "num_videos": 5}
+    )
+
+
+def test_a_run_ends_when_validations_bring_no_gain(video_folder, tmp_path, monkeypatch):
+    options = ["optim.max_steps=20", "validate_every_steps=1", "best_metric=loss", "patience=2"]
+    scripted(monkeypatch, [3.0, 2.0, 2.5, 2.0, 1.0])
+    result = train(config_of(video_folder, tmp_path / "run", *options))
+    assert (result.step, result.reason, result.state) == (4, "patience", "finished")
+    status = read_status(tmp_path / "run")
+    assert status["state"] == "finished" and status["reason"] == "patience" and status["step"] == 4
+    assert load_checkpoint(tmp_path / "run/checkpoint_best.pt")["step"] == 2  # an equal loss is no gain
+    assert train(config_of(video_folder, tmp_path / "run", *options, "resume=auto")).step == 4  # it has ended
+    scripted(monkeypatch, [1.9, 2.0, 2.0])
+    more = [*options[:-1], "patience=3", "resume=auto"]  # more patience, and it goes on
+    assert train(config_of(video_folder, tmp_path / "run", *more)).step == 8
+    assert load_checkpoint(tmp_path / "run/checkpoint_best.pt")["step"] == 5
+
+
+def test_everything_together_resumes_bit_for_bit(video_folder, tmp_path, monkeypatch, pretrained):
+    options = [
+        pretrained,
+        "optim.max_steps=4",
+        "optim.batch_size=4",
+        "optim.accumulate=2",
+        "optim.kind=adamw",
+        "optim.ema_decay=0.8",
+        "optim.mixup=0.4",
+        "optim.cutmix=1",
+        "optim.label_smoothing=0.1",
+        "optim.class_weights=inverse",
+        "optim.new_lr_factor=10",
+        "model.keep_head=false",
+        "model.freeze=[stem,res2]",
+        "model.dropout=0.5",
+        "data.balance=sqrt",
+        "data.augment=trivial",
+        "data.crop=random_resized",
+        "data.erasing=0.5",
+        "data.num_workers=1",
+        "best_metric=loss",
+        "patience=9",
+        "precise_bn_steps=1",
+    ]
+    train(config_of(video_folder, tmp_path / "whole", *options))
+    with monkeypatch.context() as patch:
+        StopAt(patch, 1, signal.SIGTERM)
+        assert train(config_of(video_folder, tmp_path / "run", *options)).reason == "signal"
+    train(config_of(video_folder, tmp_path / "run", *options, "resume=auto"))
+    for name in ("checkpoint.pt", "checkpoint_best.pt"):
+        whole, resumed = (load_checkpoint(tmp_path / folder / name) for folder in ("whole", "run"))
+        for part in ("model", "optimizer", "ema", "precise_bn", "new_parts", "step", "meter"):
+            assert equal(whole[part], resumed[part]), (name, part)
+    assert whole["new_parts"] == ["fc"]
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "run")
+
+
+def test_the_metrics_of_a_validation(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "run", "optim.max_steps=2"))
+    row = rows_of(tmp_path / "run")[-1]
+    assert {"top1", "top5", "mean_class_accuracy", "loss"} <= row.keys()
+    assert np.isfinite(row["loss"]) and row["loss"] > 0
