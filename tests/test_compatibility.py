@@ -15,8 +15,12 @@ from runs import TINY, rows_of
 
 import nlvideo
 from nlvideo.config.compose import compose_train_config
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.lists.path_list import read_table
 from nlvideo.evaluate import main as evaluate_main
-from nlvideo.evaluation.result_files import read_results
+from nlvideo.evaluation.comparison import align_runs, compare_to_baseline
+from nlvideo.evaluation.report import write_report
+from nlvideo.evaluation.result_files import print_table, read_results
 from nlvideo.experiments.run_folders import find_evaluations
 from nlvideo.experiments.sweep import is_finished
 from nlvideo.train import train
@@ -59,6 +63,18 @@ def test_its_checkpoint_is_evaluated_with_the_scores_that_it_had(old_run, video_
     np.testing.assert_allclose(after.scores, before.scores, atol=1e-3)
     assert after.result["checkpoint_sha256"] == before.result["checkpoint_sha256"]
     assert after.result.keys() > before.result.keys()  # later versions measure more
+    runs, notes = align_runs({"A": before, "B": after}, common=False)
+    assert compare_to_baseline("B", runs["B"], runs["A"]).differences["top1"].value == 0 and not notes
+
+
+def test_its_evaluation_is_shown_with_what_it_lacks(old_run, video_folder, capsys):
+    evaluation = read_results(old_run / "evaluation_step4_2x3_uniform")
+    assert "f1_macro" not in evaluation.result
+    print_table(evaluation.result, evaluation.folder)
+    assert "F1" not in capsys.readouterr().out
+    page = write_report(evaluation, read_table(video_folder, "val.csv", None), open_video).read_text()
+    # these are made from the scores
+    assert "<button>F1</button>" in page and page.count("image/png") == 4
 
 
 def test_its_weights_load_in_python(old_run):

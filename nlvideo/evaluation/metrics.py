@@ -33,7 +33,7 @@ def target_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def best_classes(scores: np.ndarray) -> np.ndarray:
     """Returns (V,) int64 the class with the best of the scores (V, K), the first of equal ones; -1 for a NaN row."""
-    return np.where(np.isnan(scores).any(1), -1, np.nan_to_num(scores, nan=-np.inf).argmax(1))
+    return np.where(np.isnan(scores).any(1), -1, scores.argmax(1))
 
 
 def topk_accuracy(ranks: np.ndarray, k: int) -> float:

@@ -8,15 +8,20 @@ from nlvideo.training.metrics_file import VALIDATION_METRICS, read_metrics
 
 if TYPE_CHECKING:  # imported on use: a run draws when it ends
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CURVES_FILE = "curves.png"
 
 
 def draw_curves(folder: Path) -> None:
     """Draws losses, validation accuracies, learning rate and speed over the steps into the run's folder."""
+    curves_figure(read_metrics(folder)).savefig(folder / CURVES_FILE, dpi=110)
+
+
+def curves_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Returns the picture of these lines of metrics; each curve is of what they have."""
     from matplotlib.figure import Figure
 
-    rows = read_metrics(folder)
     train = [row for row in rows if row["split"] == "train"]
     val = [row for row in rows if row["split"] == "val"]
     figure = Figure(figsize=(9, 6.5), layout="constrained")
@@ -34,7 +39,7 @@ def draw_curves(folder: Path) -> None:
         loss.legend(loc="upper right")
     if accuracy.lines:
         accuracy.legend(loc="lower right")
-    figure.savefig(folder / CURVES_FILE, dpi=110)
+    return figure
 
 
 def _draw(
@@ -47,7 +52,7 @@ def _draw(
 ) -> None:
     """Draws a line for each of {key: name} that any of the rows has: not every run measures all."""
     for key, name in names.items():
-        measured = [row for row in rows if key in row]
+        measured = [row for row in rows if row.get(key) is not None]
         if measured:
             values = [scale * row[key] for row in measured]
             axes.plot([row["step"] for row in measured], values, marker=marker, label=name)

@@ -77,7 +77,11 @@ def test_results_are_complete_and_in_the_order_of_the_list(checkpoint, video_fol
         assert row["class1"] == str(video.argmax())
         assert float(row["score1"]) >= float(row["score2"]) >= float(row["score3"])
     right = np.mean([row["class1"] == row["target"] for row in rows])
-    assert stored["top1"] == pytest.approx(right)
+    assert stored["top1"] == stored["recall_weighted"] == pytest.approx(right)
+    assert stored["balanced_accuracy"] == stored["mean_class_accuracy"] == pytest.approx(stored["recall_macro"])
+    assert stored["f1_macro_interval"][0] <= stored["f1_macro"] <= stored["f1_macro_interval"][1]
+    assert 0 <= stored["ece"] <= 1 and sum(row["count"] for row in stored["calibration_bins"]) == 5
+    assert (tmp_path / "out/classes.csv").read_text().startswith("class,videos,accuracy,precision,recall,f1\n0,2,")
     out = capsys.readouterr().out
     assert "2 x 3" in out and "result.json" in out and str(checkpoint) in out
 

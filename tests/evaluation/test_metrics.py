@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from references import precisions_by_hand
 
 from nlvideo.evaluation.metrics import (
@@ -8,8 +10,10 @@ from nlvideo.evaluation.metrics import (
     class_accuracy_interval,
     map_interval,
     mean_class_accuracy,
+    mean_cross_entropy,
     target_ranks,
     topk_accuracy,
+    validation_metrics,
     weighted_average_precisions,
     without_actions_last,
 )
@@ -40,8 +44,6 @@ def test_accuracies():
 
 
 def test_topk_agrees_with_torch():
-    import torch
-
     generator = np.random.default_rng(0)
     scores, targets = generator.random((200, 30)), generator.integers(0, 30, 200)
     best = torch.from_numpy(scores).topk(5).indices.numpy()
@@ -106,3 +108,35 @@ def test_intervals_match_the_normal_approximation():
     scores, many = random_multi_label()
     low, high = map_interval(scores, many)
     assert low < np.nanmean(average_precisions(scores, many)) < high
+
+
+def test_losses_are_torchs_over_the_videos_with_logits():
+    generator = np.random.default_rng(0)
+    logits = (30 * generator.normal(size=(50, 6))).astype(np.float32)
+    logits[:5] = np.nan
+    one, several = generator.integers(6, size=50), generator.random((50, 6)) < 0.3
+    known = torch.from_numpy(logits[5:]).double()
+    expected = F.cross_entropy(known, torch.from_numpy(one[5:])).item()
+    assert mean_cross_entropy(logits, one) == pytest.approx(expected, rel=1e-12)
+    expected = F.binary_cross_entropy_with_logits(known, torch.from_numpy(several[5:]).double()).item()
+    assert mean_cross_entropy(logits, several) == pytest.approx(expected, rel=1e-12)
+    assert np.isnan(mean_cross_entropy(logits[:5], one[:5]))
+
+
+def test_validations_measure_accuracies_or_map_and_the_loss():
+    scores = SCORES.astype(np.float32)
+    found = validation_metrics(scores, TARGETS)
+    assert found == {
+        "top1": 0.25,
+        "top5": 1,
+        "mean_class_accuracy": pytest.approx(1 / 6),
+        "loss": mean_cross_entropy(scores, TARGETS),
+    }
+    many, targets = random_multi_label()
+    many[0] = np.nan
+    found = validation_metrics(many, targets)
+    assert list(found) == ["map", "loss"] and found["loss"] == mean_cross_entropy(many, targets)
+    expected = precisions_by_hand(
+        np.nan_to_num(without_actions_last(many, targets), nan=-np.inf, neginf=-np.inf), targets
+    )
+    assert found["map"] == pytest.approx(np.nanmean(expected))

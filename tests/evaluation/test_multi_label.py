@@ -10,12 +10,13 @@ import torch
 from conftest import composed
 from references import precisions_by_hand
 from runs import rows_of
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, f1_score
 
 from nlvideo.build.tables import prepare_data, read_val_table
 from nlvideo.config.schema import EvaluateConfig, ViewsConfig
 from nlvideo.data.synthetic.motions import MOTIONS
 from nlvideo.evaluate import evaluate
+from nlvideo.evaluation.result_files import read_results
 from nlvideo.train import train
 
 SMALL = [
@@ -76,8 +77,8 @@ def test_training_and_validation(run):
 
 def test_evaluation_and_its_files(run, tmp_path):
     result = evaluate(evaluation_of(run, tmp_path / "out", report=True))
-    held = np.load(tmp_path / "out/scores.npz")
-    scores, targets = held["scores"], held["targets"]
+    held = read_results(tmp_path / "out")
+    scores, targets = held.scores, held.targets
     assert scores.shape == (11, 8) and targets.dtype == bool and (scores.sum(1) > 1.5).all()  # sigmoid, not softmax
     acting = targets.any(1)
     # the official rules rank videos without actions last, where they change nothing
@@ -85,6 +86,10 @@ def test_evaluation_and_its_files(run, tmp_path):
     assert result["map"] == pytest.approx(np.mean(expected))
     assert result["map_interval"][0] <= result["map"] <= result["map_interval"][1]
     assert result["num_videos_without_actions"] == 1 and result["activation"] == "sigmoid"
+    assert result["ece"] is None and result["calibration_bins"] is None  # a maximum over views is no probability
+    f1 = f1_score(targets, scores > 0.5, average=None, zero_division=0)
+    assert result["f1_macro"] == pytest.approx(f1[targets.any(0)].mean())
+    assert "balanced_accuracy" not in result
     assert result["views"]["pooling"] == "max" and len(result["by_clips"]) == 2
     lines = (tmp_path / "out/submission_classify.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == [f"val{i:05}" for i in range(11)]
@@ -102,7 +107,7 @@ def test_a_class_without_positives_has_no_official_map(run, tmp_path):
 def test_a_test_list_without_actions_gives_a_submission(run, tmp_path):
     (tmp_path / "val.csv").write_text("id,actions,length\nval00000,,0.96\nval00001,,0.96\nnowhere,,1\n")
     result = evaluate(evaluation_of(run, tmp_path / "out", val=str(tmp_path / "val.csv")))
-    assert result["map"] is None and result["num_missing"] == 1
+    assert result["map"] is None and result["f1_macro"] is None and result["num_missing"] == 1
     lines = (tmp_path / "out/submission_classify.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["val00000", "val00001"]
 
@@ -128,7 +133,7 @@ def test_localisation_at_25_points(run, tmp_path):
     assert result["localization_map"] == pytest.approx(np.nanmean(precisions_by_hand(scores, targets)), abs=1e-4)
     moved = np.roll(expected_targets, 1, axis=1).reshape(-1, 8)
     assert result["localization_map"] != pytest.approx(np.nanmean(precisions_by_hand(scores, moved)), abs=1e-3)
-    video = np.load(tmp_path / "out/scores.npz")["scores"]
+    video = read_results(tmp_path / "out").scores
     np.testing.assert_allclose(scores.reshape(11, 25, 8).max(1), video, rtol=1e-6)
 
 
@@ -191,9 +196,9 @@ def test_lists_with_several_labels_are_trained_and_measured_by_map(list_run, tmp
     assert all(0 < row["map"] <= 1 for row in rows_of(list_run.output_dir) if row["split"] == "val")
     result = evaluate(evaluation_of_list(list_run, tmp_path / "out"))
     assert "val.csv: columns path, labels; 5 videos of 3 classes, multi-label" in capsys.readouterr().out
-    held = np.load(tmp_path / "out/scores.npz")
-    assert held["classes"].tolist() == ["run", "sit", "wave"] and held["targets"].dtype == bool
-    assert held["targets"].tolist()[2] == [True, False, True] and not held["targets"][3].any()
+    held = read_results(tmp_path / "out")
+    assert held.classes.tolist() == ["run", "sit", "wave"] and held.targets.dtype == bool
+    assert held.targets.tolist()[2] == [True, False, True] and not held.targets[3].any()
     assert 0 < result["map"] <= 1 and result["activation"] == "sigmoid" and "localization_map" not in result
     assert not (tmp_path / "out/submission_classify.txt").exists()  # Charades's own
     assert (tmp_path / "out/report.html").exists()

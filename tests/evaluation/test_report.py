@@ -16,17 +16,17 @@ from nlvideo.evaluation.summary import Scores, summarize
 def written(video_folder, tmp_path):
     """Returns a function that writes a report of these scores (5, K) and returns the page."""
 
-    def write(scores, opener=open_video, num_classes=None) -> str:
+    def write(scores, opener=open_video, num_classes=None, pooling="mean") -> str:
         table = read_table(video_folder, "val.csv", None, num_classes)
         scores = np.asarray(scores, np.float32)
         ranks = np.zeros((5, 13), np.int64)
         failures = {i: "cut short" for i in np.flatnonzero(np.isnan(scores).any(1)).tolist()}
         found = Scores(scores, ranks, np.empty((5, 0, scores.shape[1]), np.float32), failures)
-        result = summarize(found, table, num_clips=10, pooling="mean")
+        result = summarize(found, table, num_clips=10, pooling=pooling)
         result |= {
             "checkpoint": "run/checkpoint.pt",
             "step": 7,
-            "views": {"num_clips": 10, "num_crops": 3, "pooling": "mean"},
+            "views": {"num_clips": 10, "num_crops": 3, "pooling": pooling},
         }
         write_results(tmp_path / "out", result, found, table)
         path = write_report(read_results(tmp_path / "out"), table, opener)
@@ -44,6 +44,16 @@ def test_the_page_is_self_contained(written):
     assert page.count("data:image/png;base64,") == 4 and page.count("data:image/jpeg;base64,") == 10
     assert "http" not in page and "Evaluation of run, step 7" in page and "80.00 %" in page
     assert "<td>2</td><td>0</td><td>1</td>" in page  # class 2, once confused with class 0
+    assert 'alt="how often predictions come true, against their score"' in page and "calibration error (ECE)" in page
+    titles = "".join(f"<th><button>{name}</button></th>" for name in ("class", "videos", "precision", "recall", "F1"))
+    assert titles in page and "<td>0</td><td>2</td><td>66.67</td><td>100.00</td><td>80.00</td>" in page
+    assert "<td>2</td><td>1</td><td></td><td>0.00</td><td>0.00</td>" in page  # never predicted: no precision
+
+
+@pytest.mark.parametrize("pooling", ["sum", "max"])
+def test_scores_that_are_no_probabilities_have_no_calibration(written, pooling):
+    page = written(SCORES, pooling=pooling)
+    assert page.count("data:image/png;base64,") == 3 and "alibration" not in page
 
 
 def test_worst_videos_come_first_and_undecodable_ones_apart(written):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -76,6 +77,20 @@ def test_the_table_has_differences_costs_and_the_papers_numbers(tool, sweep, tmp
     assert "\\toprule" in files["latex"].read_text()
     with Image.open(files["plot"]) as picture:
         assert picture.size[0] > 500
+
+
+def test_validations_fill_the_papers_columns_where_nothing_was_evaluated(tool, sweep, tmp_path):
+    for folder in sweep.glob("*"):
+        shutil.rmtree(folder / "evaluation_step10_1x1_uniform")
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows[-1] |= {"mean_class_accuracy": 0.125, "loss": 2.0}
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert tool("collect_results.py", sweep, "--table", "2a", "--csv", tmp_path / "2a.csv").returncode == 0
+    header, first, *_ = csv.reader((tmp_path / "2a.csv").read_text().splitlines())
+    assert header[:5] == ["", "seeds", "top-1", "top-5", "difference"] and first[2] == "37.50 +- 17.68"
+    assert tool("collect_results.py", sweep, "--csv", tmp_path / "runs.csv").returncode == 0
+    row = next(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
+    assert float(row["last mean of classes"]) == 12.5 and not any("loss" in name for name in row)
 
 
 def test_runs_that_are_not_rows_of_one_table_are_refused(tool, sweep):
