@@ -71,7 +71,7 @@ def evaluate_from_python(checkpoint: str | os.PathLike, overrides: Sequence[str]
     """
     _, given = compose_stated("evaluate", overrides)
     try:
-        return evaluate_checkpoint(given, str(checkpoint_path(checkpoint)), given.get("output_dir"))
+        return evaluate_checkpoint(given, str(checkpoint_path(os.fspath(checkpoint))), given.get("output_dir"))
     except SystemExit as stop:
         if stop.code == 128 + signal.SIGINT:
             raise KeyboardInterrupt from None
