@@ -111,11 +111,9 @@ def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
     if arguments.compile:
         variants |= {"ours bfloat16, compiled": ("bfloat16", True)}
     torch.manual_seed(0)
-    size = config.data.crop_size
+    size, places = config.data.crop_size, torch.arange(batch)
     clips = torch.randint(256, (batch, config.data.num_frames, size, size, 3), dtype=torch.uint8)
-    clips = Batch(
-        clips.permute(0, 4, 1, 2, 3), torch.randint(400, (batch,)), torch.arange(batch), [], torch.arange(batch)
-    )
+    clips = Batch(clips.permute(0, 4, 1, 2, 3), torch.randint(400, (batch,)), places, [], places)
     steps = {name: _plain_step(config, clips) if how is None else _our_step(config, clips, device, *how)
              for name, how in variants.items()}  # fmt: skip
     seconds: dict[str, list[float]] = {name: [] for name in steps}

@@ -138,7 +138,9 @@ def _check_augmentation(data: DataConfig) -> None:
             f"{data.augment}, or null."
         )
     if data.augment == "randaugment" and strength is not None and strength != int(strength):
-        raise UserError(f"data.augment_strength={strength}: the magnitude of data.augment=randaugment is a whole number.")
+        raise UserError(
+            f"data.augment_strength={strength}: the magnitude of data.augment=randaugment is a whole number."
+        )
     if not 0 <= data.erasing <= 1:
         raise UserError(f"data.erasing={data.erasing}: must be a probability, from 0 to 1.")
 

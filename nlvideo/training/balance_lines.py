@@ -23,7 +23,7 @@ def class_lines(table: VideoTable, balance: str) -> list[str]:
     line = f"classes   {held.min()} to {held.max()} videos a class, ratio {ratio:.1f}"
     draws = _draws(table, balance)
     if balance != "none":
-        line += f"; data.balance={balance} draws them {draws.min():.1f} to {draws.max():.1f} times an epoch"
+        line += f"; data.balance={balance} draws them {draws[counts > 0].min():.1f} to {draws.max():.1f} times an epoch"
     if len(counts) > MAX_NAMED:
         return [line]
     each = zip(table.classes, counts, draws, strict=True)
