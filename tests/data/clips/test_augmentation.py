@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from conftest import composed
 from conftest import config_of_data as config_of
 from torchvision.transforms import v2
 from torchvision.tv_tensors import Video
@@ -14,6 +15,7 @@ from nlvideo.build.data import train_batches, train_clips
 from nlvideo.data.clips.augmentation import CHUNK, Augmentation
 from nlvideo.data.clips.loading import Share
 from nlvideo.data.lists.path_list import read_table
+from nlvideo.runtime.errors import UserError
 
 COLOUR = (124.0, 116.0, 104.0)
 KINDS = ("colour", "randaugment", "trivial")
@@ -156,3 +158,28 @@ def test_augmentation_changes_neither_window_nor_crop_nor_flip(video_folder):
     assert drawn[0] == drawn[1]
     frames = Augmentation("colour", None, 0.0, COLOUR)(plain[2, 3].frames, changed.draw(2, 3).augment_seed)
     assert torch.equal(changed[2, 3].frames, frames)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.augment=flip"], "data.augment=flip: choose from none, colour, randaugment, trivial"),
+        (["data.augment_strength=3"], "data.augment_strength=3.0 has no effect on data.augment=none"),
+        (["data.augment=trivial", "data.augment_strength=3"], "has no effect on data.augment=trivial"),
+        (["data.augment=colour", "data.augment_strength=1.5"], "must be above 0 and not exceed 1 for data.augment=col"),
+        (["data.augment=randaugment", "data.augment_strength=7.5"], "strength=7.5: the magnitude .* is a whole number"),
+        (["data.erasing=1.1"], "data.erasing=1.1: must be a probability, from 0 to 1"),
+        (["data.crop_area=[0.3,1]"], r"data.crop_area=\[0.3, 1.0\] has no effect on data.crop=jitter"),
+        (["data.crop=random_resized", "data.crop_area=[0.5,0.3]"], "must be two shares of a frame, the smaller first"),
+    ],
+)
+def test_settings_without_meaning_or_effect_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        composed("data.root=x", *overrides)
+
+
+def test_random_resized_crops_may_be_larger_than_the_scales_that_it_does_not_take():
+    options = ["data.root=x", "data.crop_size=288", "data.test.short_side=288"]
+    assert composed(*options, "data.crop=random_resized").data.crop_size == 288
+    with pytest.raises(UserError, match="neither below data.crop_size=288"):
+        composed(*options)
