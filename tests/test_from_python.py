@@ -40,7 +40,10 @@ def test_a_program_trains_twice_and_evaluates_and_keeps_its_signals(overrides, v
 
 def test_the_folder_is_free_for_other_processes_after_a_run(overrides, tmp_path):
     nlvideo.train(overrides)
-    code = f"from nlvideo.runtime.folder_lock import lock_folder; from pathlib import Path; lock_folder(Path({str(tmp_path / 'run')!r}))"
+    code = f"""
+from pathlib import Path
+from nlvideo.runtime.folder_lock import lock_folder
+lock_folder(Path({str(tmp_path / "run")!r}))"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     lock_folder(tmp_path / "run")  # what a run holds meanwhile
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 1

@@ -111,14 +111,10 @@ def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
     }
     if arguments.compile:
         variants |= {"ours bfloat16, compiled": ("bfloat16", True)}
-    torch.manual_seed(0)
-    size = config.data.crop_size
-    clips = torch.randint(256, (batch, config.data.num_frames, size, size, 3), dtype=torch.uint8)
-    clips = Batch(
-        clips.permute(0, 4, 1, 2, 3), torch.randint(400, (batch,)), torch.arange(batch), [], torch.arange(batch)
-    )
-    steps = {name: _plain_step(config, clips) if how is None else _our_step(config, clips, device, *how)
-             for name, how in variants.items()}  # fmt: skip
+    clips, size = _random_batch(config, batch), config.data.crop_size
+    steps = {
+        n: _our_step(config, clips, device, *how) if how else _plain_step(config, clips) for n, how in variants.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     peaks = dict.fromkeys(steps, 0)
     for _ in range(1 + arguments.rounds):
@@ -151,6 +147,13 @@ def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
             f"{peaks[name] / 1e9:.2f}" if peaks[name] else "-",
         )
     Console(width=130).print(table)
+
+
+def _random_batch(config: TrainConfig, size: int) -> Batch:
+    torch.manual_seed(0)
+    side, places = config.data.crop_size, torch.arange(size)
+    clips = torch.randint(256, (size, config.data.num_frames, side, side, 3), dtype=torch.uint8).permute(0, 4, 1, 2, 3)
+    return Batch(clips, torch.randint(400, (size,)), places, [], places)
 
 
 def _our_step(config: TrainConfig, clips: Batch, device: torch.device, precision: str, compiled: bool) -> Callable:

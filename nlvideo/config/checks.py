@@ -117,7 +117,8 @@ def _check_clips(data: DataConfig) -> None:
         if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
             raise UserError(f"data.{name}={values}: must be finite numbers, std above 0.")
     low, high = data.scale_range if len(data.scale_range) == 2 else (0, 0)
-    if not data.crop_size <= low <= high:
+    smallest = data.crop_size if data.crop == "jitter" else 1  # random_resized takes no scale from here
+    if not smallest <= low <= high:
         raise UserError(
             f"data.scale_range={data.scale_range}: must be two short sides in pixels, the smaller first, "
             f"neither below data.crop_size={data.crop_size}."

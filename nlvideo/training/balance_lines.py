@@ -6,7 +6,7 @@ from nlvideo.data.clips.epoch_order import expected_draws
 from nlvideo.data.lists.list_warnings import class_counts
 from nlvideo.data.lists.video_table import VideoTable
 
-UNEVEN = 1.5  # largest over smallest class: below that nothing is said
+UNEVEN = 1.5  # largest over smallest class: up to that nothing is said
 MAX_NAMED = 10  # classes that are counted one by one
 
 
@@ -17,13 +17,13 @@ def class_lines(table: VideoTable, balance: str) -> list[str]:
     """
     counts = class_counts(table)
     held = counts[counts > 0]
-    if not len(held) or (balance == "none" and held.max() < UNEVEN * held.min()):
+    if not len(held) or (balance == "none" and held.max() <= UNEVEN * held.min()):
         return []
     ratio = held.max() / held.min()
     line = f"classes   {held.min()} to {held.max()} videos a class, ratio {ratio:.1f}"
     draws = _draws(table, balance)
     if balance != "none":
-        line += f"; data.balance={balance} draws them {draws.min():.1f} to {draws.max():.1f} times an epoch"
+        line += f"; data.balance={balance} draws them {draws[counts > 0].min():.1f} to {draws.max():.1f} times an epoch"
     if len(counts) > MAX_NAMED:
         return [line]
     each = zip(table.classes, counts, draws, strict=True)

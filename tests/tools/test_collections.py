@@ -150,6 +150,10 @@ def test_show_samples_draws_any_sample(run, video_folder, tmp_path):
     run("show_samples", tmp_path / "b.png", "--samples", "0:0", "3:5", *settings, "--frames", "4")
     a, b = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
     assert a.shape[0] > 300 and np.array_equal(a, b)
+    augmented = ["data.augment=colour", "data.erasing=0.5", "data.crop=random_resized"]
+    run("show_samples", tmp_path / "d.svg", "--samples", "2:4", *settings, *augmented)
+    caption = (tmp_path / "d.svg").read_text().split("epoch 2, index 4: train/a video 4.mp4")[1]
+    assert "of 64x48, resized to 40x40" in caption and ", colour 0.4, erasing 0.5" in caption
     assert "give EPOCH:INDEX with an index below 6" in run(
         "show_samples", tmp_path / "c.png", *settings, "--samples", "0:6", code=1
     )

@@ -17,11 +17,13 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(video_folder, t
     monkeypatch.setenv("COLUMNS", "200")
     rows = (video_folder / "train.csv").read_text() + "train/gone.mp4 2\n"
     (tmp_path / "list.csv").write_text(rows)
-    train(config_of(video_folder, tmp_path / "run", "dry_run=true", f"data.train={tmp_path}/list.csv"))
+    options = ["dry_run=true", f"data.train={tmp_path}/list.csv", "data.balance=sqrt"]
+    train(config_of(video_folder, tmp_path / "run", *options))
     out = capsys.readouterr().out
     assert not (tmp_path / "run").exists() and sorted(os.listdir(tmp_path)) == ["list.csv"]
     note = "list.csv: no header, separated by spaces; 7 videos of 3 classes (labels are numbers); missing files: 1"
     assert f"          {note} (train/gone.mp4)" in out
+    assert "classes   2 to 3 videos a class, ratio 1.5; data.balance=sqrt draws them 2.2 to 2.7 times an epoch" in out
     assert re.search(r"block at res4.4 +│ 1 x 2 x 2 x 64 +│ 0\.\d{3} +│ 0\.000", out)
     assert re.search(r"train +│ 7 +│ 3 +│ 1, first .*gone.mp4 +│ [0-9a-f]{16}", out)
     assert "lr        0.0025 = 0.02 x 2/16" in out and "norm      over the 2 clips of a micro-batch" in out

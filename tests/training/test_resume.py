@@ -26,7 +26,10 @@ from nlvideo.weights.checkpoint_file import load_checkpoint
             ["log_every_steps=4", "optim.accumulate=2", "optim.batch_size=4"],
             marks=pytest.mark.slow,
         ),
-        (signal.SIGUSR1, ["precise_bn_steps=1", "optim.max_grad_norm=0.5"]),
+        (
+            signal.SIGUSR1,
+            ["precise_bn_steps=1", "optim.max_grad_norm=0.5", "data.augment=trivial", "data.crop=random_resized"],
+        ),
         pytest.param(
             signal.SIGUSR2,
             ["precision=float16", "model.activation_checkpointing=[res2,res4]", "data.num_frames=2"],

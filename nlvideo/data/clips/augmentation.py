@@ -17,10 +17,10 @@ class Augmentation:
 
     - "none": only the erasing.
     - "colour": brightness, contrast and saturation, each by a factor from 1 - strength to 1 + strength, in any order.
-      Hue stays, as in PySlowFast and timm: it would take four times as long as the other three together.
+      Hue stays, as in PySlowFast and timm: it would take six times as long as the other three together.
     - "randaugment": two of RandAugment's fourteen changes, with its magnitude `strength` of 0 to 30.
     - "trivial": one of TrivialAugment's (wide) at any strength.
-    None of them mirrors a clip.
+    None of them mirrors a clip, but "trivial" may turn it by up to 135 degrees. What is left open by it is black.
 
     Args:
         kind: one of the above.
@@ -42,8 +42,8 @@ class Augmentation:
         elif kind == "trivial":
             steps.append(v2.TrivialAugmentWide(interpolation="bilinear"))
         if erasing:
-            # The colour is rounded, as it is stored in a uint8.
-            steps.append(v2.RandomErasing(erasing, value=[float(round(value)) for value in colour]))
+            stored = [float(min(max(round(value), 0), 255)) for value in colour]  # in uint8
+            steps.append(v2.RandomErasing(erasing, value=stored))
         self._transform = v2.Compose(steps)
 
     def __call__(self, clip: Tensor, seed: int) -> Tensor:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from nlvideo.data.clips import sampling, view_sampling
 
@@ -99,6 +100,64 @@ def test_random_numbers_are_those_of_the_sample():
     draw = lambda *key: sampling.sample_rng(*key).integers(1 << 30)  # noqa: E731
     assert draw(0, 1, 2) == draw(0, 1, 2)
     assert len({draw(0, 1, 2), draw(1, 1, 2), draw(0, 2, 2), draw(0, 1, 3), draw(0, 1, 2, 1), draw(0, 2, 1)}) == 6
+
+
+def test_the_first_draw_of_an_epoch_has_the_random_numbers_of_always():
+    assert sampling.sample_rng(7, 1, 2).integers(1 << 30) == np.random.default_rng([7, 1, 2, 0]).integers(1 << 30)
+    draws = {sampling.sample_rng(7, 1, 2, attempt, copy).integers(1 << 30) for attempt in (0, 1) for copy in range(3)}
+    assert len(draws) == 6
+
+
+def boxes(height, width, area, count=3000):
+    return np.array([sampling.sample_box(np.random.default_rng(i), height, width, area) for i in range(count)])
+
+
+def test_random_boxes_have_the_areas_and_aspects_asked_for():
+    top, left, height, width = boxes(480, 640, (0.08, 0.5)).T
+    shares, aspects = height * width / (480 * 640), width / height
+    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 480).all() and (left + width <= 640).all()
+    assert 0.079 < shares.min() < 0.09 and 0.49 < shares.max() < 0.502
+    np.testing.assert_allclose(shares.mean(), 0.29, atol=0.01)
+    assert 0.74 < aspects.min() < 0.76 and 1.32 < aspects.max() < 1.345
+    np.testing.assert_allclose(np.log(aspects).mean(), 0, atol=0.01)  # as often wider as higher
+    assert abs(top.mean() - (480 - height).mean() / 2) < 5 and abs(left.mean() - (640 - width).mean() / 2) < 5
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(100, 1000, (0, 433, 100, 133)), (1000, 100, (433, 0, 133, 100)), (100, 120, (0, 0, 100, 120))],
+)
+def test_the_middle_is_taken_where_no_box_fits(height, width, expected):
+    """The whole area fits no frame with an aspect of 3:4, which is what is drawn each time."""
+
+    class Unlucky:
+        def uniform(self, low, high):
+            return low
+
+    assert sampling.sample_box(Unlucky(), height, width, (1.0, 1.0)) == expected
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 1000), (1000, 100), (97, 241), (240, 320)])
+def test_boxes_are_torchvisions(height, width):
+    """The same numbers, drawn in the same order, give the same boxes."""
+    from torchvision.transforms import v2
+
+    class Same:
+        """What RandomResizedCrop draws from torch."""
+
+        def uniform(self, low, high):
+            return torch.empty(1).uniform_(low, high).item()
+
+        def integers(self, low, high, endpoint):
+            return torch.randint(low, high + endpoint, (1,)).item()
+
+    crop = v2.RandomResizedCrop(224, scale=(0.3, 1.0))
+    for seed in range(50):
+        torch.manual_seed(seed)
+        wanted = crop.make_params([torch.empty(3, height, width)])
+        torch.manual_seed(seed)
+        found = sampling.sample_box(Same(), height, width, (0.3, 1.0))
+        assert found == tuple(wanted[name] for name in ("top", "left", "height", "width"))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import config_of_data as config_of
 from conftest import frame_numbers
 
 from nlvideo.build.data import center_batches
-from nlvideo.data.clips.train_clips import TrainClips
+from nlvideo.data.clips.batch import SampleKey
+from nlvideo.data.clips.train_clips import Drawn, TrainClips
 from nlvideo.data.clips.views import CenterClips, MultiViews
+from nlvideo.data.decoding.pyav_video import PyavVideo
+from nlvideo.data.decoding.video import Crop, Region
 from nlvideo.data.lists.path_list import read_table
 
 
@@ -40,6 +44,66 @@ def test_a_sample_is_a_function_of_seed_epoch_and_video(video_folder):
     assert not torch.equal(clips[3, 2].frames, train_clips(video_folder, seed=1)[3, 2].frames)
 
 
+@pytest.fixture(scope="module")
+def moving_folder(tmp_path_factory):
+    """Three videos of moving shapes, 24 frames each."""
+    from nlvideo.data.synthetic.writing import write_set
+
+    folder = tmp_path_factory.mktemp("moving") / "set"
+    write_set("motions", folder, num_train=3, num_val=0, num_frames=24, height=64, seed=0)
+    return folder
+
+
+def test_the_samples_of_old_versions_are_still_drawn(moving_folder):
+    """The numbers are those of the version before crops other than the jittered ones."""
+    clips = train_clips(moving_folder, seed=7)
+    expected = {
+        (0, 0): Drawn(12, Crop((56, 74), 11, 31, 40, 40), False),
+        (1, 2): Drawn(8, Crop((59, 77), 19, 27, 40, 40), True),
+        (5, 1): Drawn(12, Crop((49, 64), 8, 24, 40, 40), False),
+    }
+    for (epoch, index), drawn in expected.items():
+        assert clips.draw(epoch, index) == drawn
+        with PyavVideo(clips.table.path(index)) as video:
+            whole = video.read(range(drawn.start, drawn.start + 12, 3), drawn.crop.size, drawn.crop[1:])
+        assert torch.equal(clips[epoch, index].frames, whole.flip(2) if drawn.mirrored else whole)
+
+
+def test_copies_of_a_video_in_one_epoch_differ(video_folder):
+    clips = train_clips(video_folder)
+    assert torch.equal(clips[SampleKey(3, 2, 0, 99)].frames, clips[3, 2].frames)
+    starts = {frame_numbers(clips[SampleKey(3, 2, copy)].frames)[0] for copy in range(12)}
+    assert len(starts) > 6 and clips[SampleKey(3, 2, 5, 77)].place == 77
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_random_resized_crop_is_cut_out_and_then_resized(moving_folder, flip):
+    clips = train_clips(moving_folder, crop_area=(0.08, 1.0), flip=flip)
+    mirrored = 0
+    for epoch in range(12):
+        drawn, frames = clips.draw(epoch, epoch % 3), clips[epoch, epoch % 3].frames
+        region = drawn.crop
+        assert isinstance(region, Region) and region.output == (40, 40) and frames.shape == (4, 40, 40, 3)
+        with PyavVideo(clips.table.path(epoch % 3)) as video:
+            whole = video.read(range(drawn.start, drawn.start + 12, 3), (video.height, video.width))
+        # grown to even borders
+        top, left = region.top // 2 * 2, region.left // 2 * 2
+        bottom, right = region.top + region.height, region.left + region.width
+        part = whole[:, top : bottom + bottom % 2, left : right + right % 2].permute(0, 3, 1, 2)
+        expected = F.interpolate(part, (40, 40), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+        assert torch.equal(frames, expected.flip(2) if drawn.mirrored else expected)
+        mirrored += drawn.mirrored
+    assert 0 < mirrored < 12 if flip else not mirrored
+
+
+def test_a_drawn_sample_says_what_it_takes(moving_folder):
+    assert str(train_clips(moving_folder, seed=7).draw(1, 2)) == (
+        "from frame 8, resized to 77x59, crop from x 27, y 19, mirrored"
+    )
+    region = Region((64, 84), 5, 7, 30, 36, (40, 40))
+    assert str(Drawn(3, region, False)) == "from frame 3, 36x30 from x 7, y 5 of 84x64, resized to 40x40"
+
+
 def test_flipping_mirrors_and_leaves_all_else(tmp_path):
     from nlvideo.data.synthetic.writing import write_set
 
@@ -67,6 +131,7 @@ def test_a_broken_video_is_replaced_by_a_fixed_rule_and_reported(video_folder, t
     clip, again = clips[0, 1], clips[0, 1]
     assert clip.video == again.video != 1 and torch.equal(clip.frames, again.frames)
     assert clip.target == clips.table.targets[clip.video]
+    assert clips[SampleKey(0, 1, 0, 31)].place == 31  # of the video that was wanted
     assert clip.failures and {f.video for f in clip.failures} == {1}
     assert all(f.replaced_by == clip.video and f.epoch == 0 and not f.slow for f in clip.failures)
     assert "Invalid data" in clip.failures[0].reason

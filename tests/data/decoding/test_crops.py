@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nlvideo.data.decoding.video import TOLERANCE, resize_part, span
+from nlvideo.data.decoding.video import TOLERANCE, Region, Span, resize_part, span
 
 
 def smooth_frames(height, width):
@@ -66,3 +66,17 @@ def test_the_whole_frame_is_bit_equal():
 def test_at_the_frames_own_size_nothing_is_resized():
     frames = smooth_frames(64, 96)
     assert torch.equal(through_window(frames, (64, 96), (3, 5, 40, 50)), frames[:, 3:43, 5:55])
+
+
+def test_a_region_is_grown_to_even_pixels_inside_the_frame():
+    region = Region((97, 63), 3, 5, 94, 20, (40, 50))
+    assert region.spans(97, 63) == (Span(2, 97, 0, 40, 40, 95), Span(4, 26, 0, 50, 50, 22))
+    assert Region((97, 63), 0, 0, 1, 1, (40, 50)).spans(97, 63)[0] == Span(0, 2, 0, 40, 40, 2)
+
+
+def test_a_region_lies_in_a_frame_of_another_size_where_it_did():
+    region = Region((100, 200), 10, 20, 50, 60, (40, 40))
+    assert [s[:2] for s in region.spans(50, 400)] == [(4, 30), (40, 160)]
+    for height in range(2, 200):
+        rows, columns = region.spans(height, 3 * height)
+        assert 0 <= rows.first < rows.stop <= height and 0 <= columns.first < columns.stop <= 3 * height

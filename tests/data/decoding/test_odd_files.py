@@ -15,7 +15,7 @@ from videos import plain_decode, write_video
 
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.opening import DECODERS, open_video
-from nlvideo.data.decoding.video import DecodeError, SlowVideo
+from nlvideo.data.decoding.video import DecodeError, Region, SlowVideo
 from nlvideo.data.synthetic.motions import Action, render
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
@@ -217,6 +217,8 @@ def test_every_decoder_gives_the_same_frames(tmp_path, decoder, name):
             assert video.num_frames == 40
             assert frame_numbers(video.read(wanted, (48, 64))) == wanted
             assert video.read(wanted[:1], (60, 80), (3, 5, 30, 40)).shape == (1, 30, 40, 3)
+            region = Region((48, 64), 3, 5, 20, 30, (40, 50))
+            assert frame_numbers(video.read_clip(np.array([12, 3, 3]), region)) == [12, 3, 3]
 
 
 @pytest.mark.parametrize(
