@@ -41,6 +41,8 @@ NOT_RUN = {  # part of a command: why such commands are not run
     "tensorboard ": "serves until stopped",
     "convert_weights.py": "needs another project's weights",
     "checkpoint=out.pt": "needs another project's weights",
+    ".pyth": "needs another project's weights",
+    "i3d_r50_nl_kinetics.pth": "needs another project's weights",
     "model.pretrained=imagenet": "downloads weights",
     "git ": "changes a checkout",
     "benchmark_model.py": "takes minutes",

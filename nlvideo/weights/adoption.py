@@ -82,7 +82,7 @@ def refuse_blocks_without_place(config: TrainConfig, file: WeightsFile) -> None:
         raise UserError(
             f"model.pretrained={file.name} has {kind} blocks after {', '.join(lost)}, which have no place here: this "
             f"network has {has}{side}. Leave the keys of block out to take the checkpoint's, or give block.kind={kind} "
-            f"block.places.{depth}=[{','.join(file.places)}]."
+            f"++block.places.{depth}=[{','.join(file.places)}]."
         )
 
 

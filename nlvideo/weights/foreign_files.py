@@ -96,7 +96,11 @@ class _InertUnpickler(pickle.Unpickler):
 
     REFUSED = {
         *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "importlib", "ctypes", "pty", "code"),
-        *(("builtins", name) for name in ("eval", "exec", "compile", "open", "__import__")),
+        *(
+            (module, name)
+            for module in ("builtins", "__builtin__")
+            for name in ("eval", "exec", "compile", "open", "__import__")
+        ),
     }
 
     ALLOWED = {

@@ -135,7 +135,7 @@ def _settle_mode(
     if "block.mode" in stated:
         return
     known = SOURCES[source].modes.get(values["model.layout"])
-    if mode in AMBIGUOUS_MODES:
+    if mode in AMBIGUOUS_MODES and mode != known:
         stated["block.mode"] = mode
     elif known is not None:
         assumed["block.mode"] = known

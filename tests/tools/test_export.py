@@ -20,7 +20,7 @@ from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, VideoResNet, context_names
 from nlvideo.runtime.errors import RunFailed
 from nlvideo.weights.checkpoint_file import save_checkpoint
-from nlvideo.weights.importers import load_model
+from nlvideo.weights.trained_network import load_model
 
 TOOL = Path(__file__).parents[2] / "tools" / "export.py"
 ENDINGS = ("onnx", "pt2")

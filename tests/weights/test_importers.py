@@ -1,6 +1,7 @@
 """Other projects' checkpoints: the same weights give the same logits, and what is no checkpoint is refused."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -12,18 +13,19 @@ import numpy as np
 import pytest
 import torch
 from in_process import TOOLS, run_tool
+from other_projects import to_caffe2, to_pyslowfast
 from safetensors.torch import save_file
 from torchvision.models import resnet50, resnet101
 
 import nlvideo
 from nlvideo.weights.foreign_files import read_weights_file
 from nlvideo.weights.sources import SOURCES
-from nlvideo.weights.trained_network import load_model
+from nlvideo.weights.trained_network import load_model, read_trained
 
 PARITY = Path(__file__).parents[1] / "parity"
+SHARED = Path(os.environ.get("NLVIDEO_PARITY", Path(__file__).parents[3] / "shared" / "parity"))
 TOOL = "convert_weights.py"
 NL5 = ["block=nl5"]
-NL5_R50_PLACES = "[res3.1,res3.3,res4.1,res4.3,res4.5]"
 
 
 # one of each project and kind, for a quick run
@@ -57,8 +59,8 @@ def seeded_clip(shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(numbers.astype(np.float32))
 
 
-def seeded_state(name: str) -> dict[str, torch.Tensor]:
-    entries = json.loads((PARITY / f"{name}.json").read_text())["entries"]
+def seeded_state(name: str, folder: Path = PARITY) -> dict[str, torch.Tensor]:
+    entries = json.loads((folder / f"{name}.json").read_text())["entries"]
     return {key: seeded_tensor(key, shape, kind) for key, shape, kind in entries}
 
 
@@ -66,37 +68,30 @@ def seeded_state(name: str) -> dict[str, torch.Tensor]:
     ("name", "config"),
     _slow_but_for_quick(
         [
-            ("pyslowfast_c2d_8x8_r50", ["model=c2d_r50_8x8"]),
-            ("pyslowfast_c2d_nln_8x8_r50", ["model=c2d_r50_8x8", *NL5]),
-            ("pyslowfast_i3d_8x8_r50", ["model=i3d_r50_8x8"]),
-            ("pyslowfast_i3d_nln_8x8_r50", ["model=i3d_r50_8x8", *NL5]),
-            ("mmaction2_i3d_imagenet_pretrained_r50_nl_dot_product", ["model=i3d_r50", *NL5, "block.mode=dot_product"]),
-            ("mmaction2_i3d_imagenet_pretrained_r50_nl_gaussian", ["model=i3d_r50", *NL5, "block.mode=gaussian"]),
-            # PySlowFast keeps the places of R50 in res4 of its R101
-            ("pyslowfast_i3d_nln_8x8_r101", ["model=i3d_r101_8x8", *NL5, f"block.places.r101={NL5_R50_PLACES}"]),
-            ("pyslowfast_slow_nln_8x8_r50", ["model=slow_r50", *NL5, "block.mode=dot_product"]),
-            ("pyslowfast_c2d_nln_16x8_r50_dot_product", ["model=c2d_r50_8x8", *NL5, "block.mode=dot_product"]),
-            ("mmaction2_i3d_r50_nl_concatenation", ["model=i3d_r50", *NL5, "block.mode=concatenation"]),
-            ("mmaction2_i3d_r50_nl_embedded_gaussian", ["model=i3d_r50", *NL5]),
-            # mmaction2's Slow has its blocks one residual block earlier
-            (
-                "mmaction2_slowonly_r50_8x8_nl_embedded_gaussian",
-                ["model=slow_r50", *NL5, "block.places.r50=[res3.0,res3.2,res4.0,res4.2,res4.4]"],
-            ),
-            ("mmaction2_slowonly_r101_8x8", ["model=slow_r101"]),
-            ("mmaction2_c2d_r50_8x8", ["model=c2d_r50"]),
-            ("mmaction2_c2d_r50_nopool_8x8", ["model=c2d_r50", "model.stem=all_frames"]),
+            ("pyslowfast_c2d_8x8_r50", []),
+            ("pyslowfast_c2d_nln_8x8_r50", []),
+            ("pyslowfast_i3d_8x8_r50", []),
+            ("pyslowfast_i3d_nln_8x8_r50", []),
+            ("mmaction2_i3d_imagenet_pretrained_r50_nl_dot_product", ["block.mode=dot_product"]),
+            ("mmaction2_i3d_imagenet_pretrained_r50_nl_gaussian", []),
+            ("pyslowfast_i3d_nln_8x8_r101", []),
+            ("pyslowfast_slow_nln_8x8_r50", []),
+            ("pyslowfast_c2d_nln_16x8_r50_dot_product", ["block.mode=dot_product", "data.num_frames=16"]),
+            ("mmaction2_i3d_r50_nl_concatenation", []),
+            ("mmaction2_i3d_r50_nl_embedded_gaussian", ["model=i3d_r50", *NL5, "block.mode=embedded_gaussian"]),
+            ("mmaction2_slowonly_r50_8x8_nl_embedded_gaussian", ["block.mode=embedded_gaussian"]),
+            ("mmaction2_slowonly_r101_8x8", []),
+            ("mmaction2_c2d_r50_8x8", []),
+            ("mmaction2_c2d_r50_nopool_8x8", ["model.stem=all_frames"]),
         ]
     ),
 )
 def test_logits_are_the_rivals(tmp_path, name, config):
+    """The file is given directly; only what neither weights nor preset tell is said."""
     fixture = json.loads((PARITY / f"{name}.json").read_text())
     expected = np.load(PARITY / f"{name}.npz")
-    source = name.split("_")[0]
-    content = {"model_state": seeded_state(name)} if source == "pyslowfast" else {"state_dict": seeded_state(name)}
-    torch.save(content, tmp_path / "checkpoint.pth")
-    frames = fixture["input"][2]
-    network = load_model(tmp_path / "checkpoint.pth", source=source, config=[*config, f"data.num_frames={frames}"])
+    wrapped = "model_state" if name.startswith("pyslowfast") else "state_dict"
+    network = load_model(saved(tmp_path, {wrapped: seeded_state(name)}), config=config)
     with torch.inference_mode():
         positions = network.position_logits(seeded_clip(fixture["input"]))  # (1, positions, 400)
     if "probabilities" in expected:
@@ -107,6 +102,21 @@ def test_logits_are_the_rivals(tmp_path, name, config):
     assert logits.shape == wanted.shape
     error = np.linalg.norm(logits - wanted) / np.linalg.norm(wanted)
     assert error <= 1e-4, f"relative error {error:.1e}"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
+def test_logits_and_features_are_those_of_pytorch_resnet3d(tmp_path):
+    name = "pytorch_resnet3d_i3d_r50_nl"
+    expected = np.load(SHARED / f"{name}.npz")
+    trained = read_trained(saved(tmp_path, seeded_state(name, SHARED)))
+    assert "pytorch-resnet3d weights; assumed: block.mode=embedded_gaussian" in trained.note
+    clip = seeded_clip(json.loads((SHARED / f"{name}.json").read_text())["input"])
+    network = trained.build_network().eval()
+    with torch.inference_mode():
+        features = network.features(clip).mean((2, 3, 4))
+        for found, key in ((features, "features"), (network.fc(features), "logits")):
+            error = np.linalg.norm(found.numpy() - expected[key]) / np.linalg.norm(expected[key])
+            assert error <= 1e-4, f"{key}: relative error {error:.1e}"
 
 
 def saved(tmp_path, content) -> Path:
@@ -127,46 +137,6 @@ def trained_network(config, source="pyslowfast"):
         if value.is_floating_point():
             value.normal_(std=0.1).abs_() if value.ndim == 1 else value.normal_(std=0.1)
     return network
-
-
-def to_pyslowfast(key: str) -> str:
-    """Our key in PySlowFast's words, written independently of the importer."""
-    part = key.split(".")
-    if part[0] in ("conv1", "bn1"):
-        return f"s1.pathway0_stem.{part[0][:-1]}.{part[1]}"
-    if part[0] == "fc":
-        return f"head.projection.{part[1]}"
-    stage = f"s{int(part[0][5]) + 1}.pathway0_"
-    if part[1].endswith("_nl"):
-        name = part[2] if part[2] == "bn" else f"conv_{part[2]}"
-        return f"{stage}nonlocal{part[1][:-3]}.{name}.{part[3]}"
-    block = f"{stage}res{part[1]}."
-    if part[2] == "downsample":
-        return f"{block}branch1{'_bn' if part[3] == '1' else ''}.{part[4]}"
-    return f"{block}branch2.{'abc'[int(part[2][-1]) - 1]}{'_bn' if part[2].startswith('bn') else ''}.{part[3]}"
-
-
-def to_caffe2(key: str) -> str | None:
-    """Our key in the words of the paper's Caffe2 files."""
-    norms = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
-    part = key.split(".")
-    if part[-1] == "num_batches_tracked":
-        return None
-    kind = {"weight": "w", "bias": "b"}
-    if part[0] == "conv1":
-        return "conv1_w"
-    if part[0] == "bn1":
-        return f"res_conv1_bn_{norms[part[1]]}"
-    if part[0] == "fc":
-        return f"pred_{kind[part[1]]}"
-    stage = int(part[0][5]) + 1
-    if part[1].endswith("_nl"):
-        kinds = norms if part[2] == "bn" else kind
-        return f"nonlocal_conv{stage}_{part[1][:-3]}_{part[2]}_{kinds[part[3]]}"
-    if part[2] == "downsample":
-        return f"res{stage}_{part[1]}_branch1{'_bn_' + norms[part[4]] if part[3] == '1' else '_w'}"
-    branch = f"res{stage}_{part[1]}_branch2{'abc'[int(part[2][-1]) - 1]}"
-    return f"{branch}_bn_{norms[part[3]]}" if part[2].startswith("bn") else f"{branch}_w"
 
 
 SMALL = ["model.width=8", "data.num_frames=8"]
@@ -277,8 +247,6 @@ class Malicious:
 
 
 def test_malicious_torch_files_run_nothing_and_are_refused(tmp_path):
-    import os
-
     target = tmp_path / "made_by_the_file"
     path = saved(tmp_path, {"state_dict": {}, "x": Malicious(os.mkdir, str(target))})
     with pytest.raises(ValueError, match="it wants to call posix.mkdir, which no file of weights needs"):
@@ -287,8 +255,6 @@ def test_malicious_torch_files_run_nothing_and_are_refused(tmp_path):
 
 
 def test_malicious_caffe2_files_run_nothing_and_are_refused(tmp_path):
-    import os
-
     target = tmp_path / "made_by_the_file"
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"blobs": {"x": Malicious(os.mkdir, str(target))}}, protocol=2))
     with pytest.raises(ValueError, match="posix.mkdir is not allowed in a file of weights"):
