@@ -40,6 +40,7 @@ from nlvideo.runtime.signals import StopSignal
 from nlvideo.training.bad_videos import LEDGER_FILE
 from nlvideo.training.data_warnings import data_warnings
 from nlvideo.training.learner import Learner
+from nlvideo.training.loggers import open_logger
 from nlvideo.training.optim import lr_at
 from nlvideo.training.precise_bn import precise_statistics, using
 from nlvideo.training.preflight import check_inputs, plan_lines, planned_share
@@ -97,6 +98,8 @@ def train(config: TrainConfig) -> float:
     with ExitStack() as stack:
         log = stack.enter_context(open_log(run)) if run.world.is_main else None
         step, score = train_steps(run, stopping, log)
+        if log:
+            log.interrupted = bool(stopping.received)
     if log:
         report_end(run, step, score, log.has_validation(step))
     distributed.leave_together()
@@ -112,7 +115,8 @@ def open_log(run: Run) -> RunLog:
     go_back_to(run.folder, run.first_step)
     (run.folder / STATUS_FILE).unlink(missing_ok=True)
     files.write_text(run.folder / CONFIG_FILE, to_yaml(run.config))
-    return RunLog(run.folder, run.first_step, run.config.optim.max_steps)
+    logger = open_logger(run.config, run.folder)
+    return RunLog(run.folder, run.first_step, run.config.optim.max_steps, logger)
 
 
 def report_end(run: Run, step: int, score: float, validated: bool) -> None:

@@ -1,0 +1,107 @@
+"""Metrics on their way to a tracking server, on a thread of their own: training never waits for a network."""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from nlvideo.runtime.progress import print_above_bars
+from nlvideo.training.metrics_file import METRICS_FILE
+
+MAX_ERROR_LENGTH = 200  # of a library's message; some hold a whole traceback
+
+
+class LogRow(NamedTuple):
+    """The values after a step, named "split/name", and when they were measured (seconds since 1970)."""
+
+    step: int
+    values: dict[str, float]
+    time: float
+
+
+class Tracker(Protocol):
+    """A run at wandb or mlflow. Only the thread of a BackgroundLog calls it; every call may block, or raise."""
+
+    def start(self) -> str:
+        """Opens the run, or continues the one that the folder names; returns where it can be seen."""
+
+    def send(self, row: LogRow) -> None: ...
+
+    def finish(self, state: str, pictures: Sequence[Path]) -> str:
+        """Marks the run as FINISHED, STOPPED or FAILED; returns what is left for the user to do, or ""."""
+
+
+class _End(NamedTuple):
+    state: str
+    pictures: Sequence[Path]
+
+
+class BackgroundLog:
+    """Passes rows on to a tracker without ever blocking or raising.
+
+    What cannot be sent is kept and tried again with the next row. The first error is printed; others are not.
+
+    Args:
+        name: of the logger, for the lines that it prints.
+        tracker: started at once.
+    """
+
+    def __init__(self, name: str, tracker: Tracker):
+        self._name, self._tracker = name, tracker
+        self._items: queue.SimpleQueue[LogRow | _End | None] = queue.SimpleQueue()
+        self._items.put(None)  # starts the tracker before there is anything to send
+        self._started = self._reported = False
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def log(self, split: str, step: int, values: Mapping[str, float | None]) -> None:
+        named = {f"{split}/{name}": float(value) for name, value in values.items() if value is not None}
+        self._items.put(LogRow(step, named, time.time()))
+
+    def close(self, state: str, pictures: Sequence[Path], seconds: float) -> None:
+        """Ends the tracker's run and waits for it, but no longer than `seconds`."""
+        self._items.put(_End(state, pictures))
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._say(f"not done after {seconds:g} s, which is as long as it is waited for; {METRICS_FILE} has it all")
+
+    def _work(self) -> None:
+        rows: deque[LogRow] = deque()
+        end = None
+        while end is None:
+            items = [self._items.get()]
+            while not self._items.empty():  # one attempt for all: it may take long to fail
+                items.append(self._items.get())
+            rows += [item for item in items if isinstance(item, LogRow)]
+            end = next((item for item in items if isinstance(item, _End)), None)
+            try:
+                self._pass_on(rows, end)
+            except Exception as error:  # whatever a library raises and a network does, training goes on
+                self._report(error)
+        if rows:
+            self._say(f"{len(rows)} of the lines in {METRICS_FILE} could not be sent")
+
+    def _pass_on(self, rows: deque[LogRow], end: _End | None) -> None:
+        """Sends the rows and removes those that were sent."""
+        if not self._started:
+            self._say(self._tracker.start())
+            self._started = True
+        while rows:
+            self._tracker.send(rows[0])
+            rows.popleft()
+        if end:
+            left = self._tracker.finish(end.state, end.pictures)
+            if left:
+                self._say(left)
+
+    def _report(self, error: Exception) -> None:
+        if not self._reported:
+            text = " ".join(str(error).split()) or type(error).__name__
+            self._say(f"{text[:MAX_ERROR_LENGTH]}. Training goes on; this is tried again with the next values")
+        self._reported = True
+
+    def _say(self, text: str) -> None:
+        print_above_bars(f"logger    {self._name}: {text}.")
