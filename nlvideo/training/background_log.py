@@ -3,7 +3,6 @@
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -11,6 +10,7 @@ from typing import NamedTuple, Protocol
 from nlvideo.runtime.progress import print_above_bars
 from nlvideo.training.metrics_file import METRICS_FILE
 
+MAX_ROWS = 50  # in one request, which takes about as long for one row as for many
 MAX_ERROR_LENGTH = 200  # of a library's message; some hold a whole traceback
 
 
@@ -28,7 +28,8 @@ class Tracker(Protocol):
     def start(self) -> str:
         """Opens the run, or continues the one that the folder names; returns where it can be seen."""
 
-    def send(self, row: LogRow) -> None: ...
+    def send(self, rows: Sequence[LogRow]) -> None:
+        """Sends up to MAX_ROWS rows; when it raises, all of them are sent again later."""
 
     def finish(self, state: str, pictures: Sequence[Path]) -> str:
         """Marks the run as FINISHED, STOPPED or FAILED; returns what is left for the user to do, or ""."""
@@ -53,7 +54,7 @@ class BackgroundLog:
         self._name, self._tracker = name, tracker
         self._items: queue.SimpleQueue[LogRow | _End | None] = queue.SimpleQueue()
         self._items.put(None)  # starts the tracker before there is anything to send
-        self._started = self._reported = False
+        self._started = self._reported = self._given_up = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -67,9 +68,10 @@ class BackgroundLog:
         self._thread.join(seconds)
         if self._thread.is_alive():
             self._say(f"not done after {seconds:g} s, which is as long as it is waited for; {METRICS_FILE} has it all")
+            self._given_up = True
 
     def _work(self) -> None:
-        rows: deque[LogRow] = deque()
+        rows: list[LogRow] = []
         end = None
         while end is None:
             items = [self._items.get()]
@@ -84,14 +86,14 @@ class BackgroundLog:
         if rows:
             self._say(f"{len(rows)} of the lines in {METRICS_FILE} could not be sent")
 
-    def _pass_on(self, rows: deque[LogRow], end: _End | None) -> None:
+    def _pass_on(self, rows: list[LogRow], end: _End | None) -> None:
         """Sends the rows and removes those that were sent."""
         if not self._started:
             self._say(self._tracker.start())
             self._started = True
         while rows:
-            self._tracker.send(rows[0])
-            rows.popleft()
+            self._tracker.send(rows[:MAX_ROWS])
+            del rows[:MAX_ROWS]
         if end:
             left = self._tracker.finish(end.state, end.pictures)
             if left:
@@ -104,4 +106,5 @@ class BackgroundLog:
         self._reported = True
 
     def _say(self, text: str) -> None:
-        print_above_bars(f"logger    {self._name}: {text}.")
+        if not self._given_up:  # nothing more is said once the program is ending
+            print_above_bars(f"logger    {self._name}: {text}.")

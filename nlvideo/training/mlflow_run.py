@@ -28,7 +28,7 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 EXPERIMENT = "nlvideo"  # unless MLFLOW_EXPERIMENT_NAME names another
 STORE_FILE, ARTIFACTS_FOLDER = "mlflow.db", "mlflow_artifacts"  # beside the run's folder, so that runs are compared
 MAX_PARAM_LENGTH = 500  # what every server takes
-PARAMS_PER_REQUEST = 100
+METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100
 RUN_STATES = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 
 
@@ -91,13 +91,16 @@ class MlflowRun:
         tags = {"checkpoint": str(self._folder / NEWEST_FILE)}
         return self._client.create_run(identity, run_name=self._folder.name, tags=tags)
 
-    def send(self, row: LogRow) -> None:
+    def send(self, rows: Sequence[LogRow]) -> None:
         assert self._client and self._id
-        moment = int(row.time * 1000)
-        new = {key: value for key, value in row.values.items() if row.step > self._logged.get(key, -1)}
-        if new:
-            metrics = [Metric(key, value, moment, row.step) for key, value in new.items()]
-            self._client.log_batch(self._id, metrics=metrics)
+        new = [
+            Metric(key, value, int(row.time * 1000), row.step)
+            for row in rows
+            for key, value in row.values.items()
+            if row.step > self._logged.get(key, -1)
+        ]
+        for i in range(0, len(new), METRICS_PER_REQUEST):
+            self._client.log_batch(self._id, metrics=new[i : i + METRICS_PER_REQUEST])
 
     def finish(self, state: str, pictures: Sequence[Path]) -> str:
         assert self._client and self._id

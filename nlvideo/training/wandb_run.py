@@ -76,9 +76,10 @@ class WandbRun:
             ),
         )
 
-    def send(self, row: LogRow) -> None:
+    def send(self, rows: Sequence[LogRow]) -> None:
         assert self._run
-        self._run.log(row.values, step=row.step)
+        for row in rows:
+            self._run.log(row.values, step=row.step)
 
     def finish(self, state: str, pictures: Sequence[Path]) -> str:
         assert self._run
