@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from nlvideo.runtime.progress import print_above_bars
 from nlvideo.training.metrics_file import METRICS_FILE
 
-MAX_ROWS = 50  # in one request, which takes about as long for one row as for many
+ROWS_PER_REQUEST = 50  # in one request, which takes about as long for one row as for many
 MAX_ERROR_LENGTH = 200  # of a library's message; some hold a whole traceback
 
 
@@ -29,7 +29,7 @@ class Tracker(Protocol):
         """Opens the run, or continues the one that the folder names; returns where it can be seen."""
 
     def send(self, rows: Sequence[LogRow]) -> None:
-        """Sends up to MAX_ROWS rows; when it raises, all of them are sent again later."""
+        """Sends up to ROWS_PER_REQUEST rows; when it raises, all of them are sent again later."""
 
     def finish(self, state: str, pictures: Sequence[Path]) -> str:
         """Marks the run as FINISHED, STOPPED or FAILED; returns what is left for the user to do, or ""."""
@@ -92,8 +92,8 @@ class BackgroundLog:
             self._say(self._tracker.start())
             self._started = True
         while rows:
-            self._tracker.send(rows[:MAX_ROWS])
-            del rows[:MAX_ROWS]
+            self._tracker.send(rows[:ROWS_PER_REQUEST])
+            del rows[:ROWS_PER_REQUEST]
         if end:
             left = self._tracker.finish(end.state, end.pictures)
             if left:

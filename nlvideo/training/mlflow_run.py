@@ -11,14 +11,13 @@ from nlvideo.training.tracked_run import keep_tracked_id, tracked_id
 from nlvideo.weights.checkpoint_file import NEWEST_FILE
 
 # Unless set by the user, before the import that reads them: mlflow alone waits four minutes for a server.
-DEFAULTS = {
+MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-for variable, value in DEFAULTS.items():
-    os.environ.setdefault(variable, value)
+os.environ.update(MLFLOW_SETTINGS | os.environ)
 
 # isort: split
 from mlflow import MlflowClient  # noqa: E402
