@@ -34,6 +34,7 @@ from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import check_writable
 from nlvideo.runtime.launch import ending, under_torchrun
 from nlvideo.runtime.signals import passed_on
+from nlvideo.training.loggers import check_logger
 from nlvideo.training.resume import differences, stored_config
 from nlvideo.training.run_status import FAILED, FINISHED, read_status, score_of, write_status
 
@@ -201,6 +202,7 @@ def _values(override: Override) -> list[str]:
 def _checked_point(config: TrainConfig) -> Point:
     with torch.device("meta"):
         build_model(config.model, config.block, config.data, 1)
+    check_logger(config.logger)
     if config.dry_run:
         raise UserError("dry_run=true tries a single run; leave out -m.")
     folder = Path(config.output_dir)

@@ -83,7 +83,7 @@ def time_steps(run: Run, train_step: Callable[[Any, list], object]) -> Trial | N
 
 
 def try_sizes(run: Run, train_step: Callable[[Any, list], object]) -> None:
-    """Prints the largest micro-batch that a GPU takes; after the steps that are timed, because it spoils the weights."""
+    """Prints the largest micro-batch that a GPU takes; comes last, because it spoils the weights."""
     run.learner.optimizer.zero_grad(set_to_none=True)
     together = run.config.sync_bn and run.world.size > 1  # such a step cannot be tried by one rank
     if run.world.device.type != "cuda" or together:
