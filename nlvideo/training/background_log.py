@@ -11,6 +11,8 @@ from nlvideo.runtime.progress import print_above_bars
 from nlvideo.training.metrics_file import METRICS_FILE
 
 ROWS_PER_REQUEST = 50  # in one request, which takes about as long for one row as for many
+SECONDS_BETWEEN = 2.0  # requests: the thread shares the interpreter with training
+FAILING_SECONDS = 2.0  # waited at the end for a server whose last answer was an error, or none
 MAX_ERROR_LENGTH = 200  # of a library's message; some hold a whole traceback
 
 
@@ -53,8 +55,9 @@ class BackgroundLog:
     def __init__(self, name: str, tracker: Tracker):
         self._name, self._tracker = name, tracker
         self._items: queue.SimpleQueue[LogRow | _End | None] = queue.SimpleQueue()
+        self._ending = threading.Event()
         self._items.put(None)  # starts the tracker before there is anything to send
-        self._started = self._reported = self._given_up = False
+        self._started = self._reported = self._failing = self._given_up = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -64,7 +67,9 @@ class BackgroundLog:
 
     def close(self, state: str, pictures: Sequence[Path], seconds: float) -> None:
         """Ends the tracker's run and waits for it, but no longer than `seconds`."""
+        seconds = min(seconds, FAILING_SECONDS) if self._failing else seconds
         self._items.put(_End(state, pictures))
+        self._ending.set()
         self._thread.join(seconds)
         if self._thread.is_alive():
             self._say(f"not done after {seconds:g} s, which is as long as it is waited for; {METRICS_FILE} has it all")
@@ -81,8 +86,11 @@ class BackgroundLog:
             end = next((item for item in items if isinstance(item, _End)), None)
             try:
                 self._pass_on(rows, end)
+                self._failing = False
             except Exception as error:  # whatever a library raises and a network does, training goes on
+                self._failing = True
                 self._report(error)
+            self._ending.wait(SECONDS_BETWEEN)
         if rows:
             self._say(f"{len(rows)} of the lines in {METRICS_FILE} could not be sent")
 

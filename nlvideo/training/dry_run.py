@@ -140,7 +140,8 @@ def print_memory(config: TrainConfig, inputs: Inputs, world: World) -> None:
         table.add_row(Text(label), *sizes, f"{100 * use.total / now.total:.0f} %", str(use.largest(there)))
     Console(width=max(Console().width, 130)).print(table)
     state = "momentum" if config.optim.kind == "sgd" else "moments"
-    print(f"          * with gradients, {state}{' and averaged weights' if config.optim.ema_decay else ''}")
+    averaged = ", averaged weights" if config.optim.ema_decay else ""
+    print(f"          * with gradients, {state}{averaged}; checkpointing takes the block that it recomputes on top")
     parts = f"weights, gradients and {state} {now.weights / 1e9:.2f}, activations of {clips} clips"
     parts += f" {now.activations / 1e9:.2f}; {there / 1e9:.2f} GB available"
     print(f"memory    {now.total / 1e9:.2f} GB predicted: {parts}")

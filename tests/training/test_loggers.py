@@ -14,7 +14,7 @@ from runs import TINY, StopAt, assert_equal, config_of, rows_of, weights_of
 
 from nlvideo.runtime.errors import RunFailed, UserError
 from nlvideo.train import train
-from nlvideo.training import loggers, run_log
+from nlvideo.training import background_log, loggers, run_log
 from nlvideo.training.background_log import BackgroundLog
 from nlvideo.training.tracked_run import tracked_id
 
@@ -70,17 +70,36 @@ def test_a_server_that_does_not_answer_delays_neither_a_step_nor_the_end(capsys)
     tracker.free.set()
 
 
-def test_what_could_not_be_sent_is_sent_later_and_the_error_is_said_once(capsys):
+def test_what_could_not_be_sent_is_sent_later_and_the_error_is_said_once(capsys, monkeypatch):
+    monkeypatch.setattr(background_log, "SECONDS_BETWEEN", 0.01)
     tracker = OwnTracker()
     tracker.failures = [OSError("no route\n to host"), OSError("again")]
     log = BackgroundLog("own", tracker)
     for step in range(3):
         log.log("train", step, {"loss": 1.0})
-        time.sleep(0.1)
+        time.sleep(0.2)
     log.close("failed", [], seconds=10)
     assert [step for step, _ in tracker.rows] == [0, 1, 2] and tracker.ended == ("failed", [])
     out = capsys.readouterr().out
     assert out.count("Training goes on") == 1 and "logger    own: no route to host. Training goes on" in out
+
+
+def test_a_server_that_has_failed_is_hardly_waited_for(capsys, monkeypatch):
+    monkeypatch.setattr(background_log, "SECONDS_BETWEEN", 0.01)
+    monkeypatch.setattr(background_log, "FAILING_SECONDS", 0.3)
+    tracker = OwnTracker()
+    tracker.failures = [OSError("no route to host")]
+    log = BackgroundLog("own", tracker)
+    log.log("train", 1, {"loss": 1.0})
+    while tracker.failures:
+        time.sleep(0.01)
+    tracker.free.clear()
+    log.log("train", 2, {"loss": 1.0})
+    time.sleep(0.2)
+    started = time.monotonic()
+    log.close("finished", [], seconds=60)
+    assert time.monotonic() - started < 5 and "own: not done after 0.3 s" in capsys.readouterr().out
+    tracker.free.set()
 
 
 def test_what_never_arrived_is_counted(capsys):
