@@ -41,6 +41,7 @@ from nlvideo.runtime.signals import StopSignal, raise_signal
 from nlvideo.training.bad_videos import LEDGER_FILE
 from nlvideo.training.data_warnings import data_warnings
 from nlvideo.training.learner import Learner
+from nlvideo.training.loggers import open_logger
 from nlvideo.training.optim import lr_at, set_lr
 from nlvideo.training.precise_bn import precise_statistics, using
 from nlvideo.training.preflight import check_inputs, in_steps, plan_lines, planned_share
@@ -142,6 +143,8 @@ def train(config: TrainConfig) -> TrainResult:
         with ExitStack() as stack:
             log = stack.enter_context(open_log(run)) if run.world.is_main else None
             step, score = train_steps(run, stopping, log)
+            if log:
+                log.interrupted = bool(stopping.received)
         received = max(distributed.gather(stopping.received))
         result = distributed.gather(describe_end(run, step, score, log, received) if log else None)[0]
         if log:
@@ -157,7 +160,8 @@ def open_log(run: Run) -> RunLog:
     go_back_to(run.folder, run.first_step)
     (run.folder / STATUS_FILE).unlink(missing_ok=True)
     files.write_text(run.folder / CONFIG_FILE, to_yaml(run.config))
-    return RunLog(run.folder, run.first_step, run.config.optim.max_steps)
+    logger = open_logger(run.config, run.folder)
+    return RunLog(run.folder, run.first_step, run.config.optim.max_steps, logger)
 
 
 def describe_end(run: Run, step: int, score: float, log: RunLog, received: int) -> TrainResult:

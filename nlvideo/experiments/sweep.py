@@ -35,6 +35,7 @@ from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.runtime.files import check_writable
 from nlvideo.runtime.launch import ending, under_torchrun
 from nlvideo.runtime.signals import passed_on
+from nlvideo.training.loggers import check_logger
 from nlvideo.training.resume import begun_config, differences, stored_config
 from nlvideo.training.run_status import FAILED, FINISHED, PATIENCE, read_status, score_of, write_status
 from nlvideo.weights.adoption import take_from_pretrained
@@ -217,6 +218,7 @@ def _checked_point(config: TrainConfig, stated: Mapping[str, Any]) -> Point:
         pass
     with torch.device("meta"):
         build_model(config.model, config.block, config.data, 1)
+    check_logger(config.logger)
     if config.dry_run:
         raise UserError("dry_run=true tries a single run; leave out -m.")
     folder = Path(config.output_dir)

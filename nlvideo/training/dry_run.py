@@ -14,10 +14,13 @@ import torch
 from nlvideo.build.data import train_batches
 from nlvideo.build.model import build_model
 from nlvideo.config.schema import TrainConfig
-from nlvideo.models.cost import activation_bytes, cost_table
+from nlvideo.models.cost import cost_table
 from nlvideo.runtime import distributed
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.free_memory import free_memory
+from nlvideo.training.memory import savings, step_memory
+from nlvideo.training.memory_trial import free_cache, largest_measured
 from nlvideo.training.preflight import SHARED_MEMORY, Inputs, planned_share, shared_memory_needed
 from nlvideo.training.setup import Run
 
@@ -33,8 +36,29 @@ class Trial(NamedTuple):
 
 
 def try_steps(run: Run, train_step: Callable[[Any, list], object]) -> None:
-    """Prints what the run would cost, then trains a few steps and prints what they took."""
-    distributed.on_main(print_plan, run.config, run.inputs, run.world, run.learner.dtype)
+    """Prints what the run would cost, then trains a few steps and prints what they took.
+
+    Raises:
+        UserError: a step does not fit into the device's memory.
+    """
+    distributed.on_main(print_plan, run.config, run.inputs, run.world)
+    trial = time_steps(run, train_step)
+    if run.world.is_main:
+        if trial:
+            print_trial(run.config, run.inputs, run.world, trial)
+        try_sizes(run, train_step)
+    if not trial:
+        raise UserError(
+            f"optim.batch_size={run.config.optim.batch_size}: a step with micro-batches of "
+            f"{run.share().clips_per_micro_batch} clips does not fit into the memory of {run.world.device}. Raise "
+            f"optim.accumulate={run.config.optim.accumulate}, or take one of the settings in the table."
+        )
+    if run.world.is_main:
+        print(f"Dry run: nothing was written to {run.config.output_dir}.")
+
+
+def time_steps(run: Run, train_step: Callable[[Any, list], object]) -> Trial | None:
+    """Returns what a few steps took, None if the GPU has too little memory for them."""
     # Loaded in this process: workers deliver their first batches together, which would hide what one batch costs.
     steps = train_batches(
         dataclasses.replace(run.config.data, num_workers=0),
@@ -48,16 +72,30 @@ def try_steps(run: Run, train_step: Callable[[Any, list], object]) -> None:
     loading, computing, started = [], [], time.monotonic()
     for batches in steps:
         loaded = time.monotonic()
-        train_step(run.learner, batches)
+        try:
+            train_step(run.learner, batches)
+        except torch.OutOfMemoryError:
+            return None
         loading.append(loaded - started)
         started = time.monotonic()
         computing.append(started - loaded)
-    if run.world.is_main:
-        trial = Trial(np.mean(loading[1:]).item(), np.mean(computing[1:]).item(), DRY_STEPS - 1)
-        print_trial(run.config, run.inputs, run.world, trial)
+    return Trial(np.mean(loading[1:]).item(), np.mean(computing[1:]).item(), DRY_STEPS - 1)
 
 
-def print_plan(config: TrainConfig, inputs: Inputs, world: World, dtype: torch.dtype) -> None:
+def try_sizes(run: Run, train_step: Callable[[Any, list], object]) -> None:
+    """Prints the largest micro-batch that a GPU takes; comes last, because it spoils the weights."""
+    run.learner.optimizer.zero_grad(set_to_none=True)
+    together = run.config.sync_bn and run.world.size > 1  # such a step cannot be tried by one rank
+    if run.world.device.type != "cuda" or together:
+        return
+    free_cache()
+    now = step_memory(run.config, run.network.num_classes, run.world)
+    most = max(1, now.largest(torch.cuda.get_device_properties(run.world.device).total_memory))
+    largest = largest_measured(run.learner, train_step, most)
+    print(f"largest   a micro-batch of at most {largest} clips fits (measured, to a sixteenth)", flush=True)
+
+
+def print_plan(config: TrainConfig, inputs: Inputs, world: World) -> None:
     """Prints what a dry run knows without computing anything.
 
     Raises:
@@ -81,17 +119,37 @@ def print_plan(config: TrainConfig, inputs: Inputs, world: World, dtype: torch.d
         table.add_row(name, str(len(videos)), str(len(videos.classes)), shown, videos.digest()[:16])
     console.print(table)
 
-    clips = planned_share(config).clips_per_micro_batch
-    activations = activation_bytes(network, (clips, 3, data.num_frames, data.crop_size, data.crop_size), dtype)
-    params = sum(p.nbytes for p in network.parameters())
-    weights = params * (3 + (world.size > 1))  # with gradients, momentum and, on several ranks, their buckets
-    needed, there = weights + activations, _device_memory(world.device)
-    parts = f"weights, gradients and momentum {weights / 1e9:.2f}, activations of {clips} clips {activations / 1e9:.2f}"
-    print(f"memory    {needed / 1e9:.2f} GB predicted: {parts}; {there / 1e9:.2f} GB available", flush=True)
-    if needed > there:
+    print_memory(config, inputs, world)
+
+
+def print_memory(config: TrainConfig, inputs: Inputs, world: World) -> None:
+    """Prints the memory that a step needs, what would save some of it, and the largest micro-batch that fits.
+
+    Raises:
+        UserError: the device has less memory than a step needs.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    num_classes, clips = inputs.network.num_classes, planned_share(config).clips_per_micro_batch
+    now, there = step_memory(config, num_classes, world), _memory_for(inputs, world)
+    table = Table("memory predicted, GB", "weights*", "activations", "together", "of now", "clips that fit")
+    for label, use in [("as configured", now), *savings(config, num_classes, world, now)]:
+        sizes = (f"{size / 1e9:.2f}" for size in (use.weights, use.activations, use.total))
+        table.add_row(Text(label), *sizes, f"{100 * use.total / now.total:.0f} %", str(use.largest(there)))
+    Console(width=max(Console().width, 130)).print(table)
+    state = "momentum" if config.optim.kind == "sgd" else "moments"
+    averaged = ", averaged weights" if config.optim.ema_decay else ""
+    print(f"          * with gradients, {state}{averaged}; checkpointing takes the block that it recomputes on top")
+    parts = f"weights, gradients and {state} {now.weights / 1e9:.2f}, activations of {clips} clips"
+    parts += f" {now.activations / 1e9:.2f}; {there / 1e9:.2f} GB available"
+    print(f"memory    {now.total / 1e9:.2f} GB predicted: {parts}")
+    print(f"largest   a micro-batch of at most {now.largest(there)} clips fits into that (computed)", flush=True)
+    if now.total > there:
         raise UserError(
             f"optim.batch_size={config.optim.batch_size}: a micro-batch of {clips} clips needs at least "
-            f"{needed / 1e9:.1f} GB, and this device has {there / 1e9:.1f}. Raise optim.accumulate="
+            f"{now.total / 1e9:.1f} GB, and this device has {there / 1e9:.1f}. Raise optim.accumulate="
             f"{config.optim.accumulate}, use more devices, or model.activation_checkpointing."
         )
 
@@ -124,10 +182,11 @@ def print_trial(config: TrainConfig, inputs: Inputs, world: World, trial: Trial)
     ):  # fmt: skip
         table.add_row(name, value)
     Console(width=max(Console().width, 100)).print(table)
-    print(f"Dry run: nothing was written to {config.output_dir}.")
 
 
-def _device_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _memory_for(inputs: Inputs, world: World) -> int:
+    """Returns the bytes that this rank can have, with those that its weights take already."""
+    free = free_memory(world.device)
+    if world.device.type != "cuda":
+        free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # all of this machine's ranks share it
+    return free + sum(p.nbytes for p in inputs.network.parameters())

@@ -23,6 +23,7 @@ from nlvideo.runtime.files import check_writable
 from nlvideo.runtime.torch_private import BatchNorm
 from nlvideo.training.balance_lines import class_lines
 from nlvideo.training.clip_loss import class_weights
+from nlvideo.training.loggers import check_logger
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2  # batches that each worker of a DataLoader holds ready
@@ -45,6 +46,7 @@ def check_inputs(config: TrainConfig) -> Inputs:
     """
     check_writable(Path(config.output_dir))
     load_decoder(config.data.decoder)
+    check_logger(config.logger)
     prepare_data(config.data)
     train_table = read_train_table(config.data)
     val_table = read_val_table(config.data, train_table.classes)

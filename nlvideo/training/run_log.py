@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from nlvideo.evaluation.metrics import headline
 from nlvideo.runtime.progress import print_above_bars, progress_bar
+from nlvideo.training.background_log import BackgroundLog
 from nlvideo.training.bad_videos import LEDGER_FILE, append_to_ledger, drop_later_rows
 from nlvideo.training.curves import CURVES_FILE, draw_curves
 from nlvideo.training.metrics_file import (
@@ -26,11 +27,13 @@ from nlvideo.training.metrics_file import (
     read_metrics,
     without_gain,
 )
-from nlvideo.training.run_status import FINISHED, TrainResult
+from nlvideo.training.run_status import FAILED, FINISHED, STOPPED, TrainResult
 from nlvideo.training.step_files import BEST_FILE
 from nlvideo.weights.checkpoint_file import NEWEST_FILE
 
 TENSORBOARD_FOLDER = "tensorboard"
+# Waited for a logger at the end; a run that is asked to stop has other things to do before it is killed.
+LOGGER_SECONDS = {FINISHED: 15.0, STOPPED: 5.0, FAILED: 5.0}
 CONSOLE_METRICS = ("loss", "lr", "clips_per_second", "data_wait_share", "top1", "top5", "map", "num_videos")
 
 
@@ -38,10 +41,17 @@ class RunLog:
     """Writes the metrics of steps first_step .. max_steps into a run's folder; use it in a `with` statement.
 
     Lines that an earlier start of the run wrote for later steps are dropped.
+
+    Args:
+        logger: gets all metrics as well, and how the run ended.
+
+    Attributes:
+        interrupted: set by the caller before the end of the `with` statement: the run was asked to stop.
     """
 
-    def __init__(self, folder: Path, first_step: int, max_steps: int):
+    def __init__(self, folder: Path, first_step: int, max_steps: int, logger: BackgroundLog | None = None):
         self.folder, self.max_steps = folder, max_steps
+        self.interrupted, self._logger = False, logger
         self._first_step, self._started = first_step, time.monotonic()
         drop_later_metrics(folder, first_step)
         drop_later_rows(folder / LEDGER_FILE, first_step)
@@ -79,6 +89,8 @@ class RunLog:
         for name, value in values.items():
             if value is not None:
                 self._board.add_scalar(f"{split}/{name}", value, step)
+        if self._logger:
+            self._logger.log(split, step, values)
         text = "  ".join(f"{name} {values[name]:.4g}" for name in CONSOLE_METRICS if name in values)
         if self._bar.disable:
             print(f"{split} {step}/{self.max_steps}  {text}  eta {self._eta(step)}", flush=True)
@@ -88,9 +100,11 @@ class RunLog:
             print_above_bars(f"{split} {step}/{self.max_steps}  {text}")
 
     def log_gains(self, step: int, gains: dict[str, float]) -> None:
-        """Records the gain of each block in TensorBoard."""
+        """Records the gain of each block in TensorBoard and the logger."""
         for place, gain in gains.items():
             self._board.add_scalar(f"gain/{place}", gain, step)
+        if self._logger and gains:
+            self._logger.log("gain", step, gains)
 
     def show_clips(self, step: int, clips: torch.Tensor) -> None:
         """Shows up to eight of the clips (N, C, T, H, W) uint8 in TensorBoard, a row of up to eight frames each."""
@@ -110,12 +124,16 @@ class RunLog:
         return self
 
     def __exit__(self, error: type | None, *_: object) -> None:
-        """Closes the files and, after a run without an error, draws the curves."""
+        """Closes the files and, after a run without an error, draws the curves; then ends the logger's run."""
         self._bar.close()
         self._metrics.close()
         self._board.close()
         if error is None:
             draw_curves(self.folder)
+        if self._logger:
+            state = FAILED if error else STOPPED if self.interrupted else FINISHED
+            curves = self.folder / CURVES_FILE
+            self._logger.close(state, [curves] if curves.exists() else [], LOGGER_SECONDS[state])
 
     def _eta(self, step: int) -> str:
         done = step - self._first_step

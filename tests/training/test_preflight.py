@@ -41,7 +41,7 @@ def test_a_dry_run_refuses_what_a_run_would(video_folder, tmp_path):
 
 
 def test_a_dry_run_refuses_a_batch_that_the_device_has_no_memory_for(video_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(dry_run, "_device_memory", lambda _: 1_000_000)
+    monkeypatch.setattr(dry_run, "free_memory", lambda _: 1_000_000)
     with pytest.raises(ValueError, match="a micro-batch of 2 clips needs at least 0.0 GB, and this device has"):
         train(config_of(video_folder, tmp_path / "run", "dry_run=true"))
 

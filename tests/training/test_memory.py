@@ -1,0 +1,167 @@
+"""What a dry run says of memory."""
+
+import re
+
+import pytest
+import torch
+from conftest import composed
+from runs import config_of
+
+from nlvideo.build.model import build_model
+from nlvideo.config.schema import TrainConfig
+from nlvideo.models.cost import activation_bytes, num_params
+from nlvideo.runtime.distributed import World
+from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.free_memory import free_memory
+from nlvideo.train import train, train_step
+from nlvideo.training.memory import savings, step_memory
+from nlvideo.training.memory_trial import largest_measured, largest_that_fits
+from nlvideo.training.setup import set_up
+
+CPU = World(0, 0, 1, torch.device("cpu"))
+SMALL = (
+    "experiment=i3d_r50_nl5 data.root=x model.width=8 data.num_frames=8 data.crop_size=64 optim.batch_size=8 "
+    "model.pretrained=null precision=float32"
+).split()
+
+
+def small(*overrides: str) -> TrainConfig:
+    return composed(*SMALL, *overrides)
+
+
+def memory_of(*overrides: str, world: World = CPU):
+    return step_memory(small(*overrides), 400, world)
+
+
+def table_of(config: TrainConfig) -> dict:
+    return dict(savings(config, 400, CPU, step_memory(config, 400, CPU)))
+
+
+def test_weights_have_a_gradient_and_the_optimizers_state():
+    config = small()
+    params = num_params(build_model(config.model, config.block, config.data, 400))
+    assert memory_of("model.frozen_bn=false").weights == 4 * params * 3
+    assert memory_of("model.frozen_bn=false", "optim.momentum=0", "optim.nesterov=false").weights == 4 * params * 2
+    adamw = ["model.frozen_bn=false", "optim.kind=adamw", "optim.momentum=0.9", "optim.nesterov=true"]
+    assert memory_of(*adamw).weights == 4 * params * 4
+    assert memory_of(*adamw, "optim.ema_decay=0.9").weights == 4 * params * 5
+    assert memory_of("model.frozen_bn=false", "precision=float64").weights == 8 * params * 3
+    two = World(0, 0, 2, torch.device("cpu"))
+    assert memory_of("model.frozen_bn=false", world=two).weights == 4 * params * 4  # buckets
+    assert memory_of("model.frozen_bn=true").weights < 4 * params * 3  # gains and biases of norms are not trained
+
+
+def test_the_table_has_what_would_save_memory():
+    now, table = memory_of(), table_of(small())
+    assert list(table) == [
+        "optim.accumulate=2",
+        "model.activation_checkpointing=[res2,res3]",
+        "model.activation_checkpointing=[res2,res3,res4,res5]",
+        "precision=bfloat16",
+    ]
+    halves, some, all_stages, bfloat16 = table.values()
+    assert halves.activations == pytest.approx(now.activations / 2, rel=0.01) and halves.clips == 4
+    assert all_stages.activations < some.activations < now.activations
+    assert 0.4 * now.activations < bfloat16.activations < now.activations
+    assert {use.weights for use in table.values()} == {now.weights}
+    assert some.largest(10**9) > now.largest(10**9)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing"),
+    [
+        ("compile=true", "checkpointing"),
+        ("optim.batch_size=7", "accumulate"),
+        ("optim.batch_size=6 optim.accumulate=2", "accumulate"),
+        ("optim.batch_size=2 optim.mixup=0.2", "accumulate"),
+        ("precision=bfloat16", "precision"),
+        ("model.activation_checkpointing=[res2,res3]", "checkpointing=[res2,res3]:"),
+        ("model.pretrained=null", "freeze"),
+    ],
+)
+def test_the_table_leaves_out_what_would_be_refused_or_is_so_already(overrides, missing):
+    assert not [label for label in table_of(small(*overrides.split())) if missing in f"{label}:"]
+
+
+def test_the_largest_micro_batch_is_computed_from_a_line_through_two():
+    config = small("model.frozen_bn=false")
+    now = memory_of("model.frozen_bn=false")
+    network = build_model(config.model, config.block, config.data, 400)
+    size = now.weights + activation_bytes(network, (21, 3, 8, 64, 64), torch.float32)
+    assert now.largest(size + 1000) == 21 and now.largest(size - 1000) == 20
+    assert now.largest(now.weights // 2) == 0
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 7, 64, 100, 1000])
+@pytest.mark.parametrize("start", [1, 3, 8, 64])
+def test_the_search_finds_what_fits(start, most):
+    for limit in (0, 1, 2, 5, 16, 63, 64, 99, 500, 5000):
+        tried = []
+
+        def fits(number, limit=limit, tried=tried):
+            tried.append(number)
+            return number <= limit
+
+        found, largest = largest_that_fits(fits, start, most), min(limit, most)
+        assert largest - largest / 16 - 1 < found <= largest
+        assert len(tried) == len(set(tried)) <= 20 and all(1 <= number <= most for number in tried)
+        if limit < 16:
+            assert found == largest
+
+
+def test_steps_of_growing_size_are_tried_until_memory_runs_out(video_folder, tmp_path):
+    words = ["dry_run=true", "optim.batch_size=4", "optim.accumulate=2"]
+    run, sizes = set_up(config_of(video_folder, tmp_path / "run", *words)), []
+
+    def limited(learner, batches):
+        sizes.append([len(batch.clips) for batch in batches])
+        if len(batches[0].clips) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train_step(learner, batches)
+
+    assert largest_measured(run.learner, limited, most=1000) == 5
+    assert sizes == [[n, n] for n in (2, 4, 8, 6, 5)]
+    assert all(parameter.grad is None for parameter in run.network.parameters())
+
+
+def test_a_step_that_runs_out_of_memory_is_reported_in_one_line(video_folder, tmp_path, monkeypatch):
+    def out_of_memory(learner, batches):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("nlvideo.train.train_step", out_of_memory)
+    with pytest.raises(UserError, match="optim.batch_size=2: a step with micro-batches of 2 clips does not fit into"):
+        train(config_of(video_folder, tmp_path / "run", "dry_run=true"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, whose memory can run out")
+def test_the_largest_micro_batch_is_measured_on_a_gpu(video_folder, tmp_path, capsys):
+    train(config_of(video_folder, tmp_path / "run", "dry_run=true", "data.num_frames=32", "data.crop_size=112",
+                    "data.scale_range=[112,128]", "data.test={short_side: 112, crop_size: 112}"))  # fmt: skip
+    out = capsys.readouterr().out
+    computed, measured = (int(n) for n in re.findall(r"at most (\d+) clips", out))
+    assert 0.5 * computed < measured <= 1.1 * computed
+
+
+def test_a_dry_run_prints_the_table_and_the_largest_micro_batch(video_folder, tmp_path, capsys):
+    train(config_of(video_folder, tmp_path / "run", "dry_run=true"))
+    out = capsys.readouterr().out
+    assert "as configured" in out and "model.activation_checkpointing=[res2,res3,res4,res5]" in out
+    assert re.search(r"largest   a micro-batch of at most \d\d+ clips fits into that \(computed\)", out)
+
+
+def test_free_memory_keeps_to_the_containers_limit(tmp_path):
+    cpu = torch.device("cpu")
+    unlimited = free_memory(cpu, tmp_path)
+    assert 10**7 < unlimited
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("5000000\n")
+    assert free_memory(cpu, tmp_path) == pytest.approx(unlimited, rel=0.5)
+    (tmp_path / "memory.max").write_text("9000000\n")
+    assert free_memory(cpu, tmp_path) == 4_000_000
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 500000\n")
+    assert free_memory(cpu, tmp_path) == 4_500_000
+    old = tmp_path / "old/memory"
+    old.mkdir(parents=True)
+    (old / "memory.limit_in_bytes").write_text("7000000\n")
+    (old / "memory.usage_in_bytes").write_text("8000000\n")
+    assert free_memory(cpu, tmp_path / "old") == 0
