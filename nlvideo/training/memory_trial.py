@@ -53,7 +53,8 @@ def noise_batch(learner: Learner, num_clips: int) -> Batch:
         targets = torch.zeros(num_clips, num_classes, dtype=torch.bool)
     else:
         targets = torch.arange(num_clips) % num_classes
-    return Batch(clips, targets, torch.zeros(num_clips, dtype=torch.int64), [])
+    places = torch.arange(num_clips)
+    return Batch(clips, targets, places, [], places)
 
 
 def free_cache() -> None:
