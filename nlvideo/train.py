@@ -43,8 +43,9 @@ from nlvideo.training.data_warnings import data_warnings
 from nlvideo.training.learner import Learner
 from nlvideo.training.loggers import open_logger
 from nlvideo.training.optim import lr_at, set_lr
+from nlvideo.training.plan import plan_lines
 from nlvideo.training.precise_bn import precise_statistics, using
-from nlvideo.training.preflight import check_inputs, in_steps, plan_lines, planned_share
+from nlvideo.training.preflight import check_inputs, in_steps, planned_share
 from nlvideo.training.resume import CONFIG_FILE, begun_config, find_checkpoint
 from nlvideo.training.run_log import RunLog, print_results
 from nlvideo.training.run_status import (
@@ -129,7 +130,7 @@ def train(config: TrainConfig) -> TrainResult:
     config = run.config
     if run.world.is_main:
         print(to_yaml(config))
-        for line in plan_lines(config, run.inputs, run.world, run.learner.dtype, run.notes):
+        for line in plan_lines(config, run.inputs, run.world, run.learner.dtype, run.notes, run.new_parts):
             print(line, flush=True)
         for line in data_warnings(config.data, run.train_table, run.inputs.val_table):
             print(f"warning   {line}", flush=True)

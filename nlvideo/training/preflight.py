@@ -17,11 +17,8 @@ from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
 from nlvideo.runtime import distributed
-from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import check_writable
-from nlvideo.runtime.torch_private import BatchNorm
-from nlvideo.training.balance_lines import class_lines
 from nlvideo.training.clip_loss import class_weights
 from nlvideo.training.loggers import check_logger
 
@@ -110,45 +107,3 @@ def check_shared_memory(config: TrainConfig) -> None:
             f"of shared memory, and {SHARED_MEMORY} has {total / 1e6:.0f} MB. Use fewer workers, or give it more "
             "(docker run --shm-size)."
         )
-
-
-def plan_lines(config: TrainConfig, inputs: Inputs, world: World, dtype: torch.dtype, notes: list[str]) -> list[str]:
-    """Returns lines: what is trained, on what, from which weights, and why at this learning rate.
-
-    Args:
-        notes: where the weights come from, then what differs from the run that is resumed.
-    """
-    network, optim, data = inputs.network, config.optim, config.data
-    millions = sum(p.numel() for p in network.parameters()) / 1e6
-    places = f"after {', '.join(network.places)}" if network.places else ""
-    lines = [
-        f"network   {config.model.layout} R{config.model.depth}, {millions:.2f} M parameters, {notes[0]}",
-        *(f"          {note}" for note in notes[1:]),
-        f"blocks    {len(network.places)} {config.block.kind if network.places else ''} {places}",
-    ]
-    for name, table in (("train", inputs.train_table), ("val", inputs.val_table)):
-        lines.append(f"{name:9} {len(table)} videos of {len(table.classes)} classes, {table.source}")
-        lines += [f"          {table.note}"] if table.note else []
-    lines += class_lines(inputs.train_table, data.balance)
-    clips = Share(optim.batch_size, 0, world.size, optim.accumulate).clips_per_micro_batch
-    shares = f"{world.size} x {clips}" + (f" x {optim.accumulate} micro-batches" if optim.accumulate > 1 else "")
-    epochs = optim.max_steps * optim.batch_size / len(inputs.train_table)
-    return [
-        *lines,
-        f"lr        {optim.lr * optim.batch_size / optim.lr_batch_size:g} = {optim.lr:g} x "
-        f"{optim.batch_size}/{optim.lr_batch_size}: {optim.lr:g} is for {optim.lr_batch_size} clips a step, this run "
-        f"takes {optim.batch_size} ({shares}), scaled linearly",
-        _norm_line(config, network, clips),
-        f"steps     {optim.max_steps} of {optim.batch_size} clips, {epochs:.1f} epochs",
-        f"clips     {data.num_frames} frames, stride {data.frame_stride}, {data.crop_size} x {data.crop_size} pixels",
-        f"device    {world.size} x {world.device.type}, {str(dtype).removeprefix('torch.')}",
-    ]
-
-
-def _norm_line(config: TrainConfig, network: VideoResNet, clips: int) -> str:
-    if config.model.frozen_bn or not any(isinstance(module, BatchNorm) for module in network.modules()):
-        return "norm      frozen: statistics, gain and bias"
-    if config.sync_bn:
-        clips = config.optim.batch_size // config.optim.accumulate
-        return f"norm      over the {clips} clips of a micro-batch on all ranks"
-    return f"norm      over the {clips} clips of a micro-batch"
