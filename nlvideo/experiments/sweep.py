@@ -128,8 +128,13 @@ def train_point(config: TrainConfig, stated: Mapping[str, Any]) -> float:
         stated: {key: value} of what the command line states.
     """
     config = _placed(config, HydraConfig.get())
-    config = take_from_pretrained(config, stated, begun_config(config))
     folder = Path(config.output_dir)
+    try:
+        config = take_from_pretrained(config, stated, begun_config(config))
+    except UserError as error:  # the other points go on
+        folder.mkdir(parents=True, exist_ok=True)
+        write_status(folder, FAILED, error=str(error))
+        return math.nan
     if is_finished(folder, config):
         print(f"{folder.name}: finished already")
         return _score_or_nan(folder)

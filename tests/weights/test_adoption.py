@@ -3,9 +3,13 @@
 import pytest
 import torch
 from conftest import composed
+from in_process import run_main
+from omegaconf import OmegaConf
+from runs import TINY
 
 from nlvideo.build.model import build_model
 from nlvideo.config.compose import compose_stated, to_container, to_dataclass
+from nlvideo.train import main as train_main
 from nlvideo.weights.adoption import take_from_pretrained
 from nlvideo.weights.checkpoint_file import save_checkpoint
 from nlvideo.weights.pretrained import load_pretrained
@@ -161,3 +165,27 @@ def test_a_damaged_checkpoint_is_refused_when_its_weights_are_read(tmp_path):
         line_of(config)
     with pytest.raises(FileNotFoundError, match="model.pretrained: .*nowhere.pt does not exist"):
         taken(tmp_path / "nowhere.pt")
+
+
+def test_a_run_takes_over_resumes_without_the_file_and_is_refused_before_it_writes(
+    video_folder, tmp_path, monkeypatch, capsys
+):
+    def run(*overrides):
+        words = [*TINY, f"data.root={video_folder}", "optim.max_steps=1", *overrides]
+        return run_main(train_main, *words, monkeypatch=monkeypatch, capsys=capsys)
+
+    options = [*TINY, "block.extent=space", "model.stem=pyslowfast"]
+    path = saved(tmp_path / "before.pt", options, ["a", "b", "c"])
+    refused = run(f"model.pretrained={path}", f"output_dir={tmp_path}/none", "block=none")
+    assert refused.returncode == 1 and "which have no place here" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and not (tmp_path / "none").exists()
+
+    given = f"model.pretrained={path}", f"output_dir={tmp_path}/run"
+    done = run(*given)
+    assert done.returncode == 0, done.stderr
+    (network,) = [line for line in done.stdout.splitlines() if line.startswith("network")]
+    assert "differs: model.stem=paper (checkpoint: pyslowfast)" in network  # the experiment states it, not the extent
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml").block.extent == "space"
+    path.unlink()
+    again = run(*given, "resume=auto")
+    assert again.returncode == 0 and "resumed after step 1" in again.stdout, again.stderr
