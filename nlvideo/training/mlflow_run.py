@@ -1,28 +1,20 @@
 """A run at an MLflow tracking server, or in an SQLite file beside the run's folder."""
 
+import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
 
 from nlvideo.training.background_log import LogRow
 from nlvideo.training.run_status import FAILED, FINISHED, STOPPED
 from nlvideo.training.tracked_run import keep_tracked_id, tracked_id
 from nlvideo.weights.checkpoint_file import NEWEST_FILE
-
-# Unless set by the user, before the import that reads them: mlflow alone waits four minutes for a server.
-MLFLOW_SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-}
-os.environ.update(MLFLOW_SETTINGS | os.environ)
-
-# isort: split
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param, Run  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
 
 EXPERIMENT = "nlvideo"  # unless MLFLOW_EXPERIMENT_NAME names another
 STORE_FILE, ARTIFACTS_FOLDER = "mlflow.db", "mlflow_artifacts"  # beside the run's folder, so that runs are compared
@@ -51,7 +43,7 @@ class MlflowRun:
 
     def start(self) -> str:
         store = self._store or f"sqlite:///{self._folder.parent / STORE_FILE}"
-        self._client = self._client or MlflowClient(store)
+        self._client = self._client or self._connect(store)
         run = self._find() or self._create()
         self._id = run.info.run_id
         keep_tracked_id(self._folder, "mlflow", self._id)
@@ -59,6 +51,15 @@ class MlflowRun:
         for i in range(0, len(missing), PARAMS_PER_REQUEST):
             self._client.log_batch(self._id, params=missing[i : i + PARAMS_PER_REQUEST])
         return f"run {self._id}; " + (store if self._store else f"mlflow ui --backend-store-uri {store}")
+
+    def _connect(self, store: str) -> MlflowClient:
+        """Returns a client; the first one creates the SQLite file, which two runs must not do at the same time."""
+        if self._store:
+            return MlflowClient(store)
+        with open(self._folder.parent / f".{STORE_FILE}.lock", "w") as lock:
+            with suppress(OSError):  # a file system without locks
+                fcntl.lockf(lock, fcntl.LOCK_EX)  # held by this process alone, not by workers that it forks
+            return MlflowClient(store)
 
     def _find(self) -> Run | None:
         """Returns the run that an earlier start logged, None if there was none or it has been deleted."""

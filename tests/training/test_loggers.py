@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -250,22 +251,31 @@ def test_wandb_without_a_key_logs_offline_and_says_how_to_upload(video_folder, t
     assert str(folder.name) in listed.stdout + listed.stderr
 
 
+@pytest.fixture(params=["refuses", "does not answer"])
+def server(request):
+    """The address of a server that cannot be used."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        if request.param == "does not answer":
+            listening.listen()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
 @needs_wandb
 @pytest.mark.slow
-def test_wandb_without_a_network_goes_offline(video_folder, tmp_path):
-    network = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    done, seconds = run_program(video_folder, tmp_path / "run", "logger=wandb", **network)
+def test_wandb_without_a_network_goes_offline(video_folder, tmp_path, server):
+    done, seconds = run_program(
+        video_folder, tmp_path / "run", "logger=wandb", WANDB_API_KEY="0" * 40, WANDB_BASE_URL=server
+    )
     assert done.returncode == 0, done.stderr
-    assert "logger    wandb: offline (no connection:" in done.stdout and seconds < 40
-    assert rows_of(tmp_path / "run")[-1]["step"] == 4
+    assert "logger    wandb: offline (no connection:" in done.stdout and seconds < 60
+    assert done.stdout.count("wandb sync") == 2 and rows_of(tmp_path / "run")[-1]["step"] == 4
 
 
 @needs_mlflow
 @pytest.mark.slow
-def test_an_mlflow_server_that_is_not_there_is_said_once(video_folder, tmp_path):
-    done, seconds = run_program(
-        video_folder, tmp_path / "run", "logger=mlflow", MLFLOW_TRACKING_URI="http://127.0.0.1:9"
-    )
+def test_an_mlflow_server_that_cannot_be_reached_is_said_once(video_folder, tmp_path, server):
+    done, seconds = run_program(video_folder, tmp_path / "run", "logger=mlflow", MLFLOW_TRACKING_URI=server)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Training goes on") == 1 and seconds < 40
-    assert "of the lines in metrics.jsonl could not be sent" in done.stdout
+    assert seconds < 60
+    assert done.stdout.count("Training goes on") + done.stdout.count("not done after") == 1
