@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parent.parent
-ORDER = "getting_started training data options protocols ablations weights extending study performance".split()
+ORDER = "getting_started training data own_data options protocols ablations weights extending study performance".split()
 TIME_LIMIT = 1200  # seconds, for one command
 
 NOT_RUN = {  # part of a command: why such commands are not run
@@ -55,6 +55,7 @@ PLACES = (  # what names in a command become in FOLDER
     (r"evaluation_\.\.\.", "evaluation_step2_2x3_uniform"),
     (r"num_devices=8", "num_devices=1"),
     (r"precise_bn_steps=200", "precise_bn_steps=2"),
+    (r"pretrained=FILE", "pretrained=run/checkpoint.pt"),
 )
 SMALL = [
     "model.width=4",
@@ -107,6 +108,7 @@ def fitted(command: str) -> str:
         added += [*SMALL, *(SMALL_SET if SYNTHETIC.search(command) else ())]
         given = {word.split("=")[0] for word in command.split()}
         added = [text for text in added if text.split("=")[0] not in given]
+        added += ["optim.max_epochs=1"] if "experiment=finetune" in command else []
         known = re.search("pretrained|table_2g|scale=small", command)  # starts from weights that exist
         added += [] if known else ["model.pretrained=null"]
     if command.startswith("nlvideo-train"):
@@ -179,7 +181,7 @@ def prepare(folder: Path) -> None:
             place(f"hmdb51/videos/C{k}/v{i}.avi")
         write(f"hmdb51/testTrainMulti_7030_splits/C{k}_test_split1.txt", "v0.avi 1\nv4.avi 2\n")
     write_set("motions", folder / "own", num_train=16, num_val=8, num_frames=24, height=64, seed=0)
-    for name in ("DIR", "SRC"):
+    for name in ("DIR", "SRC", "clips"):
         (folder / name).symlink_to(data / "kinetics400")
     for name, block, evaluation in (("a", "nl1", "A"), ("b", "nl1_gaussian", "B")):
         given = f"data=list data.root=data/kinetics400 data.num_frames=16 block={block} output_dir={name}"

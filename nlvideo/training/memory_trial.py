@@ -22,7 +22,8 @@ def largest_measured(learner: Learner, train_step: Callable[[Any, list], object]
         learner: with its optimizer's state, which a first step creates.
         most: no more clips are tried.
     """
-    alone = dataclasses.replace(learner, model=learner.network, world=dataclasses.replace(learner.world, size=1))
+    world = dataclasses.replace(learner.world, size=1)
+    alone = dataclasses.replace(learner, model=learner.network, world=world, mixer=None)  # which takes pairs
     clips = learner.config.optim.batch_size // learner.config.optim.accumulate // learner.world.size
 
     def fits(num_clips: int) -> bool:

@@ -53,7 +53,9 @@ def taken(checkpoint, *overrides, begun=None):
 
 
 def line_of(config, classes=("a", "b", "c")) -> str:
-    return load_pretrained(build_model(config.model, config.block, config.data, len(classes)), config, list(classes))
+    return load_pretrained(
+        build_model(config.model, config.block, config.data, len(classes)), config, list(classes)
+    ).sentence
 
 
 def test_everything_that_makes_the_function_is_taken_and_nothing_else(checkpoint):

@@ -22,7 +22,7 @@ def network_of(places=(), width=64, **options) -> VideoResNet:
 def load(network, pretrained, classes=CLASSES, *overrides) -> str:
     """Loads as a run does whose config is of this network, as far as the file says something of it."""
     config = composed("data.root=x", f"model.pretrained={pretrained}", *overrides)
-    return load_pretrained(network, config, classes)
+    return load_pretrained(network, config, classes).sentence
 
 
 def nlvideo_file(path, network, classes=CLASSES):

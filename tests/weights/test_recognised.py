@@ -59,7 +59,7 @@ def test_a_file_brings_its_network_clips_and_colours(tmp_path, project):
     assert config.data.mean[0] == (0.485 if project == "mmaction2" else 0.45)
 
     fresh = build_model(config.model, config.block, config.data, 3)
-    line = load_pretrained(fresh, config, ["0", "1", "2"])
+    line = load_pretrained(fresh, config, ["0", "1", "2"]).sentence
     assert "a new head for 3 classes (the 3 classes of the checkpoint have no names)" in line
     assumed = line.partition("; assumed: ")[2]
     assert "differs" not in line and f"model.stem={stems[project]}" in assumed
@@ -120,7 +120,7 @@ def test_what_mmengine_writes_beside_its_weights_is_read_and_never_run(tmp_path,
     assert (trained.config.data.num_frames, trained.config.data.frame_stride) == (16, 4)
     assert np.allclose(trained.config.data.mean, 0.45)
     config = take_from_pretrained(composed("data.root=x", f"model.pretrained={trained.path}"), {})
-    kept = load_pretrained(build_model(config.model, config.block, config.data, 3), config, ["a", "b", "c"])
+    kept = load_pretrained(build_model(config.model, config.block, config.data, 3), config, ["a", "b", "c"]).sentence
     assert "mmaction2 weights; its head kept; no new blocks" in kept
 
 
