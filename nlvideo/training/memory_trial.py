@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from nlvideo.data.clips.batch import Batch
+from nlvideo.runtime.free_memory import free_memory
 from nlvideo.training.learner import Learner
 
 MAX_MISS = 16  # the answer is at most a sixteenth below the largest that fits
@@ -25,6 +26,7 @@ def largest_measured(learner: Learner, train_step: Callable[[Any, list], object]
     world = dataclasses.replace(learner.world, size=1)
     alone = dataclasses.replace(learner, model=learner.network, world=world, mixer=None)  # which takes pairs
     clips = learner.config.optim.batch_size // learner.config.optim.accumulate // learner.world.size
+    most = min(most, free_memory(torch.device("cpu")) // 2 // noise_batch(alone, 1).clips.nbytes)  # they are made there
 
     def fits(num_clips: int) -> bool:
         batch = noise_batch(alone, num_clips)
@@ -49,7 +51,8 @@ def noise_batch(learner: Learner, num_clips: int) -> Batch:
     """Returns a batch of clips of noise, as the loader gives them."""
     data, num_classes = learner.config.data, learner.network.num_classes
     shape = (num_clips, data.num_frames, data.crop_size, data.crop_size, 3)
-    clips = torch.randint(256, shape, dtype=torch.uint8).permute(0, 4, 1, 2, 3)
+    noise = torch.randint(256, (1, *shape[1:]), dtype=torch.uint8)  # the same for all: hundreds would take seconds
+    clips = noise.repeat(num_clips, 1, 1, 1, 1).permute(0, 4, 1, 2, 3)
     if learner.multi_label:
         targets = torch.zeros(num_clips, num_classes, dtype=torch.bool)
     else:
