@@ -43,6 +43,7 @@ from nlvideo.runtime import distributed
 from nlvideo.runtime.callable_module import make_callable
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import REPORTED_ERRORS, RunFailed, UserError, UserFileNotFoundError, error_line
+from nlvideo.runtime.folder_lock import holding
 from nlvideo.runtime.launch import launch_ranks
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.runtime.progress import progress_bar
@@ -184,7 +185,8 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
     job = plan_evaluation(config, trained, world)
     result = distributed.on_main(finished_result, job.folder, job.identity)
     if result is None:
-        result = score_and_write(job, started)
+        with holding(job.folder / KEPT_FOLDER):
+            result = score_and_write(job, started)
     elif world.is_main:
         print(f"{job.folder} holds this evaluation already, finished; remove the folder to score again.")
         shutil.rmtree(job.folder / KEPT_FOLDER, ignore_errors=True)  # a kill may have left it

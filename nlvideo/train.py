@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from itertools import takewhile
+from pathlib import Path
 
 import nlvideo.runtime.threads  # noqa: F401, before torch is loaded
 
@@ -35,7 +36,7 @@ from nlvideo.models.resnet import block_gains
 from nlvideo.runtime import distributed, files
 from nlvideo.runtime.callable_module import make_callable
 from nlvideo.runtime.errors import RunFailed, reporting_errors
-from nlvideo.runtime.folder_lock import lock_folder, unlocking
+from nlvideo.runtime.folder_lock import holding, lock_folder
 from nlvideo.runtime.launch import launch_ranks
 from nlvideo.runtime.signals import StopSignal, raise_signal
 from nlvideo.training.bad_videos import LEDGER_FILE
@@ -126,7 +127,12 @@ def train_on_ranks(config: TrainConfig) -> TrainResult:
 
 def train(config: TrainConfig) -> TrainResult:
     """Trains in this process, together with the other ranks if there are any."""
-    run = set_up(config)
+    with holding(Path(config.output_dir)):
+        return train_run(set_up(config))
+
+
+def train_run(run: Run) -> TrainResult:
+    """Says what a run is about to do, and trains it."""
     config = run.config
     if run.world.is_main:
         print(to_yaml(config))
@@ -140,7 +146,7 @@ def train(config: TrainConfig) -> TrainResult:
         try_steps(run, train_step)
         distributed.leave_together()
         return TrainResult(run.folder, STOPPED, DRY_RUN, run.first_step, run.headline, float("nan"))
-    with StopSignal() as stopping, unlocking(run.folder):
+    with StopSignal() as stopping:
         with ExitStack() as stack:
             log = stack.enter_context(open_log(run)) if run.world.is_main else None
             step, score = train_steps(run, stopping, log)
@@ -367,8 +373,7 @@ def validate_and_log(run: Run, step: int, log: RunLog | None, stopping: StopSign
     If signalled during validation, the run stops and this returns None. The line of metrics is written last: a run
     that was stopped before it validates on resume.
     """
-    for network in {run.network, run.learner.evaluated}:  # each rank updated its batch norms with its own clips
-        distributed.copy_from_main(list(network.buffers()))
+    distributed.copy_from_main(run.learner.statistics())  # each rank updated its batch norms with its own clips
     precise, started = None, time.monotonic()
     if run.config.precise_bn_steps:
         precise = statistics_after(run, step, stopping)

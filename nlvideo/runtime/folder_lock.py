@@ -9,34 +9,43 @@ from pathlib import Path
 
 from nlvideo.runtime.errors import UserFileExistsError
 
-_held: dict[Path, int] = {}  # the files of the locks of this process
+_held: dict[Path, int | None] = {}  # folders that this process holds, with the open file of the lock
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Keeps a folder for the block: locks that `lock_folder` takes meanwhile are given back when it ends.
+
+    Raises:
+        UserFileExistsError: another block of this process holds the folder.
+    """
+    key = folder.absolute()
+    if key in _held:
+        raise UserFileExistsError(f"output_dir={folder} is in use by another run of this process.")
+    _held[key] = None
+    try:
+        yield
+    finally:
+        lock = _held.pop(key)
+        if lock is not None:
+            os.close(lock)
 
 
 def lock_folder(folder: Path) -> None:
-    """Locks a folder for this process until it ends or `unlocking` does; one that does not exist is not locked.
+    """Locks a folder until `holding` ends or, outside of it, this process; one that does not exist is not locked.
 
     Raises:
         UserFileExistsError: another process holds the lock.
     """
     key = folder.absolute()
-    if not folder.is_dir() or key in _held:
+    if not folder.is_dir() or _held.get(key) is not None:
         return
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-    _held[key] = file
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by this process alone, not by workers that it forks
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by this process alone, not by workers that it forks
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
-            os.close(_held.pop(key))
+            os.close(lock)
             raise UserFileExistsError(f"output_dir={folder} is in use by another process.") from None
         # any other error: a file system without locks
-
-
-@contextmanager
-def unlocking(folder: Path) -> Iterator[None]:
-    """Gives the lock of a folder back when the block ends, for a process that goes on to other things."""
-    try:
-        yield
-    finally:
-        if folder.absolute() in _held:
-            os.close(_held.pop(folder.absolute()))
+    _held[key] = lock

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from nlvideo.config.schema import TrainConfig
@@ -56,6 +56,12 @@ class Learner:
     def evaluated(self) -> nn.Module:
         """The network that is validated: with the average of the weights where there is one."""
         return self.network if self.averaged is None else self.averaged.module
+
+    def statistics(self) -> list[Tensor]:
+        """Returns the buffers that training changes, of the network and of its average; frozen parts have none."""
+        trained = [name for name, module in self.network.train().named_modules() if module.training]
+        networks = [self.network] if self.averaged is None else [self.network, self.averaged.module]
+        return [b for net in networks for name in trained for b in net.get_submodule(name).buffers(recurse=False)]
 
     def autocast(self) -> torch.autocast:
         return autocast(self.world.device, self.dtype)
