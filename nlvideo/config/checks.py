@@ -240,10 +240,6 @@ def _check_optim(config: TrainConfig) -> None:
             raise UserError(f"{key}={_value(config, key)}: must be above 0, or null.")
     if not 0 < optim.new_lr_factor < math.inf:
         raise UserError(f"optim.new_lr_factor={optim.new_lr_factor}: must be above 0.")
-    if optim.new_lr_factor != 1 and config.model.pretrained is None:
-        raise UserError(
-            f"optim.new_lr_factor={optim.new_lr_factor} has no effect without model.pretrained: everything is new."
-        )
     if optim.ema_decay is not None and not 0 < optim.ema_decay < 1:
         raise UserError(f"optim.ema_decay={optim.ema_decay}: must be above 0 and below 1, or null.")
 

@@ -55,8 +55,8 @@ def _changed_lines(config: TrainConfig, network: VideoResNet, new_parts: Sequenc
     optim, lines = config.optim, []
     if optim.new_lr_factor != 1:
         names = ", ".join("head" if name == "fc" else name for name in new_parts)
-        rate = f"{optim.new_lr_factor:g} times as much for what is new: {names}" if names else "nothing is new"
-        lines.append(f"          {rate} (optim.new_lr_factor)")
+        rate = f"{optim.new_lr_factor:g} times as much for what is new: {names}"
+        lines.append(f"          {rate if names else 'the same for all: nothing is new beside pretrained weights'}")
     if network.frozen:
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         lines.append(f"frozen    {', '.join(network.frozen)}; {trained / 1e6:.2f} M parameters are trained")
