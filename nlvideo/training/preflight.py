@@ -49,6 +49,7 @@ def check_inputs(config: TrainConfig) -> Inputs:
     val_table = read_val_table(config.data, train_table.classes)
     if val_table.multi_label and not val_table.targets.any():
         raise UserError(f"data.val={config.data.val}: none of its videos has a label, so nothing can be measured.")
+    check_patience(in_steps(config, len(train_table)))
     torch.manual_seed(config.seed)  # the same initial weights on every rank and every time
     network = build_model(config.model, config.block, config.data, len(train_table.classes))
     check_clip(network, config.data.num_frames, config.data.crop_size, config.data.crop_size)
@@ -69,6 +70,17 @@ def in_steps(config: TrainConfig, num_videos: int) -> TrainConfig:
     if config.validate_every_epochs is not None:
         every = max(1, round(config.validate_every_epochs * per_epoch))
     return dataclasses.replace(config, optim=optim, validate_every_steps=every)
+
+
+def check_patience(config: TrainConfig) -> None:
+    """Raises UserError if there are too few validations for `patience` to end the run."""
+    every, steps = config.validate_every_steps, config.optim.max_steps
+    before = (steps - 1) // every
+    if config.patience is not None and before <= config.patience:
+        raise UserError(
+            f"patience={config.patience} can never end the run: validate_every_steps={every} gives {before} "
+            f"validation{'' if before == 1 else 's'} before step {steps}."
+        )
 
 
 def check_norm_batch(config: TrainConfig) -> None:

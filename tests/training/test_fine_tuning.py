@@ -11,7 +11,9 @@ from runs import StopAt, assert_equal, config_of, rows_of, weights_of
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.errors import UserError
 from nlvideo.train import train
+from nlvideo.training.learner import build_learner
 from nlvideo.training.optim import build_optimizer, set_lr
+from nlvideo.training.precise_bn import precise_statistics
 from nlvideo.training.run_status import read_status
 from nlvideo.training.weight_average import average_weights, resume_average
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
@@ -77,6 +79,7 @@ def test_frozen_parts_keep_no_activations():
         (["optim.mixup=0.2", "optim.batch_size=3"], "optim.batch_size=3 must be a multiple of 2"),
         (["optim.kind=adam"], "optim.kind=adam: choose from sgd, adamw"),
         (["optim.kind=adamw", "optim.nesterov=false"], "optim.nesterov=False has no effect on optim.kind=adamw"),
+        (["patience=2"], "patience=2 can never end the run: validate_every_steps=2 gives 1 validation before step 4"),
         (["patience=0"], "patience=0: must be at least 1"),
         (["best_metric=map"], "best_metric=map: choose from top1, top5, mean_class_accuracy, loss"),
         (["optim.max_epochs=0"], "optim.max_epochs=0.0: must be above 0"),
@@ -154,6 +157,24 @@ def test_the_average_is_what_is_validated_and_evaluated(video_folder, tmp_path):
     assert equal(evaluation_weights(content), content["ema"]) and not equal(content["ema"], content["model"])
 
 
+def test_precise_statistics_are_those_of_the_average(video_folder, tmp_path, monkeypatch):
+    seen = []
+
+    def noted(network, batches):
+        seen.append(network)
+        return precise_statistics(network, batches)
+
+    monkeypatch.setattr("nlvideo.train.precise_statistics", noted)
+    learners = []
+    monkeypatch.setattr(
+        "nlvideo.training.setup.build_learner", lambda *a, **k: learners.append(build_learner(*a, **k)) or learners[0]
+    )
+    train(config_of(video_folder, tmp_path / "run", *FAST, "optim.ema_decay=0.9", "precise_bn_steps=1"))
+    assert seen and all(network is learners[0].averaged.module for network in seen)
+    content = load_checkpoint(tmp_path / "run/checkpoint.pt")
+    assert not torch.equal(content["ema"]["bn1.running_mean"], content["precise_bn"]["bn1.running_mean"])
+
+
 def test_epochs_become_steps(video_folder, tmp_path):
     result = train(config_of(video_folder, tmp_path / "run", "optim.max_epochs=1.5", "optim.batch_size=4"))
     assert result.step == 3 and result.reason == "max_steps"  # 6 videos: 9 clips
@@ -208,7 +229,8 @@ def test_everything_together_resumes_bit_for_bit(video_folder, tmp_path, monkeyp
         "data.erasing=0.5",
         "data.num_workers=1",
         "best_metric=loss",
-        "patience=9",
+        "validate_every_steps=1",
+        "patience=2",
         "precise_bn_steps=1",
     ]
     train(config_of(video_folder, tmp_path / "whole", *options))

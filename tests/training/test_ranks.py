@@ -53,10 +53,25 @@ def five_steps(video_folder, output, batch_size, *overrides):
     distributed.leave_world()
 
 
-def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_folder, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        [
+            "optim.mixup=0.4",
+            "optim.cutmix=1",
+            "optim.label_smoothing=0.1",
+            "optim.class_weights=inverse",
+            "data.balance=classes",
+            "data.augment=colour",
+        ],
+    ],
+    ids=["plain", "mixed"],
+)
+def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_folder, tmp_path, options):
     (tmp_path / "worker.py").write_text(WORKER)
-    five_steps(str(video_folder), str(tmp_path / "one.pt"), "4")
-    five_steps(str(video_folder), str(tmp_path / "micro.pt"), "4", "optim.accumulate=2")
+    five_steps(str(video_folder), str(tmp_path / "one.pt"), "4", *options)
+    five_steps(str(video_folder), str(tmp_path / "micro.pt"), "4", "optim.accumulate=2", *options)
     done = torchrun(
         2,
         str(tmp_path / "worker.py"),
@@ -65,6 +80,7 @@ def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_
         str(video_folder),
         str(tmp_path / "two.pt"),
         "4",
+        *options,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     one, micro, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "micro", "two"))
