@@ -67,7 +67,7 @@ def print_ratios(measured: dict[str, list[tuple[float, int]]], title: str) -> No
             f"{statistics.median(peak for _, peak in runs) / 1e6:.0f}",
             f"{100 * statistics.median(shares):.0f} % ({100 * min(shares):.0f} to {100 * max(shares):.0f})",
         )
-    Console(width=140).print(table)
+    Console(width=140, markup=False).print(table)
 
 
 def measure(overrides: Sequence[str], variant: str, batch: int, steps: int) -> tuple[float, int]:
