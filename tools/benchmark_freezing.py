@@ -14,6 +14,7 @@ import resource
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -28,7 +29,7 @@ from nlvideo.train import train_step
 from nlvideo.training.clip_loss import ClipLoss
 from nlvideo.training.learner import build_learner
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "all trained": {},
     "freeze=[stem,res2]": {"freeze": ["stem", "res2"]},
     "freeze=[stem,res2,res3]": {"freeze": ["stem", "res2", "res3"]},
