@@ -45,7 +45,7 @@ from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import REPORTED_ERRORS, RunFailed, UserError, UserFileNotFoundError, error_line
 from nlvideo.runtime.folder_lock import holding
 from nlvideo.runtime.launch import launch_ranks
-from nlvideo.runtime.precision import resolve_precision, use_tf32
+from nlvideo.runtime.precision import keeping_torch_settings, resolve_precision, use_tf32
 from nlvideo.runtime.progress import progress_bar
 from nlvideo.runtime.signals import StopSignal
 from nlvideo.weights.trained_network import TrainedCheckpoint, checkpoint_path, read_trained
@@ -72,7 +72,8 @@ def evaluate_from_python(checkpoint: str | os.PathLike, overrides: Sequence[str]
     """
     _, given = compose_stated("evaluate", overrides)
     try:
-        return evaluate_checkpoint(given, str(checkpoint_path(os.fspath(checkpoint))), given.get("output_dir"))
+        with keeping_torch_settings():
+            return evaluate_checkpoint(given, str(checkpoint_path(os.fspath(checkpoint))), given.get("output_dir"))
     except SystemExit as stop:
         if stop.code == 128 + signal.SIGINT:
             raise KeyboardInterrupt from None

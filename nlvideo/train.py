@@ -5,11 +5,13 @@ N clips of a micro-batch of this rank, K classes.
 
 import json
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import nlvideo.runtime.threads  # noqa: F401, before torch is loaded
 
@@ -20,6 +22,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nlvideo.build.data import center_batches, train_batches
+from nlvideo.config.checks import check_config
 from nlvideo.config.compose import (
     command_line_keys,
     compose_stated,
@@ -35,9 +38,10 @@ from nlvideo.experiments.sweep import POINT_FLAG, in_sweep, show_points_instead,
 from nlvideo.models.resnet import block_gains
 from nlvideo.runtime import distributed, files
 from nlvideo.runtime.callable_module import make_callable
-from nlvideo.runtime.errors import RunFailed, reporting_errors
+from nlvideo.runtime.errors import RunFailed, UserError, reporting_errors
 from nlvideo.runtime.folder_lock import holding, lock_folder
 from nlvideo.runtime.launch import launch_ranks
+from nlvideo.runtime.precision import keeping_torch_settings
 from nlvideo.runtime.signals import StopSignal, raise_signal
 from nlvideo.training.bad_videos import LEDGER_FILE
 from nlvideo.training.data_warnings import data_warnings
@@ -58,6 +62,7 @@ from nlvideo.training.run_status import (
     STATUS_FILE,
     STOPPED,
     TrainResult,
+    noting_failure,
     write_status,
 )
 from nlvideo.training.setup import Run, set_up, state_of
@@ -68,6 +73,7 @@ from nlvideo.weights.adoption import take_from_pretrained
 
 TRACE_FOLDER = "trace"
 SMALLEST_SCALE = 2.0**-14  # of a float16 loss
+ONE_RUN = threading.Lock()
 
 
 def main() -> None:
@@ -83,7 +89,8 @@ def train_from_python(config: TrainConfig | Sequence[str]) -> TrainResult:
     """Trains one run, as `nlvideo-train` does, and returns how it ended; this is `nlvideo.train`.
 
     Args:
-        config: the overrides of the command line, such as ["experiment=finetune", "data.root=clips"], or a config.
+        config: the overrides of the command line, such as ["experiment=finetune", "data.root=clips"]; or a config,
+            which is complete: it takes nothing over from the file that its model.pretrained names.
 
     Raises:
         UserError: what the command would refuse, before anything is written.
@@ -91,12 +98,13 @@ def train_from_python(config: TrainConfig | Sequence[str]) -> TrainResult:
         KeyboardInterrupt: Ctrl-C; the checkpoint of the last step is saved. Other signals raise SystemExit.
     """
     if isinstance(config, TrainConfig):
+        check_config(config)
         complete = config
     else:
         composed, stated = compose_stated("train", config)
-        made = to_dataclass(composed)
-        complete = take_from_pretrained(made, stated, begun_config(made))
-    result = train_on_ranks(complete)
+        complete = completed(to_dataclass(composed), stated)
+    with keeping_torch_settings():
+        result = train_on_ranks(complete)
     raise_signal(result.received)
     return result
 
@@ -106,7 +114,14 @@ def train_composed(composed: DictConfig) -> float:
     config, stated = to_dataclass(composed), command_line_keys(composed)
     if in_sweep():
         return train_point(config, stated)
-    return launch(take_from_pretrained(config, stated, begun_config(config)))
+    return launch(completed(config, stated))
+
+
+def completed(config: TrainConfig, stated: Mapping[str, Any]) -> TrainConfig:
+    """Returns the config with what its pretrained weights bring along; under torchrun, rank 0 alone reads them."""
+    if distributed.under_torchrun():
+        distributed.init_world()
+    return distributed.on_main(lambda: take_from_pretrained(config, stated, begun_config(config)))
 
 
 def launch(config: TrainConfig) -> float:
@@ -127,7 +142,7 @@ def train_on_ranks(config: TrainConfig) -> TrainResult:
 
 def train(config: TrainConfig) -> TrainResult:
     """Trains in this process, together with the other ranks if there are any."""
-    with holding(Path(config.output_dir)):
+    with alone_in_process(), holding(Path(config.output_dir)):
         return train_run(set_up(config))
 
 
@@ -146,18 +161,33 @@ def train_run(run: Run) -> TrainResult:
         try_steps(run, train_step)
         distributed.leave_together()
         return TrainResult(run.folder, STOPPED, DRY_RUN, run.first_step, run.headline, float("nan"))
-    with StopSignal() as stopping:
+    with StopSignal() as stopping, noting_failure(run.folder if run.world.is_main else None):
         with ExitStack() as stack:
             log = stack.enter_context(open_log(run)) if run.world.is_main else None
             step, score = train_steps(run, stopping, log)
+            received = max(distributed.gather(stopping.received))
             if log:
-                log.interrupted = bool(stopping.received)
-        received = max(distributed.gather(stopping.received))
+                log.interrupted = describe_end(run, step, score, log, received).state == STOPPED
         result = distributed.gather(describe_end(run, step, score, log, received) if log else None)[0]
         if log:
             report_end(run, result)
         distributed.leave_together()
     return result._replace(received=stopping.received)
+
+
+@contextmanager
+def alone_in_process() -> Iterator[None]:
+    """Refuses a second run while one trains in this process: they would draw from the same random numbers.
+
+    Raises:
+        UserError: one trains already.
+    """
+    if not ONE_RUN.acquire(blocking=False):
+        raise UserError("Another run is training in this process; start this one in a process of its own.")
+    try:
+        yield
+    finally:
+        ONE_RUN.release()
 
 
 def open_log(run: Run) -> RunLog:
@@ -176,7 +206,7 @@ def describe_end(run: Run, step: int, score: float, log: RunLog, received: int) 
     left, validated = run.config.optim.max_steps - step, log.has_validation(step)
     if left < 0 or left == 0 and validated:
         return TrainResult(run.folder, FINISHED, MAX_STEPS, step, run.headline, score)
-    if validated and log.out_of_patience(run.best_metric, run.config.patience):
+    if (validated or not received) and log.out_of_patience(run.best_metric, run.config.patience):
         return TrainResult(run.folder, FINISHED, PATIENCE, step, run.headline, score)
     return TrainResult(run.folder, STOPPED, SIGNAL, step, run.headline, score, received)
 
@@ -402,7 +432,7 @@ def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, Ten
 
 
 @torch.inference_mode()
-def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] | None:
+def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, Any] | None:
     """Returns validation_metrics of the centre clips; every video counts once, an undecodable one as wrong.
 
     None if a rank was asked to stop.
@@ -428,7 +458,9 @@ def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, float] |
         num_bad += bad_of_rank
         for video, values in of_rank.items():
             scores[video] = values
-    return {**validation_metrics(scores, table.targets), "num_videos": len(table), "num_undecodable": num_bad}
+    values = validation_metrics(scores, table.targets)
+    loss = None if np.isnan(values["loss"]) else values["loss"]  # where no video could be decoded
+    return {**values, "loss": loss, "num_videos": len(table), "num_undecodable": num_bad}
 
 
 if __name__ == "__main__":

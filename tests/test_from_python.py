@@ -1,18 +1,24 @@
 """nlvideo.train and nlvideo.evaluate, called from a program that goes on afterwards."""
 
+import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
+import torch
 from runs import TINY, StopAt, assert_equal, weights_of
 
 import nlvideo
+from nlvideo.config.compose import compose_train_config
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.folder_lock import lock_folder
 from nlvideo.runtime.signals import STOP_SIGNALS
+from nlvideo.train import train_step
 
 
 @pytest.fixture
@@ -75,6 +81,49 @@ def test_a_run_in_a_thread_has_no_signal_handlers_and_says_so(overrides, tmp_pat
     thread.start()
     thread.join()
     assert failed
+
+
+def test_processes_of_others_outlive_a_run_that_ends_early(overrides, tmp_path, monkeypatch):
+    other = multiprocessing.Process(target=time.sleep, args=(60,))
+
+    def started(learner, batches):
+        if not other.is_alive():
+            other.start()
+        return train_step(learner, batches)
+
+    monkeypatch.setattr("nlvideo.train.train_step", started)
+    scores = iter([0.5, 0.5, 0.5])
+    monkeypatch.setattr("nlvideo.train.validate", lambda run, stopping: {"top1": next(scores), "num_videos": 5})
+    more = ["optim.max_steps=50", "patience=2", "validate_every_steps=1", "data.num_workers=1"]
+    assert nlvideo.train([*overrides, *more]).reason == "patience"
+    assert other.is_alive()
+    other.kill()
+
+
+def test_a_config_is_checked_and_a_second_run_at_a_time_refused(overrides, tmp_path, monkeypatch):
+    config = compose_train_config(overrides)
+    with pytest.raises(UserError, match="best_metric=nonsense"):
+        nlvideo.train(dataclasses.replace(config, best_metric="nonsense"))
+    with pytest.raises(UserError, match="is a sweep over several runs"):
+        nlvideo.train(["+ablation=table_2a", "data.root=x"])
+    assert not (tmp_path / "run").exists()
+    refused = []
+
+    def second(learner, batches):
+        with pytest.raises(UserError, match="Another run is training in this process"):
+            nlvideo.train([*overrides, f"output_dir={tmp_path}/second"])
+        refused.append(True)
+        return train_step(learner, batches)
+
+    monkeypatch.setattr("nlvideo.train.train_step", second)
+    assert nlvideo.train(config).state == "finished" and refused and not (tmp_path / "second").exists()
+
+
+def test_an_evaluation_gives_the_number_of_threads_back(overrides, tmp_path):
+    run = nlvideo.train(overrides)
+    before = torch.get_num_threads()
+    nlvideo.evaluate(run.folder, ["report=false", f"num_threads={before + 1}"])
+    assert torch.get_num_threads() == before
 
 
 def test_a_mistake_is_an_exception_and_writes_nothing(overrides, tmp_path):

@@ -39,7 +39,7 @@ from nlvideo.training.resume import FREE_KEYS
 from nlvideo.training.run_status import FINISHED
 
 # Keys in which runs may differ without being different experiments.
-IGNORED_KEYS = {*FREE_KEYS, "name"} - {"model.pretrained", "optim.max_steps"}
+IGNORED_KEYS = {*FREE_KEYS, "name"} - {"model.pretrained", "optim.max_steps", "patience"}
 # Keys in which the rows of one table may differ besides the block.
 ROW_KEYS = {"model.layout", "model.depth", "model.stem", "model.activation_checkpointing"}
 TABLE_METRICS = ("top1", "top5", "map")  # of the papers' tables

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.config.checks import check_config
 from nlvideo.config.schema import EvaluateConfig, PredictConfig, TrainConfig
-from nlvideo.config.stated_keys import stated_keys
+from nlvideo.config.stated_keys import prefer_named_steps, stated_keys
 from nlvideo.runtime.errors import UserError, reporting_errors
 
 CONFIG_MODULE = "nlvideo.configs"
@@ -42,6 +42,8 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     @functools.wraps(function)
     def guarded(config: DictConfig) -> Any:
         with reporting_errors():
+            if config_name == "train":
+                prefer_named_steps(config, HydraConfig.get().overrides.task)
             return function(config)
 
     store_schemas()
@@ -76,7 +78,10 @@ def compose_stated(config_name: str, overrides: Sequence[str]) -> tuple[DictConf
     """
     store_schemas()
     with _explaining(), _outside_hydra(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        return without_hydra(compose(config_name, list(overrides), return_hydra_config=True))
+        composed = compose(config_name, list(overrides), return_hydra_config=True)
+        if composed.hydra.sweeper.get("params"):
+            raise UserError("This config is a sweep over several runs, which nlvideo-train -m trains.")
+        return without_hydra(composed)
 
 
 def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
@@ -84,6 +89,8 @@ def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
     hydra_part = composed.hydra
     with open_dict(composed):
         del composed["hydra"]
+    if "optim" in composed:
+        prefer_named_steps(composed, hydra_part.overrides.task)
     return composed, stated_keys(composed, hydra_part)
 
 

@@ -7,7 +7,7 @@ by itself is stated by nobody.
 
 import importlib.resources
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,23 @@ def stated_keys(config: DictConfig, hydra: Any) -> dict[str, Any]:
         node = OmegaConf.select(config, name)
         stated[name] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     return stated
+
+
+def prefer_named_steps(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Drops a length in epochs that a file gives where the command line names one in steps.
+
+    Raises:
+        UserError: the command line names both.
+    """
+    named = {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
+    for in_steps, in_epochs in (
+        ("optim.max_steps", "optim.max_epochs"),
+        ("validate_every_steps", "validate_every_epochs"),
+    ):
+        if in_steps in named and OmegaConf.select(config, in_epochs) is not None:
+            if in_epochs in named:
+                raise UserError(f"{in_steps} and {in_epochs} say the same in two ways; give one of them.")
+            OmegaConf.update(config, in_epochs, None)
 
 
 def is_stated(key: str, stated: Collection[str]) -> bool:

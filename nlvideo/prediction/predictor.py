@@ -58,7 +58,7 @@ class Predictor:
     Args:
         checkpoint: an nlvideo checkpoint, the folder of a run, or another project's file of weights.
         device: None: the GPU if there is one.
-        precision: one of nlvideo.config.schema.PRECISIONS; None: the checkpoint's.
+        precision: one of nlvideo.config.checks.PRECISIONS; None: the checkpoint's.
         settings: keys as on the command line, such as {"data.test.num_clips": 1}; for all others, the checkpoint's.
 
     Attributes:

@@ -19,7 +19,7 @@ def holding(folder: Path) -> Iterator[None]:
     Raises:
         UserFileExistsError: another block of this process holds the folder.
     """
-    key = folder.absolute()
+    key = folder.resolve()
     if key in _held:
         raise UserFileExistsError(f"output_dir={folder} is in use by another run of this process.")
     _held[key] = None
@@ -37,7 +37,7 @@ def lock_folder(folder: Path) -> None:
     Raises:
         UserFileExistsError: another process holds the lock.
     """
-    key = folder.absolute()
+    key = folder.resolve()
     if not folder.is_dir() or _held.get(key) is not None:
         return
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)

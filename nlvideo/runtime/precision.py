@@ -1,5 +1,7 @@
 """The compute dtype of each device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -42,6 +44,22 @@ def use_tf32(allowed: bool, device: torch.device) -> None:
         raise UserError("tf32=true: only NVIDIA GPUs from Ampere on have TF32, and this device is not one.")
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def keeping_torch_settings() -> Iterator[None]:
+    """Gives a program its number of threads and its rounding of float32 products back when the block ends."""
+    threads, products, tf32 = (
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+    )
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def input_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -3,7 +3,8 @@
 Each has a test of its own in tests/runtime/test_torch_private.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch import Tensor
@@ -11,7 +12,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # of any number of dimensions
 from torch.nn.modules.batchnorm import _NormBase as NormWithStatistics  # batch and instance norms
 
-__all__ = ["BatchNorm", "FakeTensorMode", "NormWithStatistics", "resize_antialiased", "storage_id"]
+__all__ = [
+    "BatchNorm",
+    "FakeTensorMode",
+    "NormWithStatistics",
+    "loader_workers",
+    "resize_antialiased",
+    "storage_id",
+]
 
 
 def resize_antialiased(
@@ -31,6 +39,11 @@ def resize_antialiased(
     if out is None:
         return resize(images, list(size), False, *scales)
     return resize.out(images, list(size), False, *scales, out=out)
+
+
+def loader_workers(batches: Iterator) -> list[BaseProcess]:
+    """Returns the processes behind an iterator over a DataLoader."""
+    return list(getattr(batches, "_workers", ()))
 
 
 def storage_id(tensor: Tensor) -> int:

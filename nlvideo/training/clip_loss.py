@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nlvideo.config.schema import OptimConfig
+from nlvideo.config.schema import OptimConfig, TrainConfig
+from nlvideo.data.clips.epoch_order import expected_draws
 from nlvideo.data.lists.list_warnings import class_counts
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.errors import UserError
@@ -43,17 +44,17 @@ class ClipLoss:
         return F.cross_entropy(logits, targets, weights, reduction="sum", label_smoothing=smoothing) / len(logits)
 
 
-def build_loss(optim: OptimConfig, table: VideoTable, device: torch.device) -> ClipLoss:
+def build_loss(config: TrainConfig, table: VideoTable, device: torch.device) -> ClipLoss:
     """Returns the loss of a run on these training videos."""
-    weights = class_weights(table, optim)
+    optim, weights = config.optim, class_weights(table, config.optim, config.data.balance)
     return ClipLoss(table.multi_label, optim.label_smoothing, None if weights is None else weights.to(device))
 
 
-def class_weights(table: VideoTable, optim: OptimConfig) -> Tensor | None:
+def class_weights(table: VideoTable, optim: OptimConfig, balance: str) -> Tensor | None:
     """Returns the weights of the classes (K,) float32, None for equal ones.
 
-    The mean over the training videos is 1, or, where a video may have several classes, over the classes: weights do
-    not act as another learning rate.
+    The mean over the clips that `balance` draws is 1, or, where a video may have several classes, over the classes:
+    weights do not act as another learning rate.
 
     Raises:
         UserError: a class without videos.
@@ -72,5 +73,6 @@ def class_weights(table: VideoTable, optim: OptimConfig) -> Tensor | None:
     else:  # Cui et al. 2019, Eq. 2: each further video of a class adds less
         beta = optim.class_weights_beta
         weights = (1 - beta) / (1 - beta**counts) if beta else np.ones(len(counts))
-    mean = weights.mean() if table.multi_label else np.average(weights, weights=counts)
+    drawn = expected_draws(table, balance)
+    mean = weights.mean() if table.multi_label else np.average(weights[table.targets], weights=drawn)
     return torch.from_numpy(weights / mean).float()

@@ -31,7 +31,7 @@ def is_better(metric: str, value: float, than: float) -> bool:
 
 def without_gain(rows: list[dict[str, Any]], metric: str) -> int:
     """Returns how many validations in a row, the last ones, were not better than the best before them."""
-    values = [row[metric] for row in rows if row["split"] == "val" and metric in row]
+    values = [row[metric] for row in rows if row["split"] == "val" and row.get(metric) is not None]
     best = 0
     for i, value in enumerate(values):
         if is_better(metric, value, values[best]):

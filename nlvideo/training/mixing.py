@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STREAM = 1  # keeps these random numbers apart from those of samples and orders
+STREAM = (0, 0, 0, 1)  # behind seed and pair: longer than what seeds samples, orders and dropout, so none is the same
 
 
 class Mixture(NamedTuple):
@@ -34,7 +34,7 @@ class PairMixer:
 
     def draw(self, pair: int, height: int, width: int) -> Mixture:
         """Returns how the clips 2 * pair and 2 * pair + 1 of the run are mixed."""
-        rng = np.random.default_rng(np.random.SeedSequence([self.seed, pair], spawn_key=(STREAM,)))
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, pair], spawn_key=STREAM))
         if not (self.mixup and self.cutmix):
             cut = not self.mixup
         else:

@@ -57,6 +57,8 @@ def _changed_lines(config: TrainConfig, network: VideoResNet, new_parts: Sequenc
         names = ", ".join("head" if name == "fc" else name for name in new_parts)
         rate = f"{optim.new_lr_factor:g} times as much for what is new: {names}"
         lines.append(f"          {rate if names else 'the same for all: nothing is new beside pretrained weights'}")
+    if optim.warmup_steps > optim.max_steps // 4:
+        lines.append(f"          rises for {optim.warmup_steps} of the {optim.max_steps} steps (optim.warmup_steps)")
     if network.frozen:
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         lines.append(f"frozen    {', '.join(network.frozen)}; {trained / 1e6:.2f} M parameters are trained")
@@ -77,7 +79,7 @@ def _changed_lines(config: TrainConfig, network: VideoResNet, new_parts: Sequenc
 
 
 def _norm_line(config: TrainConfig, network: VideoResNet, clips: int) -> str:
-    if config.model.frozen_bn or not any(isinstance(module, BatchNorm) for module in network.modules()):
+    if not any(isinstance(module, BatchNorm) and module.training for module in network.train().modules()):
         return "norm      frozen: statistics, gain and bias"
     if config.sync_bn:
         clips = config.optim.batch_size // config.optim.accumulate

@@ -53,7 +53,7 @@ def check_inputs(config: TrainConfig) -> Inputs:
     torch.manual_seed(config.seed)  # the same initial weights on every rank and every time
     network = build_model(config.model, config.block, config.data, len(train_table.classes))
     check_clip(network, config.data.num_frames, config.data.crop_size, config.data.crop_size)
-    class_weights(train_table, config.optim)
+    class_weights(train_table, config.optim, config.data.balance)
     check_norm_batch(config)
     check_shared_memory(config)
     if config.sync_bn and not torch.cuda.is_available():
@@ -63,12 +63,11 @@ def check_inputs(config: TrainConfig) -> Inputs:
 
 def in_steps(config: TrainConfig, num_videos: int) -> TrainConfig:
     """Returns the config with the keys that count steps for those that count epochs, where these are given."""
-    optim, per_epoch = config.optim, num_videos / config.optim.batch_size
+    optim, every = config.optim, config.validate_every_steps
     if optim.max_epochs is not None:
-        optim = dataclasses.replace(optim, max_steps=math.ceil(optim.max_epochs * per_epoch))
-    every = config.validate_every_steps
+        optim = dataclasses.replace(optim, max_steps=math.ceil(optim.max_epochs * num_videos / optim.batch_size))
     if config.validate_every_epochs is not None:
-        every = max(1, round(config.validate_every_epochs * per_epoch))
+        every = max(1, round(config.validate_every_epochs * num_videos / optim.batch_size))
     return dataclasses.replace(config, optim=optim, validate_every_steps=every)
 
 
@@ -87,7 +86,8 @@ def check_norm_batch(config: TrainConfig) -> None:
     """Raises UserError if a micro-batch gives the batch norms of res5 one value a channel, which has no variance."""
     frames = temporal_size(STEMS[config.model.stem], config.data.num_frames)
     clips = planned_share(config).clips_per_micro_batch
-    if clips * frames * (-(-config.data.crop_size // 32)) ** 2 == 1 and not config.model.frozen_bn:
+    frozen = config.model.frozen_bn or "res5" in config.model.frozen_parts
+    if clips * frames * (-(-config.data.crop_size // 32)) ** 2 == 1 and not frozen:
         raise UserError(
             f"optim.batch_size={config.optim.batch_size}: batch norm in res5 would see a single value per channel in "
             "each micro-batch; use at least two clips per micro-batch, larger crops or longer clips."

@@ -65,9 +65,10 @@ class RunLog:
         rows = self._validations()
         return rows[-1][headline(rows[-1])] if rows else math.nan
 
-    def is_best(self, metric: str, value: float) -> bool:
+    def is_best(self, metric: str, value: float | None) -> bool:
         """Returns whether a validation that is not logged yet is better than all before it."""
-        return all(is_better(metric, value, row[metric]) for row in self._validations() if metric in row)
+        before = [row[metric] for row in self._validations() if row.get(metric) is not None]
+        return value is not None and all(is_better(metric, value, other) for other in before)
 
     def out_of_patience(self, metric: str, patience: int | None) -> bool:
         """Returns whether the last `patience` validations were no better than the best before them."""
@@ -91,7 +92,7 @@ class RunLog:
                 self._board.add_scalar(f"{split}/{name}", value, step)
         if self._logger:
             self._logger.log(split, step, values)
-        text = "  ".join(f"{name} {values[name]:.4g}" for name in CONSOLE_METRICS if name in values)
+        text = "  ".join(f"{name} {values[name]:.4g}" for name in CONSOLE_METRICS if values.get(name) is not None)
         if self._bar.disable:
             print(f"{split} {step}/{self.max_steps}  {text}  eta {self._eta(step)}", flush=True)
         elif split == "train":

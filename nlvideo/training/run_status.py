@@ -2,6 +2,8 @@
 
 import json
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +44,18 @@ class TrainResult(NamedTuple):
             SIGNAL: f"stopped at step {self.step} by {by}",
             DRY_RUN: "dry run",
         }[self.reason]
+
+
+@contextmanager
+def noting_failure(folder: Path | None) -> Iterator[None]:
+    """Leaves FAILED with the error in a run's folder if the block raises; None: on a rank that writes nothing."""
+    try:
+        yield
+    except Exception as error:
+        if folder is not None and folder.is_dir():
+            with suppress(OSError):  # a full disk may be the error
+                write_status(folder, FAILED, reason="error", error=str(error) or type(error).__name__)
+        raise
 
 
 def write_status(folder: Path, state: str, **values: Any) -> None:

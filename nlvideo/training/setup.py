@@ -84,7 +84,7 @@ def set_up(config: TrainConfig) -> Run:
     """Joins the other ranks and builds the network with its weights, new or resumed, and the optimizer."""
     world = distributed.init_world()
     distributed.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
-    _check_shares(config, world)
+    check_shares(config, world)
     dtype = resolve_precision(config.precision, world.device)
     use_tf32(config.tf32, world.device)
     distributed.on_main(check_writable, Path(config.output_dir))
@@ -101,7 +101,7 @@ def set_up(config: TrainConfig) -> Run:
     else:
         loaded = distributed.on_main(initialize, inputs.network, config, inputs.train_table)
         notes, new_parts = [loaded.sentence], loaded.new_parts
-    loss = build_loss(config.optim, inputs.train_table, world.device)
+    loss = build_loss(config, inputs.train_table, world.device)
     learner = build_learner(config, inputs.network, world, dtype, loss=loss, new_parts=new_parts)
     if found:
         resume_learner(learner, found.content)
@@ -139,12 +139,19 @@ def _run_from(
     )
 
 
-def _check_shares(config: TrainConfig, world: World) -> None:
+def check_shares(config: TrainConfig, world: World) -> None:
+    """Raises UserError if a step's clips cannot be divided among the ranks and their micro-batches."""
     optim = config.optim
     if optim.batch_size % (world.size * optim.accumulate):
         raise UserError(
             f"optim.batch_size={optim.batch_size} cannot be divided evenly among {world.size} ranks with "
             f"optim.accumulate={optim.accumulate} micro-batches each."
+        )
+    if (optim.mixup or optim.cutmix) and optim.batch_size % (2 * world.size * optim.accumulate):
+        raise UserError(
+            f"optim.mixup={optim.mixup:g} optim.cutmix={optim.cutmix:g} mix the clips of a micro-batch in pairs: "
+            f"optim.batch_size={optim.batch_size} must be a multiple of {2 * world.size * optim.accumulate}, twice "
+            f"the {world.size} ranks with optim.accumulate={optim.accumulate}."
         )
 
 

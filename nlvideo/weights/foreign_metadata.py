@@ -54,7 +54,7 @@ def _of_pyslowfast(text: Any) -> dict[str, Any]:
         return {}
     values: dict[str, Any] = {}
     data, block = _part(config, "DATA"), _part(config, "NONLOCAL")
-    if str(_part(config, "MODEL").get("ARCH", "")).startswith("c2d_nopool"):
+    if str(_part(config, "MODEL").get("ARCH", "")).endswith("_nopool"):  # of c2d and i3d
         values["model.stem"] = "all_frames"
     if block.get("INSTANTIATION") in _INSTANTIATIONS:
         values["block.mode"] = _INSTANTIATIONS[block["INSTANTIATION"]]

@@ -66,6 +66,8 @@ def _why_new_head(file: WeightsFile, classes: list[str], keep: bool) -> str | No
         return f" (the {file.num_classes} classes of the checkpoint have no names)"
     if not has_names(classes):
         return " (which have no names)"
+    if sorted(file.classes) == sorted(classes) and file.classes != classes:
+        return " (the checkpoint has the same classes in another order)"
     return None if file.classes == classes else f" (the checkpoint has {file.num_classes} other classes)"
 
 

@@ -17,7 +17,10 @@ from nlvideo.weights.importers import import_weights
 
 BLOCK_KEYS = tuple(f"block.{option.name}" for option in dataclasses.fields(BlockConfig))
 # The size of the pictures, which training and validation share: taken together, or not at all.
-PICTURE_KEYS = ("data.crop_size", "data.scale_range", "data.test.short_side", "data.test.crop_size")
+PICTURE_KEYS = (
+    *("data.crop_size", "data.scale_range"),
+    *("data.test.short_side", "data.test.crop_size", "data.test.num_crops"),
+)
 # What makes a network compute what it computed: the keys that a new run takes over.
 FUNCTION_KEYS = (
     *(f"model.{name}" for name in ("layout", "depth", "width", "stem")),

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.runtime.errors import UserError
 from nlvideo.training.clip_loss import ClipLoss, class_weights
-from nlvideo.training.mixing import PairMixer
+from nlvideo.training.mixing import STREAM, PairMixer
 
 LOGITS = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 TARGETS = torch.tensor([0, 0, 0, 0, 1, 1, 2, 0])
@@ -52,16 +52,19 @@ def table_of(tmp_path, counts):
 
 def test_class_weights_are_those_of_their_formula(tmp_path):
     table, optim = table_of(tmp_path, [36, 3]), composed("data.root=x").optim
-    assert class_weights(table, optim) is None
-    inverse = class_weights(table, dataclasses.replace(optim, class_weights="inverse")).numpy()
+    assert class_weights(table, optim, "none") is None
+    inverse = class_weights(table, dataclasses.replace(optim, class_weights="inverse"), "none").numpy()
     assert inverse[1] / inverse[0] == pytest.approx(12) and np.average(inverse, weights=[36, 3]) == pytest.approx(1)
     changed = dataclasses.replace(optim, class_weights="effective", class_weights_beta=0.9)
-    effective = class_weights(table, changed).numpy()
+    effective = class_weights(table, changed, "none").numpy()
     assert effective[1] / effective[0] == pytest.approx((1 - 0.9**36) / (1 - 0.9**3))
     changed = dataclasses.replace(optim, class_weights="effective", class_weights_beta=0.0)
-    assert class_weights(table, changed).tolist() == [1, 1]
+    assert class_weights(table, changed, "none").tolist() == [1, 1]
+    # drawn evenly, the classes have half of the clips each, and weights with the same mean
+    both = class_weights(table, dataclasses.replace(optim, class_weights="inverse"), "classes").numpy()
+    assert both.mean() == pytest.approx(1) and both[1] / both[0] == pytest.approx(12)
     with pytest.raises(UserError, match="1 of 3 classes have no training video .2."):
-        class_weights(table_of(tmp_path, [4, 2, 0]), dataclasses.replace(optim, class_weights="inverse"))
+        class_weights(table_of(tmp_path, [4, 2, 0]), dataclasses.replace(optim, class_weights="inverse"), "none")
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
@@ -99,3 +102,12 @@ def test_several_labels_are_mixed_too():
     _, shares = PairMixer(1.0, 0.0, seed=0)(torch.rand(2, 3, 1, 4, 4), several, torch.tensor([6, 7]), 3)
     kept = PairMixer(1.0, 0.0, seed=0).draw(3, 4, 4).kept
     torch.testing.assert_close(shares[0], torch.tensor([kept, 0.0, 1.0]), rtol=1e-5, atol=1e-6)
+
+
+def test_mixtures_draw_other_numbers_than_samples():
+    from nlvideo.data.clips.sampling import sample_rng
+
+    for copy in range(3):
+        sample = sample_rng(3, 5, 0, 0, copy).random(4)
+        drawn = np.random.default_rng(np.random.SeedSequence([3, 5], spawn_key=STREAM)).random(4)
+        assert not np.array_equal(sample, drawn)

@@ -5,16 +5,21 @@ import signal
 import numpy as np
 import pytest
 import torch
+from conftest import composed
 from kills import equal
 from runs import StopAt, assert_equal, config_of, rows_of, weights_of
 
+from nlvideo.experiments.sweep import is_finished
 from nlvideo.models.resnet import VideoResNet
+from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
 from nlvideo.train import train
 from nlvideo.training.learner import build_learner
 from nlvideo.training.optim import build_optimizer, set_lr
 from nlvideo.training.precise_bn import precise_statistics
+from nlvideo.training.preflight import in_steps
 from nlvideo.training.run_status import read_status
+from nlvideo.training.setup import check_shares
 from nlvideo.training.weight_average import average_weights, resume_average
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
 
@@ -200,11 +205,53 @@ def test_a_run_ends_when_validations_bring_no_gain(video_folder, tmp_path, monke
     status = read_status(tmp_path / "run")
     assert status["state"] == "finished" and status["reason"] == "patience" and status["step"] == 4
     assert load_checkpoint(tmp_path / "run/checkpoint_best.pt")["step"] == 2  # an equal loss is no gain
-    assert train(config_of(video_folder, tmp_path / "run", *options, "resume=auto")).step == 4  # it has ended
+    again = train(config_of(video_folder, tmp_path / "run", *options, "resume=auto"))  # it has ended
+    assert (again.step, again.reason, again.state) == (4, "patience", "finished")
+    assert is_finished(tmp_path / "run", config_of(video_folder, tmp_path / "run", *options))
+    assert not is_finished(tmp_path / "run", config_of(video_folder, tmp_path / "run", *options[:-1], "patience=3"))
     scripted(monkeypatch, [1.9, 2.0, 2.0, 2.0])
     more = [*options[:-1], "patience=3", "resume=auto"]  # more patience, and it goes on
     assert train(config_of(video_folder, tmp_path / "run", *more)).step == 8
     assert load_checkpoint(tmp_path / "run/checkpoint_best.pt")["step"] == 5
+
+
+def test_a_resumed_run_without_patience_left_ends_between_validations(video_folder, tmp_path, monkeypatch):
+    options = ["optim.max_steps=9", "validate_every_steps=2", "best_metric=loss"]
+    scripted(monkeypatch, [1.0, 2.0])
+    with monkeypatch.context() as patch:
+        StopAt(patch, 5, signal.SIGTERM)
+        assert train(config_of(video_folder, tmp_path / "run", *options)).reason == "signal"
+    result = train(config_of(video_folder, tmp_path / "run", *options, "patience=1", "resume=auto"))
+    assert (result.step, result.reason, result.state) == (5, "patience", "finished")
+    assert read_status(tmp_path / "run")["reason"] == "patience"
+
+
+def test_a_validation_without_a_loss_is_never_the_best(video_folder, tmp_path, monkeypatch):
+    scripted(monkeypatch, [None, 2.0, 1.0, 1.5])
+    train(config_of(video_folder, tmp_path / "run", "validate_every_steps=1", "best_metric=loss"))
+    assert load_checkpoint(tmp_path / "run/checkpoint_best.pt")["step"] == 3
+
+
+def test_steps_that_the_command_line_names_win_over_epochs_of_a_file():
+    assert composed("experiment=finetune", "data.root=x").optim.max_epochs == 30
+    config = composed("experiment=finetune", "data.root=x", "optim.max_steps=50", "validate_every_steps=5")
+    assert config.optim.max_epochs is None and config.validate_every_epochs is None and config.optim.max_steps == 50
+    with pytest.raises(UserError, match="optim.max_steps and optim.max_epochs say the same in two ways"):
+        composed("experiment=finetune", "data.root=x", "optim.max_steps=50", "optim.max_epochs=3")
+    assert in_steps(composed("data.root=x", "optim.batch_size=10", "optim.max_epochs=50"), 11).optim.max_steps == 55
+
+
+def test_ranks_that_would_part_pairs_are_refused(video_folder, tmp_path):
+    config = config_of(video_folder, tmp_path / "run", "optim.mixup=0.2", "optim.batch_size=12")
+    with pytest.raises(UserError, match="must be a multiple of 8, twice the 4 ranks"):
+        check_shares(config, World(0, 0, 4, torch.device("cpu")))
+
+
+def test_a_failed_run_says_so(video_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("nlvideo.train.train_step", lambda learner, batches: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(config_of(video_folder, tmp_path / "run"))
+    assert read_status(tmp_path / "run") == {"state": "failed", "reason": "error", "error": "division by zero"}
 
 
 def test_everything_together_resumes_bit_for_bit(video_folder, tmp_path, monkeypatch, pretrained):

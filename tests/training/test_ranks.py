@@ -1,5 +1,6 @@
 """Several ranks."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from runs import BIN, TINY, config_of, ledger_of, list_with_broken, rows_of, tor
 
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.train import train, train_step
+from nlvideo.training.run_status import read_status
 from nlvideo.training.setup import set_up
+from nlvideo.weights.checkpoint_file import load_checkpoint
 
 WORKER = """
 import sys, torch
@@ -92,6 +95,54 @@ def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_
             torch.testing.assert_close(
                 value, other["model"][key], rtol=0, atol=1e-10, msg=lambda m, key=key: f"{key}: {m}"
             )
+
+
+RUN = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from test_ranks import frozen_run
+frozen_run(*sys.argv[3:])
+"""
+
+
+def frozen_run(video_folder, output, *overrides):
+    """A run from pretrained weights, with frozen stages, an average and patience; rank 0 saves what is communicated."""
+    from nlvideo.train import launch
+    from nlvideo.training import learner
+
+    buckets = []
+    real = learner.share_gradients
+
+    def noted(network, world, now, sent):
+        model = real(network, world, now, sent)
+        buckets.append(sorted(name for name, p in model.named_parameters() if p.requires_grad))
+        return model
+
+    learner.share_gradients = noted
+    options = ["model.freeze=[stem,res2,res3,res4]", "optim.ema_decay=0.5", "optim.batch_size=4", "optim.max_steps=6"]
+    options += ["validate_every_steps=1", "patience=1", "best_metric=loss", "optim.lr=100", "precise_bn_steps=1"]
+    launch(config_of(video_folder, output, *options, *overrides))
+    if os.environ.get("RANK", "0") == "0":
+        torch.save(buckets[0], f"{output}/trained.pt")
+
+
+@pytest.mark.slow
+def test_ranks_with_frozen_parts_an_average_and_patience_end_together(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "pretrained", "optim.max_steps=1"))
+    (tmp_path / "worker.py").write_text(RUN)
+    folders = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
+    pretrained = f"model.pretrained={tmp_path}/pretrained/checkpoint.pt"
+    done = torchrun(2, str(tmp_path / "worker.py"), *folders, str(video_folder), str(tmp_path / "two"), pretrained)
+    assert done.returncode == 0, done.stderr[-3000:]
+    status = read_status(tmp_path / "two")
+    assert status["state"] == "finished" and status["reason"] in ("patience", "max_steps")
+    content, before = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("two", "pretrained"))
+    frozen = [key for key in content["model"] if key.startswith(("conv1.", "bn1.", "layer1.", "layer2.", "layer3."))]
+    for key in frozen:
+        assert torch.equal(content["model"][key], before["model"][key]), key
+        assert torch.equal(content["ema"][key], before["model"][key]), key
+    trained = torch.load(tmp_path / "two/trained.pt")
+    assert trained and all("layer4." in name or "fc." in name for name in trained)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Worker processes that decode ahead of the network, and which clips each rank reads for each step."""
 
 import ctypes
-import multiprocessing
 import signal
 import sys
 import threading
@@ -20,6 +19,7 @@ from nlvideo.data.decoding.opening import LostWorker
 from nlvideo.data.decoding.video import SlowVideo
 from nlvideo.runtime.errors import RunFailed
 from nlvideo.runtime.signals import STOP_SIGNALS
+from nlvideo.runtime.torch_private import loader_workers
 
 TRAINING_ADVICE = (
     "Take the file out of the list, allow more time with data.time_limit_seconds, or train without it, and without "
@@ -53,18 +53,18 @@ def _prepare_worker(_worker: int) -> None:
 
 
 @contextmanager
-def ending_workers() -> Iterator[None]:
-    """Kills the workers that the block started if it does not end by itself.
+def reading(loader: DataLoader) -> Iterator[Iterator]:
+    """Yields the loader's iterator, and kills its workers if the block does not end by itself.
 
     An exit would wait for each worker that hangs, for ever, and one asked to end inside a long video takes its time.
     """
-    others = set(multiprocessing.active_children())
+    batches = iter(loader)
     try:
-        yield
+        yield batches
     except BaseException:  # also an iteration that is closed
         handled = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if handled else None  # the loader takes it for a failure
-        for worker in set(multiprocessing.active_children()) - others:
+        for worker in loader_workers(batches):
             worker.kill()
             worker.join()
         if handled:
@@ -123,8 +123,8 @@ def batches_of_steps(
         loader = loading.loader(dataset, batch_sampler=sampler, collate_fn=collate)
         try:
             batches: list[Batch] = []
-            with ending_workers():
-                for batch in loader:
+            with reading(loader) as read:
+                for batch in read:
                     batches.append(batch)
                     if len(batches) == share.num_micro_batches:
                         yield batches

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 from itertools import takewhile
 
 from nlvideo.data.clips.batch import Batch, collate
-from nlvideo.data.clips.loading import TRAINING_ADVICE, Loading, ending_workers, explained
+from nlvideo.data.clips.loading import TRAINING_ADVICE, Loading, explained, reading
 from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews, without_views
 
 EVALUATION_ADVICE = (
@@ -18,8 +18,8 @@ def center_clip_batches(
 ) -> Iterator[Batch]:
     """Yields Batches of these videos' centre clips, in their order; a lost worker is named with its video."""
     try:
-        with ending_workers():
-            yield from loading.loader(dataset, batch_size=batch_size, sampler=videos, collate_fn=collate)
+        with reading(loading.loader(dataset, batch_size=batch_size, sampler=videos, collate_fn=collate)) as batches:
+            yield from batches
     except RuntimeError as error:
         raise explained(error, dataset.opener.watch.lost(str(error)), TRAINING_ADVICE) from None
 
@@ -38,8 +38,8 @@ def each_video(dataset: MultiViews, videos: Sequence[int], loading: Loading) -> 
         try:
             # All views of a video may take half a gigabyte: each worker holds one video ready, and none is copied.
             ahead = {"prefetch_factor": 1} if loading.num_workers else {}
-            with ending_workers():
-                for views in loading.loader(dataset, batch_size=None, sampler=part, pin_memory=False, **ahead):
+            with reading(loading.loader(dataset, batch_size=None, sampler=part, pin_memory=False, **ahead)) as read:
+                for views in read:
                     waiting.pop(0)
                     yield views
         except RuntimeError as error:
