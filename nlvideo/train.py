@@ -101,7 +101,7 @@ def train_from_python(config: TrainConfig | Sequence[str]) -> TrainResult:
         check_config(config)
         complete = config
     else:
-        composed, stated = compose_stated("train", config)
+        composed, stated = compose_stated("train", config, one_run=True)
         complete = completed(to_dataclass(composed), stated)
     with keeping_torch_settings():
         result = train_on_ranks(complete)

@@ -108,7 +108,6 @@ def fitted(command: str) -> str:
         added += [*SMALL, *(SMALL_SET if SYNTHETIC.search(command) else ())]
         given = {word.split("=")[0] for word in command.split()}
         added = [text for text in added if text.split("=")[0] not in given]
-        added += ["optim.max_epochs=1"] if "experiment=finetune" in command else []
         known = re.search("pretrained|table_2g|scale=small", command)  # starts from weights that exist
         added += [] if known else ["model.pretrained=null"]
     if command.startswith("nlvideo-train"):

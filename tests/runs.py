@@ -37,7 +37,9 @@ TINY = [
 
 
 def config_of(video_folder, output_dir, *overrides: str) -> TrainConfig:
-    return composed(*TINY, f"data.root={video_folder}", f"output_dir={output_dir}", *overrides)
+    in_epochs = any(override.startswith("optim.max_epochs") for override in overrides)
+    base = [override for override in TINY if not (in_epochs and override.startswith("optim.max_steps"))]
+    return composed(*base, f"data.root={video_folder}", f"output_dir={output_dir}", *overrides)
 
 
 def rows_of(folder) -> list[dict]:

@@ -66,12 +66,15 @@ def compose_train_config(overrides: Sequence[str]) -> TrainConfig:
         return to_dataclass(compose_stated("train", overrides)[0])
 
 
-def compose_stated(config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+def compose_stated(
+    config_name: str, overrides: Sequence[str], *, one_run: bool = False
+) -> tuple[DictConfig, dict[str, Any]]:
     """Returns what a program gets from these overrides: its composed config, and {key: value} of what they state.
 
     Args:
         config_name: "train", "evaluate" or "predict".
         overrides: as on the command line.
+        one_run: refuse a config that stands for several, as the papers' tables do.
 
     Raises:
         UserError: an override that does not fit; the message is the one that the command prints.
@@ -79,7 +82,7 @@ def compose_stated(config_name: str, overrides: Sequence[str]) -> tuple[DictConf
     store_schemas()
     with _explaining(), _outside_hydra(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         composed = compose(config_name, list(overrides), return_hydra_config=True)
-        if composed.hydra.sweeper.get("params"):
+        if one_run and composed.hydra.sweeper.get("params"):
             raise UserError("This config is a sweep over several runs, which nlvideo-train -m trains.")
         return without_hydra(composed)
 
