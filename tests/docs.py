@@ -56,6 +56,7 @@ PLACES = (  # what names in a command become in FOLDER
     (r"num_devices=8", "num_devices=1"),
     (r"precise_bn_steps=200", "precise_bn_steps=2"),
     (r"pretrained=FILE", "pretrained=run/checkpoint.pt"),
+    (r"patience=5", "patience=1 validate_every_steps=1 optim.max_steps=3"),
 )
 SMALL = [
     "model.width=4",
