@@ -216,7 +216,7 @@ def report_end(run: Run, result: TrainResult) -> None:
     last = None if np.isnan(result.score) else result.score
     values = {"step": result.step, "score": last, "metric": result.metric, "num_classes": run.network.num_classes}
     write_status(run.folder, result.state, reason=result.reason, **values)
-    print_results(result, run.config.optim.max_steps)
+    print_results(result, run.config.optim.max_steps, run.best_metric)
 
 
 def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int, float]:

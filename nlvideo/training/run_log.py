@@ -34,7 +34,17 @@ from nlvideo.weights.checkpoint_file import NEWEST_FILE
 TENSORBOARD_FOLDER = "tensorboard"
 # Waited for a logger at the end; a run that is asked to stop has other things to do before it is killed.
 LOGGER_SECONDS = {FINISHED: 15.0, STOPPED: 5.0, FAILED: 5.0}
-CONSOLE_METRICS = ("loss", "lr", "clips_per_second", "data_wait_share", "top1", "top5", "map", "num_videos")
+CONSOLE_METRICS = (
+    "loss",
+    "lr",
+    "clips_per_second",
+    "data_wait_share",
+    "top1",
+    "top5",
+    "mean_class_accuracy",
+    "map",
+    "num_videos",
+)
 
 
 class RunLog:
@@ -142,7 +152,7 @@ class RunLog:
         return tqdm.format_interval(seconds)
 
 
-def print_results(result: TrainResult, max_steps: int) -> None:
+def print_results(result: TrainResult, max_steps: int, best_metric: str) -> None:
     """Prints the table of results and, on lines of their own that no terminal cuts, where everything lies."""
     from rich.console import Console
     from rich.table import Table
@@ -156,7 +166,9 @@ def print_results(result: TrainResult, max_steps: int) -> None:
     shown = [f"{100 * value:.2f} %" for value in (scores[-1], max(scores))] if scores else ["-", "-"]
     table.add_row(f"{step} of {max_steps}", losses[-1] if losses else "-", *shown)
     Console().print(table)
-    print(f"checkpoint   {folder / NEWEST_FILE}" + (f", the best {folder / BEST_FILE}" if scores else ""))
+    print(
+        f"checkpoint   {folder / NEWEST_FILE}" + (f", the best by {best_metric} {folder / BEST_FILE}" if scores else "")
+    )
     print(f"curves       {folder / CURVES_FILE}")
     print(f"TensorBoard  tensorboard --logdir {folder / TENSORBOARD_FOLDER}")
     print(f"end          {result.describe()}")
