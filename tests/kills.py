@@ -131,7 +131,8 @@ def differences(whole: Path, killed: Path) -> list[str]:
     """Returns in what two runs differ: weights, momentum, statistics, and metrics but for timings."""
     a, b = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (whole, killed))
     best = [torch.load(folder / "checkpoint_best.pt", weights_only=True) for folder in (whole, killed)]
-    found = [key for key in ("model", "optimizer", "precise_bn", "step", "meter") if not equal(a[key], b[key])]
+    parts = ("model", "ema", "optimizer", "precise_bn", "step", "meter")
+    found = [key for key in parts if not equal(a[key], b[key])]
     found += ["best"] * (not equal(best[0]["model"], best[1]["model"]))
     found += ["metrics"] * (rows_of(whole) != rows_of(killed))
     return [f"{key} differs" for key in found]

@@ -97,6 +97,25 @@ def activation_bytes(network: VideoResNet, shape: Sequence[int], dtype: torch.dt
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
+def passing_bytes(network: VideoResNet, shape: Sequence[int], dtype: torch.dtype) -> int:
+    """Returns the bytes of the largest input and output that one layer holds at a time for clips (N, 3, T, H, W).
+
+    They are there whether or not anything is kept for a backward pass.
+    """
+    network, largest = copy.deepcopy(network).to("meta").eval(), 0
+
+    def note(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal largest
+        largest = max(largest, sum(x.numel() for x in (*inputs, output)))
+
+    for module in network.modules():
+        if not [*module.children()]:
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        network(torch.empty(shape, device="meta"))
+    return largest * dtype.itemsize
+
+
 def num_params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 

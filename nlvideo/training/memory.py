@@ -9,7 +9,7 @@ import torch
 from nlvideo.build.model import build_model
 from nlvideo.config.checks import check_config
 from nlvideo.config.schema import TrainConfig
-from nlvideo.models.cost import activation_bytes, num_params
+from nlvideo.models.cost import activation_bytes, num_params, passing_bytes
 from nlvideo.models.resnet import STAGES
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
@@ -24,7 +24,7 @@ class StepMemory(NamedTuple):
     """What a step of one process holds, in bytes."""
 
     weights: int  # with gradients, the optimizer's state, averaged weights and, on several ranks, buckets
-    activations: int  # of a micro-batch, saved for the backward pass
+    activations: int  # of a micro-batch: saved for the backward pass, and the largest that one layer takes and gives
     clips: int  # of a micro-batch
     per_clip: float  # activations of each further clip; the rest does not depend on their number
 
@@ -52,8 +52,9 @@ def step_memory(config: TrainConfig, num_classes: int, world: World) -> StepMemo
     copies = 1 if optim.ema_decay is None else 2
     numbers = copies * num_params(network) + trained * (1 + moments + (world.size > 1))
     clips = planned_share(config).clips_per_micro_batch
+    shape = (3, data.num_frames, data.crop_size, data.crop_size)
     once, twice = (
-        activation_bytes(network, (n, 3, data.num_frames, data.crop_size, data.crop_size), dtype)
+        activation_bytes(network, (n, *shape), dtype) + passing_bytes(network, (n, *shape), dtype)
         for n in (clips, 2 * clips)
     )
     return StepMemory(numbers * input_dtype(dtype).itemsize, once, clips, (twice - once) / clips)

@@ -9,7 +9,7 @@ from runs import config_of
 
 from nlvideo.build.model import build_model
 from nlvideo.config.schema import TrainConfig
-from nlvideo.models.cost import activation_bytes, num_params
+from nlvideo.models.cost import activation_bytes, num_params, passing_bytes
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.free_memory import free_memory
@@ -87,9 +87,20 @@ def test_the_largest_micro_batch_is_computed_from_a_line_through_two():
     config = small("model.frozen_bn=false")
     now = memory_of("model.frozen_bn=false")
     network = build_model(config.model, config.block, config.data, 400)
-    size = now.weights + activation_bytes(network, (21, 3, 8, 64, 64), torch.float32)
+    shape = (21, 3, 8, 64, 64)
+    size = now.weights + activation_bytes(network, shape, torch.float32) + passing_bytes(network, shape, torch.float32)
     assert now.largest(size + 1000) == 21 and now.largest(size - 1000) == 20
     assert now.largest(now.weights // 2) == 0
+
+
+def test_a_layer_holds_its_input_and_output_even_where_nothing_is_kept():
+    config = small("model.train=head", "model.pretrained=imagenet")
+    network = build_model(config.model, config.block, config.data, 400)
+    shape = (2, 3, 8, 64, 64)
+    assert activation_bytes(network, shape, torch.float32) < 1e5  # the head alone
+    taken, given = 2 * 3 * 8 * 64 * 64, 2 * network.conv1.out_channels * 4 * 32 * 32
+    assert passing_bytes(network, shape, torch.float32) >= 4 * (taken + given)  # of conv1
+    assert passing_bytes(network, shape, torch.bfloat16) * 2 == passing_bytes(network, shape, torch.float32)
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 7, 64, 100, 1000])
