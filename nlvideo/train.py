@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from nlvideo.build.data import center_batches, train_batches
+from nlvideo.build.data import train_batches
 from nlvideo.config.checks import check_config
 from nlvideo.config.compose import (
     command_line_keys,
@@ -33,7 +32,7 @@ from nlvideo.config.compose import (
 )
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Batch
-from nlvideo.evaluation.metrics import headline, validation_metrics
+from nlvideo.evaluation.metrics import headline
 from nlvideo.experiments.sweep import POINT_FLAG, in_sweep, show_points_instead, train_point
 from nlvideo.models.resnet import block_gains
 from nlvideo.runtime import distributed, files
@@ -49,8 +48,8 @@ from nlvideo.training.learner import Learner
 from nlvideo.training.loggers import open_logger
 from nlvideo.training.optim import lr_at, set_lr
 from nlvideo.training.plan import plan_lines
-from nlvideo.training.precise_bn import precise_statistics, using
-from nlvideo.training.preflight import check_inputs, in_steps, planned_share
+from nlvideo.training.precise_bn import using
+from nlvideo.training.preflight import check_inputs, in_steps
 from nlvideo.training.resume import CONFIG_FILE, begun_config, find_checkpoint
 from nlvideo.training.run_log import RunLog, print_results
 from nlvideo.training.run_status import (
@@ -69,6 +68,7 @@ from nlvideo.training.setup import Run, set_up, state_of
 from nlvideo.training.step_files import go_back_to, name_best, save_step
 from nlvideo.training.step_metrics import StepResult, reduce_step, refuse_non_finite
 from nlvideo.training.step_timer import profiler
+from nlvideo.training.validation import statistics_after, validate
 from nlvideo.weights.adoption import take_from_pretrained
 
 TRACE_FOLDER = "trace"
@@ -418,49 +418,6 @@ def validate_and_log(run: Run, step: int, log: RunLog | None, stopping: StopSign
             name_best(run.folder, step)
         log.log("val", step, {**values, "seconds": time.monotonic() - started})
     return values[headline(values)]
-
-
-def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, Tensor]:
-    """Returns precise batch-norm statistics over the clips of the steps that follow this one."""
-    place = {"first_step": step, "last_step": step + run.config.precise_bn_steps}
-    steps = train_batches(run.config.data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
-    # Synchronised batch norm communicates in the forward pass, so all ranks stop before the same step.
-    taken = takewhile(lambda _: not any(distributed.sum_over_ranks([stopping.received])), stopping.while_waiting(steps))
-    learner = run.learner
-    with closing(steps), learner.autocast():
-        return precise_statistics(learner.evaluated, (learner.normalize(b.clips) for batches in taken for b in batches))
-
-
-@torch.inference_mode()
-def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, Any] | None:
-    """Returns validation_metrics of the centre clips; every video counts once, an undecodable one as wrong.
-
-    None if a rank was asked to stop.
-    """
-    learner, table, world = run.learner, run.inputs.val_table, run.world
-    network = learner.evaluated.eval()
-    found: dict[int, np.ndarray] = {}  # logits of each video
-    bad = 0  # videos that cannot be decoded
-    batch_size = planned_share(run.config).clips_per_micro_batch
-    batches = center_batches(run.config.data, table, batch_size, rank=world.rank, size=world.size)
-    for batch in stopping.while_waiting(batches) if stopping else batches:
-        if stopping and stopping.received:
-            break
-        bad += len(batch.failures)
-        if len(batch.videos):
-            with learner.autocast():
-                logits = network(learner.normalize(batch.clips))
-            found.update(zip(batch.videos.tolist(), logits.float().cpu().numpy(), strict=True))
-    if any(distributed.gather(bool(stopping and stopping.received))):
-        return None
-    scores, num_bad = np.full((len(table), run.network.num_classes), np.nan, np.float32), 0
-    for of_rank, bad_of_rank in distributed.gather((found, bad)):
-        num_bad += bad_of_rank
-        for video, values in of_rank.items():
-            scores[video] = values
-    values = validation_metrics(scores, table.targets)
-    loss = None if np.isnan(values["loss"]) else values["loss"]  # where no video could be decoded
-    return {**values, "loss": loss, "num_videos": len(table), "num_undecodable": num_bad}
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ Memory is what the process, or the GPU, holds at most beyond what it held before
 import argparse
 import dataclasses
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from benchmark_model import peak_bytes, used_bytes
 from rich.console import Console
 from rich.table import Table
 
@@ -91,19 +91,6 @@ def measure(overrides: Sequence[str], variant: str, batch: int, steps: int) -> t
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:]), peak_bytes(device) - before
-
-
-def used_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated()
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -119,13 +119,13 @@ def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
     peaks = dict.fromkeys(steps, 0)
     for _ in range(1 + arguments.rounds):
         for name, step in steps.items():
-            _used_bytes(device)
+            used_bytes(device)
             start = time.perf_counter()
             step()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - start)
-            peaks[name] = _peak_bytes(device) if device.type == "cuda" else 0
+            peaks[name] = peak_bytes(device) if device.type == "cuda" else 0
     with torch.device("meta"):
         network = build_model(config.model, config.block, config.data, 400)
     work = 3 * 2 * count_cost(network, config.data.num_frames, size, size).multiply_adds_computed * batch
@@ -206,12 +206,12 @@ def _measure_network(overrides: tuple[str, ...], plain: bool) -> tuple[float, fl
     size = config.data.crop_size
     clip = torch.randn(1, 3, config.data.num_frames, size, size, device=device)
     clip = clip.contiguous(memory_format=torch.channels_last_3d)
-    before = _used_bytes(device)
+    before = used_bytes(device)
     start = time.perf_counter()
     network(clip).square().mean().backward()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start, _peak_bytes(device) - before
+    return time.perf_counter() - start, peak_bytes(device) - before
 
 
 def _composed(overrides: Sequence[str]) -> TrainConfig:
@@ -268,7 +268,7 @@ def _measure_operation(mode: str, plain: bool, sizes: tuple) -> tuple[float, flo
     operation(*inputs(64, 32)).sum().backward()
     tensors = inputs(positions, keys)
     gc.collect()
-    before = _used_bytes(device)
+    before = used_bytes(device)
     peak, seconds = 0, list[float]()
     while sum(seconds[1:]) < 1:
         for tensor in tensors:
@@ -279,12 +279,12 @@ def _measure_operation(mode: str, plain: bool, sizes: tuple) -> tuple[float, flo
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-        peak = peak or _peak_bytes(device) - before
+        peak = peak or peak_bytes(device) - before
         del y
     return statistics.median(seconds[1:]), peak
 
 
-def _used_bytes(device: torch.device) -> int:
+def used_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -293,7 +293,7 @@ def _used_bytes(device: torch.device) -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def _peak_bytes(device: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -169,7 +169,7 @@ def test_precise_statistics_are_those_of_the_average(video_folder, tmp_path, mon
         seen.append(network)
         return precise_statistics(network, batches)
 
-    monkeypatch.setattr("nlvideo.train.precise_statistics", noted)
+    monkeypatch.setattr("nlvideo.training.validation.precise_statistics", noted)
     learners = []
     monkeypatch.setattr(
         "nlvideo.training.setup.build_learner", lambda *a, **k: learners.append(build_learner(*a, **k)) or learners[0]
