@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 
 from nlvideo.runtime import torch_private
 from nlvideo.runtime.torch_private import (
     BatchNorm,
     FakeTensorMode,
     NormWithStatistics,
+    loader_workers,
     resize_antialiased,
     storage_id,
 )
@@ -20,6 +22,7 @@ def test_every_name_has_a_test():
         "BatchNorm",
         "FakeTensorMode",
         "NormWithStatistics",
+        "loader_workers",
         "resize_antialiased",
         "storage_id",
     }
@@ -72,3 +75,10 @@ def test_the_scale_is_free_of_the_size():
     torch.testing.assert_close(part, whole[:, :, :18])
     derived = F.interpolate(images[:, :, :50], (18, 40), mode="bilinear", antialias=True)
     assert (derived - whole[:, :, :18]).abs().max() > 0.01
+
+
+def test_the_workers_of_a_loader_are_its_own():
+    alone, several = (iter(DataLoader([1, 2, 3], num_workers=number)) for number in (0, 2))
+    assert loader_workers(alone) == []
+    assert len(loader_workers(several)) == 2 and all(worker.is_alive() for worker in loader_workers(several))
+    assert [int(item) for item in several] == [1, 2, 3]

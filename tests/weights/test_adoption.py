@@ -147,7 +147,8 @@ def test_imagenet_brings_nothing():
     ("before", "now", "said"),
     [
         (["a", "b", "c"], ["a", "b", "c"], "its head kept"),
-        (["a", "b", "c"], ["b", "a", "c"], "a new head for 3 classes (the checkpoint has 3 other classes)"),
+        (["a", "b", "c"], ["b", "a", "c"], "(the checkpoint has the same classes in another order)"),
+        (["a", "b", "c"], ["a", "b", "d"], "a new head for 3 classes (the checkpoint has 3 other classes)"),
         (["0", "1", "2"], ["0", "1", "2"], "a new head for 3 classes (the 3 classes of the checkpoint have no names)"),
         (["a", "b", "c"], ["0", "1", "2"], "a new head for 3 classes (which have no names)"),
     ],

@@ -87,7 +87,7 @@ def test_an_nlvideo_checkpoint_with_the_same_classes_keeps_its_head(tmp_path):
 
 def test_an_nlvideo_checkpoint_with_other_classes_gets_a_new_head(tmp_path):
     source = network_of(width=8)
-    path = nlvideo_file(tmp_path / "checkpoint.pt", source, ["b", "a", "c"])
+    path = nlvideo_file(tmp_path / "checkpoint.pt", source, ["a", "b", "d"])
     network = network_of(width=8)
     message = load(network, path)
     assert "a new head for 3 classes (the checkpoint has 3 other classes)" in message
