@@ -389,6 +389,7 @@ def log_step(run: Run, step: int, lr: float, log: RunLog | None, saving: bool) -
         if log:
             log.log("train", step, values)
             log.log_gains(step, block_gains(run.network))
+            log.warn(run.data_wait.line(step, values["data_wait_share"] or 0.0))
     if logging or saving:
         rows = run.bad_videos.take()
         if log:

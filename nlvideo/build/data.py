@@ -14,6 +14,9 @@ from nlvideo.data.clips.view_loading import center_clip_batches, each_video
 from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews
 from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.runtime.cores import cores_of_rank
+
+MAX_WORKERS = 16  # of a loader, unless the config says more: each holds two batches in shared memory
 
 
 def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int) -> TrainClips:
@@ -87,9 +90,23 @@ def video_views(data: DataConfig, table: VideoTable, videos: Sequence[int]) -> G
     return each_video(dataset, videos, _loading(data))
 
 
+def num_workers(data: DataConfig, ranks: int | None = None) -> int:
+    """Returns how many workers each loader of a rank has.
+
+    Without a number in the config it has one for each of its cores but one, which the rank itself needs, at least one
+    and at most MAX_WORKERS.
+
+    Args:
+        ranks: those that share this machine's cores; None: those that have been started on it.
+    """
+    if data.num_workers is not None:
+        return data.num_workers
+    return max(1, min(cores_of_rank(ranks) - 1, MAX_WORKERS))
+
+
 def build_opener(data: DataConfig) -> Opener:
     return Opener(data.decoder, data.time_limit_seconds, data.frame_rate, data.clip_fps)
 
 
 def _loading(data: DataConfig) -> Loading:
-    return Loading(data.num_workers, data.start_method)
+    return Loading(num_workers(data), data.start_method)
