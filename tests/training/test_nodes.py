@@ -1,7 +1,10 @@
 """Two nodes, each with a network, a name and a hosts file of its own, as Debian installs it."""
 
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,8 +59,14 @@ def test_nodes_whose_own_names_are_loopback_addresses_find_each_other(tmp_path):
     torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=node-a:29477", "--rdzv-id=test"]
     command = ["env", "-u", "GLOO_SOCKET_IFNAME", f"NODE={NODE}", "unshare", "-n", "-m", "-u", "bash", "-c", NODES, "-"]
     command += [str(tmp_path), *torchrun, str(tmp_path / "worker.py"), str(Path(__file__).parents[2])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    nodes = subprocess.Popen(command, start_new_session=True, **pipes)
+    try:
+        output, errors = nodes.communicate(timeout=120)
+    finally:
+        with suppress(ProcessLookupError):  # they have ended
+            os.killpg(nodes.pid, signal.SIGTERM)
+    assert nodes.returncode == 0, errors[-3000:]
+    lines = sorted(line for line in output.splitlines() if line.startswith("rank"))
     assert [line.rsplit(" ", 1)[0] for line in lines] == ["rank 0 sum [3.0]", "rank 1 sum [3.0]"]
     assert {line.rsplit(" ", 1)[1] for line in lines} == {"to-a", "to-b"}
