@@ -51,7 +51,8 @@ def test_weights_have_a_gradient_and_the_optimizers_state():
     assert memory_of(*adamw, "optim.ema_decay=0.9").weights == 4 * params * 5
     assert memory_of("model.frozen_bn=false", "precision=float64").weights == 8 * params * 3
     two = World(0, 0, 2, torch.device("cpu"))
-    assert memory_of("model.frozen_bn=false", world=two).weights == 4 * params * 4  # buckets
+    assert memory_of("model.frozen_bn=false", world=two).weights == 4 * params * 3  # gradients lie in the buckets
+    assert memory_of("model.frozen_bn=false", "optim.accumulate=2", world=two).weights == 4 * params * 4
     assert memory_of("model.frozen_bn=true").weights < 4 * params * 3  # gains and biases of norms are not trained
 
 
