@@ -28,9 +28,10 @@ def test_each_rank_has_a_worker_for_each_of_its_cores_but_one(cores, monkeypatch
     assert data.num_workers is None and num_workers(data, ranks) == expected
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     assert num_workers(data) == expected
-    for stated in (0, 5):
+    assert num_workers(data, most=4) == min(expected, 4)
+    for stated in (0, 20):
         data.num_workers = stated
-        assert num_workers(data) == stated
+        assert num_workers(data) == num_workers(data, most=4) == stated
 
 
 def test_the_shared_memory_of_workers_that_were_not_counted(cores, video_folder, tmp_path, monkeypatch):
