@@ -97,11 +97,11 @@ def test_a_run_stopped_at_a_validation_step_validates_on_resume(video_folder, tm
 
 
 def test_a_run_stopped_during_validation_validates_on_resume(video_folder, tmp_path, monkeypatch):
-    import nlvideo.train
+    from nlvideo.training import validation
 
     options = ["validate_every_steps=3", "checkpoint_every_steps=100", "precise_bn_steps=1"]
     train(config_of(video_folder, tmp_path / "whole", *options))
-    batches, seen = nlvideo.train.center_batches, []
+    batches, seen = validation.center_batches, []
 
     def interrupted(*arguments, **place):
         for batch in batches(*arguments, **place):
@@ -110,7 +110,7 @@ def test_a_run_stopped_during_validation_validates_on_resume(video_folder, tmp_p
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(nlvideo.train, "center_batches", interrupted)
+        patch.setattr(validation, "center_batches", interrupted)
         with pytest.raises(SystemExit):
             train(config_of(video_folder, tmp_path / "run", *options))
     assert len(seen) == 1  # of three
