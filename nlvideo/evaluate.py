@@ -41,6 +41,7 @@ from nlvideo.evaluation.settings import merge_settings
 from nlvideo.evaluation.summary import merge_scores, summarize
 from nlvideo.runtime import distributed
 from nlvideo.runtime.callable_module import make_callable
+from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import REPORTED_ERRORS, RunFailed, UserError, UserFileNotFoundError, error_line
 from nlvideo.runtime.folder_lock import holding
@@ -216,7 +217,7 @@ def plan_evaluation(config: EvaluateConfig, trained: TrainedCheckpoint, world: W
     folder = output_folder(config, trained.step)
     # A resumed evaluation keeps its number of threads, also on a machine with other cores.
     begun = distributed.on_main(recorded, folder)
-    torch.set_num_threads(config.num_threads or begun.get("num_threads") or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(config.num_threads or begun.get("num_threads") or usable_cores())
     views_per_step = config.views_per_step or VIEWS_PER_STEP[world.device.type]
     identity = identity_of(config, trained, table)
     identity |= {

@@ -47,6 +47,7 @@ from nlvideo.training.data_warnings import data_warnings
 from nlvideo.training.learner import Learner
 from nlvideo.training.loggers import open_logger
 from nlvideo.training.optim import lr_at, set_lr
+from nlvideo.training.out_of_memory import advising_on_memory
 from nlvideo.training.plan import plan_lines
 from nlvideo.training.precise_bn import using
 from nlvideo.training.preflight import check_inputs, in_steps
@@ -239,7 +240,8 @@ def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int
                 log.show_clips(step, batches[0].clips)
             lr = set_learning_rate(run.learner, step - 1)
             seed_dropout(run, step)
-            result = train_step(run.learner, batches)
+            with advising_on_memory(config, run.share(), step):
+                result = train_step(run.learner, batches)
             profile.step()
 
             stop = count_step(run, result, batches, step, stopping.received)
@@ -389,6 +391,7 @@ def log_step(run: Run, step: int, lr: float, log: RunLog | None, saving: bool) -
         if log:
             log.log("train", step, values)
             log.log_gains(step, block_gains(run.network))
+            log.warn(run.data_wait.line(step, values["data_wait_share"] or 0.0))
     if logging or saving:
         rows = run.bad_videos.take()
         if log:

@@ -7,7 +7,6 @@ DecodeError and a SlowVideo. A process that dies or hangs is named with the copy
 """
 
 import argparse
-import os
 import shutil
 import sys
 from collections import Counter
@@ -22,6 +21,7 @@ from rich.table import Table
 from nlvideo.data.collections.worker_pool import each
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
+from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.progress import progress_bar
 
 SIZE, NUM_FRAMES, RATE = (48, 64), 30, 25
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--places", type=int, default=1000, help="where each file is cut, and where it is altered")
     parser.add_argument("--kinds", nargs="+", default=[], help="parts of names, such as .ts or libx264")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=usable_cores())
     arguments = parser.parse_args()
     kinds = [kind for kind in KINDS if not arguments.kinds or any(part in kind.name for part in arguments.kinds)]
     counts = fuzz(arguments.folder, kinds, arguments.places, arguments.workers)

@@ -28,6 +28,7 @@ from nlvideo.build.model import build_model
 from nlvideo.config.compose import compose_train_config
 from nlvideo.data.clips.batch import Batch
 from nlvideo.models import pairwise
+from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.progress import progress_bar
 from nlvideo.runtime.threads import BOUNDED_SPIN
@@ -146,7 +147,7 @@ def repetition(case: str, crop_size: int) -> Callable[[], object]:
 @contextmanager
 def busy_cores() -> Iterator[None]:
     """Keeps a process spinning on every core until the block ends."""
-    spinners = [multiprocessing.Process(target=_spin, daemon=True) for _ in os.sched_getaffinity(0)]
+    spinners = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(usable_cores())]
     for spinner in spinners:
         spinner.start()
     try:

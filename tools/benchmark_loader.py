@@ -17,7 +17,6 @@ import argparse
 import csv
 import json
 import multiprocessing
-import os
 import resource
 import statistics
 import sys
@@ -43,6 +42,7 @@ from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.folder_tree import videos_below
 from nlvideo.data.lists.path_list import read_table
+from nlvideo.runtime.cores import usable_cores
 
 TRAIN: dict[str, Any] = {
     "num_frames": 32,
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=9, help="how often each video is read (default 9)")
     parser.add_argument("--steps-per-second", type=float, help="measured rate of training, to size the workers for")
     parser.add_argument("--batch-size", type=int, default=64, help="clips of a step (default 64)")

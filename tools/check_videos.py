@@ -9,7 +9,6 @@ resumes. On several machines: --shard 1/4 ... 4/4 with the same OUT, then once w
 """
 
 import argparse
-import os
 import sys
 from collections import Counter
 from functools import partial
@@ -28,6 +27,7 @@ from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.list_writing import write_list
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder
 from nlvideo.runtime.progress import progress_bar
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for videos.csv and the clean lists")
     parser.add_argument("--list", nargs="+", default=[], metavar="FILE", help="lists, relative to SRC")
     parser.add_argument("--sample", type=int, metavar="N", help="decode 8 frames at N places instead of all")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--time-limit", type=float, default=600, metavar="SECONDS", help="for one video")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
     arguments = parser.parse_args()

@@ -10,7 +10,6 @@ failed.csv with the reasons. The same command, also after a kill, makes what is 
 """
 
 import argparse
-import os
 import sys
 import time
 from fractions import Fraction
@@ -33,6 +32,7 @@ from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.list_writing import write_list
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder, replacing
 from nlvideo.runtime.progress import progress_bar
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--short-side", type=int, default=256, help="pixels; 320 for crops of 256 and more")
     parser.add_argument("--keyframe-every", type=int, default=24, metavar="FRAMES", help="16 to 32 (default 24)")
     parser.add_argument("--crf", type=int, default=20, help="x264's quality, lower is better and larger (default 20)")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS", help="for one video")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
     arguments = parser.parse_args()

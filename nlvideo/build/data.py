@@ -14,6 +14,11 @@ from nlvideo.data.clips.view_loading import center_clip_batches, each_video
 from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews
 from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.runtime.cores import cores_of_rank
+
+# Of a loader, unless the config says more: each holds two batches in shared memory, or all views of two videos, which
+# may be a gigabyte.
+MAX_WORKERS, MAX_VIEW_WORKERS = 16, 4
 
 
 def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int) -> TrainClips:
@@ -84,7 +89,22 @@ def video_views(data: DataConfig, table: VideoTable, videos: Sequence[int]) -> G
         opener=build_opener(data),
         skip_slow=data.skip_slow,
     )
-    return each_video(dataset, videos, _loading(data))
+    loading = Loading(num_workers(data, most=MAX_VIEW_WORKERS), data.start_method)
+    return each_video(dataset, videos, loading)
+
+
+def num_workers(data: DataConfig, ranks: int | None = None, most: int = MAX_WORKERS) -> int:
+    """Returns how many workers each loader of a rank has.
+
+    Without a number in the config it has one for each of its cores but one, which the rank itself needs, at least one
+    and at most `most`.
+
+    Args:
+        ranks: those that share this machine's cores; None: those that have been started on it.
+    """
+    if data.num_workers is not None:
+        return data.num_workers
+    return max(1, min(cores_of_rank(ranks) - 1, most))
 
 
 def build_opener(data: DataConfig) -> Opener:
@@ -92,4 +112,4 @@ def build_opener(data: DataConfig) -> Opener:
 
 
 def _loading(data: DataConfig) -> Loading:
-    return Loading(data.num_workers, data.start_method)
+    return Loading(num_workers(data), data.start_method)

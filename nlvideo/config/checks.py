@@ -151,7 +151,8 @@ def _check_augmentation(data: DataConfig) -> None:
 
 
 def _check_loading(data: DataConfig) -> None:
-    _check_not_negative(data, "num_workers", "data.")
+    if data.num_workers is not None:
+        _check_not_negative(data, "num_workers", "data.")
     _check_share(data, "max_bad_share", "data.")
     if data.start_method is not None:
         _check_choice("data.start_method", data.start_method, tuple(multiprocessing.get_all_start_methods()))

@@ -104,7 +104,7 @@ class DataConfig:
     decoder: str = "pyav"  # pyav, decord or torchcodec
     frame_rate: float = 30.0  # frames a second of videos that are folders of pictures
     clip_fps: float | None = None  # frames a second that are taken by time; null: each video's own rate
-    num_workers: int = 4  # per process
+    num_workers: int | None = None  # per process; null: by its cores, see nlvideo/build/data.py
     start_method: str | None = None  # of the workers: fork, spawn or forkserver; null is the platform's
     time_limit_seconds: float | None = 120.0  # for one sample; a video that takes longer stops the run
     skip_slow: bool = False  # skip such a video; a run that skips by the clock cannot be reproduced

@@ -25,6 +25,7 @@ from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
 from nlvideo.prediction.predictor import BLOCK_BYTES, Predictions, Predictor
 from nlvideo.prediction.timeline import Timeline
+from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError, UserFileNotFoundError
 from nlvideo.runtime.progress import print_above_bars, progress_bar
 
@@ -92,7 +93,7 @@ def predict_videos(composed: DictConfig, paths: Sequence[str]) -> None:
     """
     videos, given = expand_videos(paths), command_line_keys(composed)
     _check_settings(composed, given, len(videos))
-    torch.set_num_threads(composed.num_threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(composed.num_threads or usable_cores())
     predictor = Predictor(composed.checkpoint, settings=given)
     if composed.sliding:
         predictor.check_sliding()

@@ -5,7 +5,6 @@ function here returns at once.
 """
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +14,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
 
+from nlvideo.runtime.addresses import give_gloo_an_interface, own_address
+from nlvideo.runtime.cores import ranks_here
 from nlvideo.runtime.errors import UserError
 
 RANK0_KEY = "nlvideo/rank0"
@@ -57,15 +59,33 @@ def init_world() -> World:
     if not under_torchrun():
         return World(0, 0, 1, torch.device("cuda", 0) if cuda else torch.device("cpu"))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    if cuda and local_rank >= torch.cuda.device_count():
-        raise UserError(f"Local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}.")
+    device = gpu_of(local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        if _on_several_nodes():
+            give_gloo_an_interface(os.environ["MASTER_ADDR"])
         place = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=_store_of_this_start(), **place)
     return World(dist.get_rank(), local_rank, dist.get_world_size(), device)
+
+
+def gpu_of(local_rank: int) -> torch.device:
+    """Returns the GPU of a rank: the one with its number on this machine, or the only one that it may see.
+
+    Raises:
+        UserError: it has none.
+    """
+    count = torch.cuda.device_count()
+    # `srun --gpus-per-task=1` shows each rank its own GPU alone. torchrun shows all of its ranks the same ones.
+    own = count == 1 and "TORCHELASTIC_RUN_ID" not in os.environ
+    if local_rank >= count and not own:
+        raise UserError(f"Local rank {local_rank} has no GPU: this machine has {count}.")
+    return torch.device("cuda", local_rank % count)
+
+
+def _on_several_nodes() -> bool:
+    return ranks_here() < int(os.environ["WORLD_SIZE"])
 
 
 def _store_of_this_start() -> dist.Store | None:
@@ -83,26 +103,30 @@ def _store_of_this_start() -> dist.Store | None:
     if rank == 0:
         global _restarted
         _restarted = shared.check([RANK0_KEY])
-        store = dist.TCPStore(_own_address(address, port), 0, size, is_master=True, wait_for_workers=False)
+        here = own_address(address, port, _on_several_nodes())
+        store = dist.TCPStore(here, 0, size, is_master=True, wait_for_workers=False, timeout=default_pg_timeout)
         shared.set(RANK0_KEY, f"{store.host} {store.port}")
         return store
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while True:
         host, port_of_rank0 = shared.get(RANK0_KEY).decode().split()
         try:
-            return dist.TCPStore(host, int(port_of_rank0), size, wait_for_workers=False, timeout=timedelta(seconds=5))
+            return connected_store(host, int(port_of_rank0), size)
         except dist.DistError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
 
 
-def _own_address(address: str, port: int) -> str:
-    """Returns the address from which this machine reaches another one; nothing is sent."""
-    family, kind, protocol, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as route:
-        route.connect(target)
-        return route.getsockname()[0]
+def connected_store(host: str, port: int, size: int) -> dist.TCPStore:
+    """Returns a store of `size` ranks that listens there; a value that is late is waited for as elsewhere in torch.
+
+    Raises:
+        DistError: nothing answers there within 5 seconds.
+    """
+    store = dist.TCPStore(host, port, size, wait_for_workers=False, timeout=timedelta(seconds=5))
+    store.set_timeout(default_pg_timeout)  # the store's own would stay that of the connection
+    return store
 
 
 def leave_world() -> None:

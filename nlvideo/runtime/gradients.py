@@ -30,6 +30,7 @@ def share_gradients(
     model = DistributedDataParallel(
         network,
         device_ids=[world.device] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,  # no second copy of all gradients
         broadcast_buffers=False,  # training does not read them, and a validation copies rank 0's
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nlvideo.runtime.cores import cores_of_rank
 from nlvideo.runtime.distributed import under_torchrun
 from nlvideo.runtime.errors import RunFailed, UserError, reporting_errors
 from nlvideo.runtime.signals import STOP_SIGNALS, passed_on
@@ -51,7 +52,7 @@ def _elastic_launch(function: Callable[[Any], Any], config: Any, num_devices: in
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # torchrun gives each process one thread unless told otherwise; here they share the cores evenly.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores_of_rank(num_devices)))
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

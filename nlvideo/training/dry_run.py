@@ -1,7 +1,6 @@
 """dry_run=true: what a run would cost, from shapes and from a few steps that leave nothing behind."""
 
 import dataclasses
-import os
 import resource
 import shutil
 import time
@@ -11,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nlvideo.build.data import train_batches
+from nlvideo.build.data import num_workers, train_batches
 from nlvideo.build.model import build_model
 from nlvideo.config.schema import TrainConfig
 from nlvideo.models.cost import cost_table
 from nlvideo.runtime import distributed
+from nlvideo.runtime.cores import cores_of_rank, ranks_here
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.free_memory import free_memory
@@ -163,15 +163,15 @@ def print_trial(config: TrainConfig, inputs: Inputs, world: World, trial: Trial)
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
     cuda = world.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    loading = trial.loading / max(1, min(data.num_workers, cores / processes))
+    cores, workers = cores_of_rank(), num_workers(data)
+    loading = trial.loading / max(1, min(workers, cores))
     # On a GPU loading and computing overlap; on a CPU they share its cores.
     seconds = max(loading, trial.computing) if cuda else loading + trial.computing
     hours = optim.max_steps * seconds / 3600
     table = Table("what", "value", show_header=False)
     for name, value in (
         ("memory, measured", f"{peak / 1e9:.2f} GB peak in these steps, of the whole process"),
-        ("CPU cores", f"{cores} for {data.num_workers} workers of each of {processes} processes here"),
+        ("CPU cores", f"{cores} for each of {ranks_here()} processes here, which has {workers} workers"),
         ("shared memory", f"{shared_memory_needed(config) / 1e6:.0f} MB for the workers' batches, "
          f"{free / 1e6:.0f} MB free"),
         ("steps per epoch", f"{len(inputs.train_table) / optim.batch_size:.1f}"),
@@ -188,5 +188,5 @@ def _memory_for(inputs: Inputs, world: World) -> int:
     """Returns the bytes that this rank can have, with those that its weights take already."""
     free = free_memory(world.device)
     if world.device.type != "cuda":
-        free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # all of this machine's ranks share it
+        free //= ranks_here()  # all of this machine's ranks share it
     return free + sum(p.nbytes for p in inputs.network.parameters())

@@ -23,7 +23,7 @@ FROZEN_EXAMPLES = (["stem", "res2"], ["stem", "res2", "res3"])
 class StepMemory(NamedTuple):
     """What a step of one process holds, in bytes."""
 
-    weights: int  # with gradients, the optimizer's state, averaged weights and, on several ranks, buckets
+    weights: int  # with gradients, the optimizer's state, averaged weights and the buckets of summed gradients
     activations: int  # of a micro-batch: saved for the backward pass, and the largest that one layer takes and gives
     clips: int  # of a micro-batch
     per_clip: float  # activations of each further clip; the rest does not depend on their number
@@ -50,7 +50,8 @@ def step_memory(config: TrainConfig, num_classes: int, world: World) -> StepMemo
     optim, data = config.optim, config.data
     moments = 0 if optim.kind == "sgd" and optim.momentum == 0 else MOMENTS[optim.kind]
     copies = 1 if optim.ema_decay is None else 2
-    numbers = copies * num_params(network) + trained * (1 + moments + (world.size > 1))
+    buckets = world.size > 1 and optim.accumulate > 1  # the gradients of earlier micro-batches lie beside them
+    numbers = copies * num_params(network) + trained * (1 + moments + buckets)
     clips = planned_share(config).clips_per_micro_batch
     shape = (3, data.num_frames, data.crop_size, data.crop_size)
     once, twice = (

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from nlvideo.build.data import num_workers
 from nlvideo.build.model import build_model, check_clip
 from nlvideo.build.tables import prepare_data, read_train_table, read_val_table
 from nlvideo.config.schema import TrainConfig
@@ -17,6 +17,7 @@ from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.models.resnet import STEMS, VideoResNet, temporal_size
 from nlvideo.runtime import distributed
+from nlvideo.runtime.cores import ranks_here
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import check_writable
 from nlvideo.training.clip_loss import class_weights
@@ -104,8 +105,8 @@ def shared_memory_needed(config: TrainConfig) -> int:
     """Returns the bytes in which this machine's workers hold their batches ready."""
     data = config.data
     batch = planned_share(config).clips_per_micro_batch * 3 * data.num_frames * data.crop_size**2
-    processes = max(config.num_devices, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    return batch * data.num_workers * PREFETCHED * processes * LOADERS
+    ranks = max(config.num_devices, ranks_here())
+    return batch * num_workers(data, ranks) * PREFETCHED * ranks * LOADERS
 
 
 def check_shared_memory(config: TrainConfig) -> None:
@@ -114,8 +115,11 @@ def check_shared_memory(config: TrainConfig) -> None:
         return
     needed, total = shared_memory_needed(config), shutil.disk_usage(SHARED_MEMORY).total
     if needed > total:
+        workers = f"{num_workers(config.data, max(config.num_devices, ranks_here()))}"
+        if config.data.num_workers is None:
+            workers = f"null, here {workers}"
         raise UserError(
-            f"data.num_workers={config.data.num_workers}: their prefetched batches take {needed / 1e6:.0f} MB "
-            f"of shared memory, and {SHARED_MEMORY} has {total / 1e6:.0f} MB. Use fewer workers, or give it more "
+            f"data.num_workers={workers}: their prefetched batches take {needed / 1e6:.0f} MB of "
+            f"shared memory, and {SHARED_MEMORY} has {total / 1e6:.0f} MB. Use fewer workers, or give it more "
             "(docker run --shm-size)."
         )

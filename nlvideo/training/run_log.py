@@ -110,6 +110,11 @@ class RunLog:
         else:
             print_above_bars(f"{split} {step}/{self.max_steps}  {text}")
 
+    def warn(self, line: str | None) -> None:
+        """Says something on the console, if there is something to say."""
+        if line:
+            print_above_bars(f"warning   {line}")
+
     def log_gains(self, step: int, gains: dict[str, float]) -> None:
         """Records the gain of each block in TensorBoard and the logger."""
         for place, gain in gains.items():

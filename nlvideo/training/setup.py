@@ -24,6 +24,7 @@ from nlvideo.runtime.folder_lock import lock_folder
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.training.bad_videos import BadVideos
 from nlvideo.training.clip_loss import build_loss
+from nlvideo.training.data_wait import DataWait
 from nlvideo.training.learner import Learner, build_learner
 from nlvideo.training.preflight import Inputs, check_inputs, in_steps
 from nlvideo.training.resume import find_checkpoint, notes_on
@@ -50,6 +51,7 @@ class Run:
     inputs: Inputs
     first_step: int
     metrics: StepMetrics
+    data_wait: DataWait
     bad_videos: BadVideos
     skipped: Tensor
     notes: list[str]
@@ -132,6 +134,7 @@ def _run_from(
         inputs=inputs,
         first_step=checkpoint["step"],
         metrics=StepMetrics(checkpoint["meter"]),
+        data_wait=DataWait(config.data, checkpoint["step"]),
         bad_videos=BadVideos(inputs.train_table, num_samples, num_bad),
         skipped=skipped,
         notes=notes,

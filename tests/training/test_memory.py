@@ -7,15 +7,19 @@ import torch
 from conftest import composed
 from runs import config_of
 
+import nlvideo.train
 from nlvideo.build.model import build_model
 from nlvideo.config.schema import TrainConfig
+from nlvideo.data.clips.loading import Share
 from nlvideo.models.cost import activation_bytes, num_params, passing_bytes
 from nlvideo.runtime.distributed import World
-from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.errors import RunFailed, UserError
 from nlvideo.runtime.free_memory import free_memory
 from nlvideo.train import train, train_step
 from nlvideo.training.memory import savings, step_memory
 from nlvideo.training.memory_trial import largest_measured, largest_that_fits
+from nlvideo.training.out_of_memory import advising_on_memory
+from nlvideo.training.run_status import read_status
 from nlvideo.training.setup import set_up
 
 CPU = World(0, 0, 1, torch.device("cpu"))
@@ -47,7 +51,8 @@ def test_weights_have_a_gradient_and_the_optimizers_state():
     assert memory_of(*adamw, "optim.ema_decay=0.9").weights == 4 * params * 5
     assert memory_of("model.frozen_bn=false", "precision=float64").weights == 8 * params * 3
     two = World(0, 0, 2, torch.device("cpu"))
-    assert memory_of("model.frozen_bn=false", world=two).weights == 4 * params * 4  # buckets
+    assert memory_of("model.frozen_bn=false", world=two).weights == 4 * params * 3  # gradients lie in the buckets
+    assert memory_of("model.frozen_bn=false", "optim.accumulate=2", world=two).weights == 4 * params * 4
     assert memory_of("model.frozen_bn=true").weights < 4 * params * 3  # gains and biases of norms are not trained
 
 
@@ -142,6 +147,34 @@ def test_a_step_that_runs_out_of_memory_is_reported_in_one_line(video_folder, tm
     monkeypatch.setattr("nlvideo.train.train_step", out_of_memory)
     with pytest.raises(UserError, match="optim.batch_size=2: a step with micro-batches of 2 clips does not fit into"):
         train(config_of(video_folder, tmp_path / "run", "dry_run=true"))
+
+
+def test_a_run_that_runs_out_of_memory_says_what_saves_some_and_resumes_with_it(video_folder, tmp_path, monkeypatch):
+    real, steps = nlvideo.train.train_step, []
+
+    def out_of_memory(learner, batches):
+        steps.append(len(batches[0].clips))
+        if len(steps) > 3 and steps[-1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(learner, batches)
+
+    monkeypatch.setattr("nlvideo.train.train_step", out_of_memory)
+    frozen = ["block=none", "model.frozen_bn=true"]  # single clips have no statistics here
+    with pytest.raises(RunFailed) as failed:
+        train(config_of(video_folder, tmp_path / "run", *frozen))
+    assert str(failed.value) == (
+        "The device has no memory for step 4, with micro-batches of 2 clips: raise optim.accumulate=1, "
+        "set model.activation_checkpointing=[res2,res3], or use fewer or smaller clips "
+        "(optim.batch_size=2). dry_run=true says what each would save; resume=auto goes on from the last checkpoint."
+    )
+    train(config_of(video_folder, tmp_path / "run", *frozen, "resume=auto", "optim.accumulate=2"))
+    assert read_status(tmp_path / "run")["state"] == "finished" and steps == [2, 2, 2, 2, 1, 1]
+
+
+def test_what_is_advised_is_what_can_be_changed(video_folder, tmp_path):
+    config = config_of(video_folder, tmp_path / "run", "compile=true")
+    with pytest.raises(RunFailed, match=r"1 clips: or use fewer"), advising_on_memory(config, Share(2, 0, 2), 1):
+        raise torch.OutOfMemoryError("no memory")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, whose memory can run out")

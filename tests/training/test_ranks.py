@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import BIN, TINY, config_of, ledger_of, list_with_broken, rows_of, torchrun
+from runs import BIN, TINY, assert_equal, config_of, ledger_of, list_with_broken, rows_of, torchrun
 
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.train import train, train_step
@@ -143,6 +143,47 @@ def test_ranks_with_frozen_parts_an_average_and_patience_end_together(video_fold
         assert torch.equal(content["ema"][key], before["model"][key]), key
     trained = torch.load(tmp_path / "two/trained.pt")
     assert trained and all("layer4." in name or "fc." in name for name in trained)
+
+
+VIEWS = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from test_ranks import trained_with_and_without_views
+trained_with_and_without_views(*sys.argv[3:])
+"""
+
+
+def trained_with_and_without_views(video_folder, output):
+    """The same steps with gradients in DDP's buckets and with copies of them; rank 0 saves both networks."""
+    from nlvideo.build.data import train_batches
+    from nlvideo.runtime import distributed, gradients
+
+    real, found, storages = gradients.DistributedDataParallel, {}, {}
+    options = ["optim.batch_size=8", "optim.accumulate=2", "optim.max_grad_norm=0.5", "optim.max_steps=5"]
+    config = config_of(video_folder, f"{output}_run", *options)
+    for views in (True, False):
+        gradients.DistributedDataParallel = lambda *arguments, views=views, **settings: real(
+            *arguments, **{**settings, "gradient_as_bucket_view": views}
+        )
+        run = set_up(config)
+        place = {"seed": 0, "first_step": 0, "last_step": 5}
+        for batches in train_batches(config.data, run.train_table, run.share(), run.skipped, **place):
+            train_step(run.learner, batches)
+        found[str(views)] = run.network.state_dict()
+        storages[str(views)] = len({p.grad.untyped_storage().data_ptr() for p in run.network.parameters()})
+    if distributed.is_first():
+        torch.save({**found, "storages": storages}, output)
+    distributed.leave_together()
+
+
+def test_gradients_that_lie_in_the_buckets_are_the_same_bits(video_folder, tmp_path):
+    (tmp_path / "worker.py").write_text(VIEWS)
+    folders = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
+    done = torchrun(2, str(tmp_path / "worker.py"), *folders, str(video_folder), str(tmp_path / "both.pt"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    both = torch.load(tmp_path / "both.pt", weights_only=True)
+    assert_equal(both["True"], both["False"])
+    assert both["storages"]["True"] < 5 and both["storages"]["False"] > 100
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ case "$(basename "$0")" in
     trap 'echo "$(basename "$0") got USR1" >> "$CALLS"; exit "$CODE"' USR1
     echo ready >> "$CALLS"
     if [ -n "$RUN" ]; then
+      while [ "${1#-}" != "$1" ]; do shift; done # its own options
       trap 'kill -USR1 "$task"' USR1
       "$@" &
       task=$!
@@ -61,7 +62,12 @@ class Job:
             (bin_folder / stub).chmod(0o755)
         environment = os.environ | {"PATH": f"{bin_folder}:{BIN}:{os.environ['PATH']}", "CALLS": str(self.calls)}
         environment |= {"STEPS": str(steps), "CODE": str(code), "RUN": "1" if run else "", "FIRST_NODE": "node-a"}
-        environment |= {"SLURM_JOB_ID": str(number), "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}
+        environment |= {
+            "SLURM_JOB_ID": str(number),
+            "SLURM_NNODES": "2",
+            "SLURM_GPUS_ON_NODE": "4",
+            "SLURM_CPUS_PER_TASK": "64",
+        }
         environment |= {"SLURM_JOB_NODELIST": "node-[a-b]"}
         if run:
             environment |= {"FIRST_NODE": "localhost", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "1"}
@@ -88,6 +94,7 @@ def test_training_starts_one_agent_a_node_and_keeps_the_exit_code(tmp_path):
     code, calls, _ = Job(tmp_path, "train.sbatch", "experiment=a", "data.root=/d", code=3).end()
     assert code == 3 and not [call for call in calls if "requeue" in call]
     (started,) = [call for call in calls if call.startswith("srun")]
+    assert started.startswith("srun --cpus-per-task=64 torchrun ")
     assert "--nnodes=2 --nproc-per-node=4" in started and "--rdzv-endpoint=node-a:20047" in started
     assert started.endswith("-m nlvideo.train experiment=a data.root=/d resume=auto")
 

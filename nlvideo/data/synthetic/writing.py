@@ -1,7 +1,6 @@
 """Writes small labelled H.264 clips, for first steps and for questions that real videos do not answer."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 from nlvideo.data.synthetic.motions import write_actions, write_motions
 from nlvideo.data.synthetic.relations import write_long_range, write_short_range, write_stills
 from nlvideo.data.synthetic.video_spec import FRAME_RATE, VideoSpec
+from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import replacing, write_text
 from nlvideo.runtime.progress import progress_bar
@@ -72,7 +72,7 @@ def write_set(
         for spec in SETS[kind](root, split, count, num_frames, height, seed, **options)
         if not (root / spec.name).exists()
     ]
-    with ProcessPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
+    with ProcessPoolExecutor(max_workers=min(8, usable_cores())) as pool:
         written = pool.map(partial(_write_video, root), specs, chunksize=8)
         for _ in progress_bar(written, total=len(specs), desc=f"writing {root}", unit="video"):
             pass
