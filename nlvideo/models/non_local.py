@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlvideo.models import pairwise
+from nlvideo.models.batch_norm import VideoBatchNorm3d
 from nlvideo.runtime.errors import UserError
 
 MODES = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
@@ -82,7 +83,7 @@ class NonLocalBlock(nn.Module):
             self.w_f = nn.Conv3d(2 * inner, 1, 1, bias=False)  # w_f of Eq. 5: first half theta's, second phi's
         self.g = nn.Conv3d(channels, inner, 1, bias=bias)
         self.out = nn.Conv3d(inner, channels, 1, bias=bias)
-        self.bn = nn.BatchNorm3d(channels) if norm else None
+        self.bn = VideoBatchNorm3d(channels) if norm else None
         self._init_weights(init)
 
     def _init_weights(self, init: str) -> None:

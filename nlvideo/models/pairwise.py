@@ -51,7 +51,12 @@ def dot_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         phi: (B, D, M).
         g: (B, E, M).
     """
-    return torch.bmm(torch.bmm(g, phi.transpose(1, 2)) / phi.shape[2], theta)
+    keys = phi.shape[2]
+    if g.dtype != torch.float16:
+        return torch.bmm(torch.bmm(g, phi.transpose(1, 2)) / keys, theta)
+    # A sum over thousands of keys may overflow float16, and phi / M may fall below it. Powers of two are exact.
+    part = 2.0 ** -(keys.bit_length() // 2)  # M * part ** 2 is between 1/2 and 2
+    return torch.bmm(torch.bmm(g * part, phi.transpose(1, 2) * part) / (keys * part**2), theta)
 
 
 def concatenation(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
@@ -109,8 +114,9 @@ class _ChunkedAttention(torch.autograd.Function):
         # query (B, 1, N, D), key (B, 1, M, D), value (B, 1, M, E)
         y = query.new_empty(*query.shape[:3], value.shape[3])
         norm = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+        wide_key = key.to(norm.dtype)
         for rows in _chunks(query, key):
-            logits = (scale * query[:, :, rows] @ key.mT).to(norm.dtype)  # (B, 1, n, M)
+            logits = _logits(query[:, :, rows].to(norm.dtype), wide_key, scale)  # (B, 1, n, M)
             norm[:, :, rows] = logits.logsumexp(3)
             weights = logits.sub_(norm[:, :, rows, None]).exp_()
             y[:, :, rows] = weights.to(value.dtype) @ value
@@ -125,14 +131,25 @@ class _ChunkedAttention(torch.autograd.Function):
         dquery = torch.empty_like(query)
         dkey, dvalue = torch.zeros_like(key, dtype=norm.dtype), torch.zeros_like(value, dtype=norm.dtype)
         delta = (dy.to(norm.dtype) * y).sum(3, keepdim=True)  # (B, 1, N, 1)
+        wide_key = key.to(norm.dtype)
         for rows in _chunks(query, key):
             q, d = query[:, :, rows], dy[:, :, rows]
-            weights = (ctx.scale * q @ key.mT).to(norm.dtype).sub_(norm[:, :, rows, None]).exp_()  # (B, 1, n, M)
+            logits = _logits(q.to(norm.dtype), wide_key, ctx.scale)  # (B, 1, n, M)
+            weights = logits.sub_(norm[:, :, rows, None]).exp_()
             dvalue += weights.to(d.dtype).mT @ d
             dlogits = (d @ value.mT).to(norm.dtype).sub_(delta[:, :, rows]).mul_(weights).mul_(ctx.scale).to(q.dtype)
             dquery[:, :, rows] = dlogits @ key
             dkey += dlogits.mT @ q
         return dquery, dkey.to(key.dtype), dvalue.to(value.dtype), None
+
+
+def _logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Returns scale * query key^T, (B, 1, n, M), in the operands' type, which is float32 or wider.
+
+    A logit of 1000 in bfloat16 is off by up to 4, a factor of 50 in its weight. Written into a tensor of its own,
+    because autocast would round the operands of `@` to 16 bits again.
+    """
+    return torch.matmul(scale * query, key.mT, out=query.new_empty(*query.shape[:3], key.shape[2]))
 
 
 def _chunks(query: Tensor, key: Tensor) -> Iterator[slice]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nlvideo.models.batch_norm import VideoBatchNorm3d
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.torch_private import BatchNorm
 
@@ -137,17 +138,18 @@ class Bottleneck(nn.Module):
         out_channels = channels * self.expansion
         t1, t2 = kernels
         self.conv1 = TemporalConv(in_channels, channels, (t1, 1, 1), padding=(t1 // 2, 0, 0), bias=False)
-        self.bn1 = nn.BatchNorm3d(channels)
+        self.bn1 = VideoBatchNorm3d(channels)
         self.conv2 = TemporalConv(channels, channels, (t2, 3, 3), (1, stride, stride), (t2 // 2, 1, 1), bias=False)
-        self.bn2 = nn.BatchNorm3d(channels)
+        self.bn2 = VideoBatchNorm3d(channels)
         self.conv3 = nn.Conv3d(channels, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm3d(out_channels)
+        self.bn3 = VideoBatchNorm3d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.context = context
         self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
-                nn.Conv3d(in_channels, out_channels, 1, (1, stride, stride), bias=False), nn.BatchNorm3d(out_channels)
+                nn.Conv3d(in_channels, out_channels, 1, (1, stride, stride), bias=False),
+                VideoBatchNorm3d(out_channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,7 +219,7 @@ class VideoResNet(nn.Module):
         self.conv1 = TemporalConv(
             3, width, (kernels.conv1, 7, 7), (sampling.conv1_stride, 2, 2), (kernels.conv1 // 2, 3, 3), bias=False
         )
-        self.bn1 = nn.BatchNorm3d(width)
+        self.bn1 = VideoBatchNorm3d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = _max_pool(sampling.pool1)
         in_channels = width

@@ -48,18 +48,15 @@ def use_tf32(allowed: bool, device: torch.device) -> None:
 
 @contextmanager
 def keeping_torch_settings() -> Iterator[None]:
-    """Gives a program its number of threads and its rounding of float32 products back when the block ends."""
-    threads, products, tf32 = (
-        torch.get_num_threads(),
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-    )
+    """Gives a program its threads, its rounding of float32 products and its choice of convolutions back at the end."""
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    tf32, timed = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = tf32, timed
 
 
 def input_dtype(dtype: torch.dtype) -> torch.dtype:

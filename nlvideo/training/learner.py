@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Colours, Normalizer
 from nlvideo.models.resnet import VideoResNet
+from nlvideo.runtime.convolutions import time_algorithms
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.gradients import share_gradients
 from nlvideo.runtime.precision import autocast, input_dtype
@@ -81,6 +82,7 @@ def build_learner(
     Args:
         new_parts: names of the modules whose weights are not pretrained.
     """
+    time_algorithms(world.device)  # every step has clips of the same shape
     network = network.to(world.device, input_dtype(dtype), memory_format=torch.channels_last_3d)
     if config.sync_bn:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)

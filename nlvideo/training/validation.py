@@ -14,6 +14,7 @@ from torch import Tensor
 from nlvideo.build.data import center_batches, train_batches
 from nlvideo.evaluation.metrics import validation_metrics
 from nlvideo.runtime import distributed
+from nlvideo.runtime.convolutions import varying_shapes
 from nlvideo.runtime.signals import StopSignal
 from nlvideo.training.precise_bn import precise_statistics
 from nlvideo.training.preflight import planned_share
@@ -32,6 +33,7 @@ def statistics_after(run: Run, step: int, stopping: StopSignal) -> dict[str, Ten
 
 
 @torch.inference_mode()
+@varying_shapes()
 def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, Any] | None:
     """Returns validation_metrics of the centre clips; every video counts once, an undecodable one as wrong.
 
