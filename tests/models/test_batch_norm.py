@@ -8,12 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nlvideo.models import batch_norm
 from nlvideo.models.batch_norm import VideoBatchNorm3d
 from nlvideo.models.cost import activation_bytes
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, VideoResNet
-from nlvideo.runtime.torch_private import FakeTensorMode, storage_id
+from nlvideo.runtime.torch_private import FakeTensorMode
 
 CLIP = (2, 3, 8, 32, 32)
 
@@ -164,67 +163,3 @@ def test_the_network_is_compiled_as_one_graph(shallow):
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         assert (gradient - expected[name]).abs().max() <= 1e-4 * expected[name].abs().max(), name
-
-
-# ---- as four dimensions, on GPUs in bfloat16; here wherever the layout allows ----
-
-
-@pytest.fixture
-def flat():
-    with patch.object(batch_norm, "_flat_is_faster", batch_norm._flattens):
-        yield
-
-
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)]
-)
-@pytest.mark.parametrize("shape", [(2, 6, 3, 5, 4), (1, 6, 1, 5, 4), (2, 6, 3, 1, 1)])
-def test_four_dimensions_give_pytorchs_outputs_gradients_and_statistics(dtype, tolerance, shape, flat):
-    norm = norm_of(torch.promote_types(dtype, torch.float32)).requires_grad_(True).train()
-    plain = nn.BatchNorm3d(6).to(norm.weight.dtype)
-    plain.load_state_dict(norm.state_dict())
-    x = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
-    y, expected = norm(x), plain(x)
-    assert "Flat" in type(y.grad_fn).__name__ and y.dtype == dtype
-    dy = torch.randn_like(y)
-    gradients = torch.autograd.grad(y, (x, norm.weight, norm.bias), dy)
-    wanted = torch.autograd.grad(expected, (x, plain.weight, plain.bias), dy)
-    for found, want in zip((y, *gradients), (expected, *wanted), strict=True):
-        assert found.dtype == want.dtype
-        torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance)
-    for name, value in norm.state_dict().items():
-        torch.testing.assert_close(value, plain.state_dict()[name], rtol=1e-6, atol=1e-6)
-    assert y.is_contiguous(memory_format=torch.channels_last_3d) and not y._is_view()
-    assert gradients[0].is_contiguous(memory_format=torch.channels_last_3d)
-
-
-@pytest.mark.parametrize("stages", [(), ("res2", "res3", "res4", "res5")])
-def test_a_network_trains_the_same_in_four_dimensions(stages, flat, shallow):
-    """With ReLUs in place, as those of the network are, and with recomputation."""
-    network = network_of(activation_checkpointing=stages).double().to(memory_format=torch.channels_last_3d).train()
-    again = copy.deepcopy(network)
-    clips = torch.randn(CLIP, dtype=torch.float64).contiguous(memory_format=torch.channels_last_3d)
-    ours = gradients(network, clips)
-    with pytorchs():
-        expected = gradients(again, clips)
-    for name, gradient in ours.items():
-        size = expected[name].abs().max().clamp_min(1e-6)
-        assert (gradient - expected[name]).abs().max() <= 1e-9 * size, name
-    for name, value in network.state_dict().items():
-        torch.testing.assert_close(value, again.state_dict()[name], msg=name)
-
-
-def test_four_dimensions_are_a_view_on_a_gpu_too():
-    with FakeTensorMode():
-        x = torch.empty(2, 64, 4, 28, 28, device="cuda", dtype=torch.bfloat16)
-        assert not batch_norm._flat_is_faster(x)
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-        assert batch_norm._flat_is_faster(x) and not batch_norm._flat_is_faster(x.float())
-        flat = x.flatten(2, 3)
-        assert storage_id(flat) == storage_id(x) and flat.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_one_value_in_a_channel_is_refused_as_by_pytorch(flat):
-    x = torch.randn(1, 6, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        VideoBatchNorm3d(6).train()(x)
