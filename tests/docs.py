@@ -44,6 +44,7 @@ NOT_RUN = {  # part of a command: why such commands are not run
     ".pyth": "needs another project's weights",
     "i3d_r50_nl_kinetics.pth": "needs another project's weights",
     "model.pretrained=imagenet": "downloads weights",
+    "c2d_r50/checkpoint.pt": "needs a trained baseline; tests/weights/test_adoption.py has a small one",
     "logger=": "needs a package that is not among the tests'",
     "git ": "changes a checkout",
     "benchmark_model.py": "takes minutes",
