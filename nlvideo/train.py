@@ -167,9 +167,9 @@ def train_run(run: Run) -> TrainResult:
             log = stack.enter_context(open_log(run)) if run.world.is_main else None
             step, score = train_steps(run, stopping, log)
             received = max(distributed.gather(stopping.received))
+            result = distributed.gather(describe_end(run, step, score, log, received) if log else None)[0]
             if log:
-                log.interrupted = describe_end(run, step, score, log, received).state == STOPPED
-        result = distributed.gather(describe_end(run, step, score, log, received) if log else None)[0]
+                log.interrupted = result.state == STOPPED
         if log:
             report_end(run, result)
         distributed.leave_together()
