@@ -49,7 +49,7 @@ def five_steps(video_folder, output, batch_size, *overrides):
     steps = train_batches(config.data, run.train_table, run.share(), run.skipped, seed=0, first_step=0, last_step=5)
     losses = []
     for batches in steps:
-        (loss,) = distributed.sum_over_ranks([train_step(run.learner, batches).loss])
+        (loss,) = distributed.sum_over_ranks([train_step(run.learner, batches).read().loss])
         losses.append(loss / world.size)
     if world.is_main:
         torch.save({"losses": losses, "model": run.network.state_dict(), "size": world.size}, output)
