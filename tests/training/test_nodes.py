@@ -21,6 +21,7 @@ from nlvideo.training.step_files import later_step, newest_checkpoint, save_step
 
 ROOT = Path(__file__).parents[2]
 NODE_NAMES = ("node-a", "node-b")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 WORKER = """
 import os, pathlib, sys
 sys.path.insert(0, sys.argv[1])
@@ -77,7 +78,7 @@ needs_root = pytest.mark.skipif(not can_have_networks(), reason="needs root, to 
 class Nodes:
     """node-a and node-b, each of which runs one agent of torchrun with one rank."""
 
-    def __init__(self, folder: Path, *program: str):
+    def __init__(self, folder: Path, *program: str, **variables: str):
         self.folder = folder
         (folder / "disk").mkdir()
         for own, other, address in (("node-a", "node-b", "10.77.0.2"), ("node-b", "node-a", "10.77.0.1")):
@@ -87,8 +88,7 @@ class Nodes:
         torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=node-a:29477", "--rdzv-id=test", "--max-restarts=3"]
         command = ["env", "-u", "GLOO_SOCKET_IFNAME", f"NODE={NODE}", "unshare", "-n", "-m", "-u", "bash", "-c", NODES]
         command += ["-", str(folder), *torchrun, *program]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(command, start_new_session=True, env=environment)
+        self.process = subprocess.Popen(command, start_new_session=True, env=ENVIRONMENT | variables)
 
     def __enter__(self) -> "Nodes":
         return self
@@ -140,7 +140,7 @@ if os.environ["RANK"] == rank and not first.exists():
         dist.init_process_group = lambda *given, **named: (time.sleep(30), join(*given, **named))
 nlvideo.train.main()
 """
-STEPS = ["optim.batch_size=4", "optim.max_steps=40", "checkpoint_every_steps=2", "log_every_steps=3"]
+STEPS = ["optim.batch_size=4", "optim.max_steps=24", "checkpoint_every_steps=2", "log_every_steps=3"]
 STEPS += ["validate_every_steps=100", "data.num_workers=0", "precise_bn_steps=0"]
 
 
@@ -154,12 +154,13 @@ STEPS += ["validate_every_steps=100", "data.num_workers=0", "precise_bn_steps=0"
 def test_nodes_without_a_common_disk_one_of_them_late_and_killed_train_as_if_nothing_were(tmp_path, late, agent):
     whole = tmp_path / "whole"
     command = [BIN / "nlvideo-train", *RUN, *STEPS, f"data.root={tmp_path}/videos", "num_devices=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run([*command, f"output_dir={whole}"], check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, f"output_dir={whole}"], check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     (tmp_path / "late.py").write_text(LATE)
     disk = tmp_path / "disk"
     program = [str(tmp_path / "late.py"), str(disk), late, *RUN, *STEPS, f"data.root={disk}/videos"]
-    with Nodes(tmp_path, *program, f"output_dir={disk}/run") as nodes:
+    # A new agent finds the store of an older one only where that is not shared with the ranks.
+    unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(agent))}
+    with Nodes(tmp_path, *program, f"output_dir={disk}/run", **unshared) as nodes:
         run, deadline = nodes.disk("node-a") / "run", time.monotonic() + 120
         while time.monotonic() < deadline and len(list(run.glob("checkpoints/step_*.pt"))) < 3:
             time.sleep(0.02)
@@ -173,20 +174,22 @@ def test_nodes_without_a_common_disk_one_of_them_late_and_killed_train_as_if_not
 
 
 def run_apart(folder: Path, rank0: str, *command: str) -> dict[str, tuple[int, str]]:
-    """Runs a command as two ranks that no launcher has started, in folders of their own, as where no disk is common.
+    """Runs a command as two tasks of srun on two nodes, in folders of their own, as where no disk is common.
 
     Returns:
         {node: exit code and what it has printed}
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        ranks = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}
-        ranks |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "PYTHONPATH": str(ROOT)}
+        step = {"SLURM_JOB_ID": "47", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
+        step |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
     processes = {}
     for node in NODE_NAMES:
-        environment = os.environ | ranks | {"RANK": str(int(node != rank0))}
+        number = str(int(node != rank0))
+        environment = ENVIRONMENT | step | {"SLURM_PROCID": number, "SLURM_GTIDS": number}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        processes[node] = subprocess.Popen(command, cwd=folder / node, env=environment, **pipes)
+        started = [ROOT / "scripts/slurm/task.sh", *command]
+        processes[node] = subprocess.Popen(started, cwd=folder / node, env=environment, **pipes)
     printed = {node: process.communicate(timeout=120)[0] for node, process in processes.items()}
     return {node: (process.returncode, printed[node]) for node, process in processes.items()}
 
@@ -210,8 +213,7 @@ def apart(tmp_path_factory) -> Path:
 def test_each_node_has_its_data_and_rank_0_the_run_which_two_local_ranks_repeat(apart, tmp_path):
     assert sorted(path.name for path in (apart / "node-b").iterdir()) == ["videos"]
     command = [*TRAIN, "num_devices=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     assert_equal(weights_of(tmp_path / "run"), weights_of(apart / "node-a/run"))
 
 
