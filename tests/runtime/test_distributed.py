@@ -59,3 +59,12 @@ def test_a_rank_that_has_another_value_is_named_with_its_node(monkeypatch, mine,
         check_same(mine, "list")
     monkeypatch.setattr(distributed, "gather_from_nodes", lambda _: values[:2])
     check_same(mine, "list")
+
+
+def test_one_rank_of_each_node_acts(monkeypatch):
+    called = []
+    for rank, local_rank in enumerate((0, 1, 0, 1)):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+        distributed.on_each_node(called.append, rank)
+    assert called == [0, 2]

@@ -144,6 +144,15 @@ STEPS = ["optim.batch_size=4", "optim.max_steps=24", "checkpoint_every_steps=2",
 STEPS += ["validate_every_steps=100", "data.num_workers=0", "precise_bn_steps=0"]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """A run of two ranks on one machine."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = [BIN / "nlvideo-train", *RUN, *STEPS, f"data.root={folder}/videos", "num_devices=2"]
+    subprocess.run([*command, f"output_dir={folder}/run"], check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    return folder / "run"
+
+
 @needs_root
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -151,24 +160,25 @@ STEPS += ["validate_every_steps=100", "data.num_workers=0", "precise_bn_steps=0"
     [("0 join", False), ("1 start", True)],
     ids=["rank 0 late, rank killed", "rank 1 late, node killed"],
 )
-def test_nodes_without_a_common_disk_one_of_them_late_and_killed_train_as_if_nothing_were(tmp_path, late, agent):
-    whole = tmp_path / "whole"
-    command = [BIN / "nlvideo-train", *RUN, *STEPS, f"data.root={tmp_path}/videos", "num_devices=2"]
-    subprocess.run([*command, f"output_dir={whole}"], check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+def test_nodes_without_a_common_disk_one_late_and_one_killed_equal_an_undisturbed_run(
+    undisturbed, tmp_path, late, agent
+):
     (tmp_path / "late.py").write_text(LATE)
     disk = tmp_path / "disk"
     program = [str(tmp_path / "late.py"), str(disk), late, *RUN, *STEPS, f"data.root={disk}/videos"]
-    # A new agent finds the store of an older one only where that is not shared with the ranks.
+    # Where torchrun shares its store with the ranks, a new agent does not find it (PyTorch 2.14).
     unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(agent))}
     with Nodes(tmp_path, *program, f"output_dir={disk}/run", **unshared) as nodes:
-        run, deadline = nodes.disk("node-a") / "run", time.monotonic() + 120
+        run, deadline = nodes.disk("node-a") / "run", time.monotonic() + 150
         while time.monotonic() < deadline and len(list(run.glob("checkpoints/step_*.pt"))) < 3:
             time.sleep(0.02)
+        failed = [node for node in NODE_NAMES if "exitcode" in (tmp_path / node / "log").read_text()]
+        assert not failed, "being late is no failure"
         nodes.kill("node-b", agent=agent)
-        printed = nodes.wait(120)
+        printed = nodes.wait(200)
     assert "resumed after step" in printed
-    assert_equal(weights_of(whole), weights_of(run))
-    assert rows_of(whole) == rows_of(run)
+    assert_equal(weights_of(undisturbed), weights_of(run))
+    assert rows_of(undisturbed) == rows_of(run)
     assert not (nodes.disk("node-b") / "run").exists()
     assert (nodes.disk("node-b") / "videos/train.csv").exists()
 
