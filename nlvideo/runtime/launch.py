@@ -55,8 +55,8 @@ def refuse_tasks_without_ranks() -> None:
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     if tasks > 1 and not under_torchrun():
         raise UserError(
-            f"srun has started {tasks} tasks, and without RANK, WORLD_SIZE and MASTER_ADDR each would do the whole run: "
-            "put scripts/slurm/task.sh before the command, which sets them (srun ... scripts/slurm/task.sh "
+            f"srun has started {tasks} tasks; without RANK, WORLD_SIZE and MASTER_ADDR each would do the whole run. "
+            "Put scripts/slurm/task.sh before the command, which sets them (srun ... scripts/slurm/task.sh "
             "nlvideo-train ...), or start one torchrun on each node. A single process takes SLURM_STEP_NUM_TASKS=1. "
             "See docs/clusters.md."
         )
