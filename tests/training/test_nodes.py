@@ -129,15 +129,25 @@ import os, pathlib, sys, time
 import torch.distributed as dist
 import nlvideo.train
 
-disk, rank, moment = sys.argv.pop(1), *sys.argv.pop(1).split()
-first = pathlib.Path(disk, "started")
-if os.environ["RANK"] == rank and not first.exists():
-    first.touch()
-    if moment == "start":
+disk, late = sys.argv.pop(1), sys.argv.pop(1)
+join = dist.init_process_group
+
+
+def join_late(*given, store, **named):  # asks for a value of rank 0 as NCCL does, which comes late
+    if os.environ["RANK"] == "0":
         time.sleep(30)
-    else:  # the store of rank 0 answers, but what the others ask it for is not there yet
-        join = dist.init_process_group
-        dist.init_process_group = lambda *given, **named: (time.sleep(30), join(*given, **named))
+        store.set("id", "value")
+    store.get("id")
+    join(*given, store=store, **named)
+
+
+first = pathlib.Path(disk, "started")  # on this node
+if not first.exists():
+    first.touch()
+    if late == "rank 0":
+        dist.init_process_group = join_late
+    elif os.environ["RANK"] == "1":
+        time.sleep(30)
 nlvideo.train.main()
 """
 STEPS = ["optim.batch_size=4", "optim.max_steps=24", "checkpoint_every_steps=2", "log_every_steps=3"]
@@ -157,7 +167,7 @@ def undisturbed(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("late", "agent"),
-    [("0 join", False), ("1 start", True)],
+    [("rank 0", False), ("rank 1", True)],
     ids=["rank 0 late, rank killed", "rank 1 late, node killed"],
 )
 def test_nodes_without_a_common_disk_one_late_and_one_killed_equal_an_undisturbed_run(
