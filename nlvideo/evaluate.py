@@ -86,7 +86,9 @@ def evaluate_checkpoints(composed: DictConfig) -> float:
 
     Returns the last one's top-1 or mAP. One that fails does not stop the others.
     """
-    checkpoints, given = expand_checkpoints(composed), command_line_keys(composed)
+    if distributed.under_torchrun():
+        distributed.init_world()
+    checkpoints, given = distributed.on_main(expand_checkpoints, composed), command_line_keys(composed)
     values, failed = [], []
     for checkpoint, output_dir in checkpoints:
         try:
@@ -115,7 +117,9 @@ def evaluate_checkpoint(given: Mapping[str, Any], checkpoint: str, output_dir: s
     Args:
         given: {key: value} that replace the checkpoint's own settings.
     """
-    trained = read_trained(checkpoint)
+    if distributed.under_torchrun():
+        distributed.init_world()
+    trained = distributed.on_main(read_trained, checkpoint)  # nodes without a common disk lack the file
     settings = {**given, "checkpoint": checkpoint, "output_dir": output_dir}
     config = merge_settings(EvaluateConfig, trained.config, settings)
     if distributed.is_first():
@@ -206,7 +210,7 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
 def plan_evaluation(config: EvaluateConfig, trained: TrainedCheckpoint, world: World) -> EvaluationJob:
     """Reads the list, finds the folder of the results, and settles everything that the scores depend on."""
     load_decoder(config.data.decoder)
-    distributed.on_main(prepare_data, config.data)
+    distributed.on_each_node(prepare_data, config.data)
     table = distributed.together(read_table_for, config, trained)
     if world.is_main:
         print(table.note)
@@ -327,7 +331,9 @@ def score_and_write(job: EvaluationJob, started: float) -> dict[str, Any]:
     videos = sorted(set(range(len(job.table))) - set(before))[job.world.rank :: job.world.size]
     parts = distributed.gather(score_share(job, videos, kept))
     seconds = {"seconds": round(time.monotonic() - started, 1), "num_scored_before": len(before)}
-    return distributed.on_main(lambda: finish(job, [*parts, kept.before], seconds))
+    result = distributed.on_main(lambda: finish(job, [*parts, kept.before], seconds))
+    shutil.rmtree(kept.folder, ignore_errors=True)  # where nodes share no disk, each has kept its own
+    return result
 
 
 def score_share(job: EvaluationJob, videos: list[int], kept: KeptScores) -> VideoScores:

@@ -42,7 +42,8 @@ def check_inputs(config: TrainConfig) -> Inputs:
     Raises:
         UserError: anything that would make the run fail.
     """
-    check_writable(Path(config.output_dir))
+    if distributed.is_first():  # the only rank that writes there
+        check_writable(Path(config.output_dir))
     load_decoder(config.data.decoder)
     check_logger(config.logger)
     prepare_data(config.data)
