@@ -219,18 +219,18 @@ class _Concatenation(torch.autograd.Function):
         shifted, falling, order, count, sums, g = ctx.saved_tensors
         batch, keys = falling.shape
         dy = dy.transpose(1, 2).to(sums.dtype).contiguous()  # (B, N, E)
-        da = torch.empty_like(shifted)
-        for i, rows in _row_chunks(shifted):
-            da[i, rows] = (dy[i, rows] * sums[i][count[i, rows]]).sum(1)
+        bucket = (count + (keys + 1) * torch.arange(batch, device=count.device)[:, None]).flatten()
+        da, of_query, of_count = torch.empty_like(shifted).flatten(), dy.flatten(0, 1), sums.flatten(0, 1)
+        for rows in _row_chunks(bucket):
+            da[rows] = (of_query[rows] * of_count[bucket[rows]]).sum(1)
 
         # Queries with count > p contribute to the key at sorted index p: sum dy by count, then suffix sums over counts.
-        bucket = (count + (keys + 1) * torch.arange(batch, device=count.device)[:, None]).flatten()
         bucket, members = bucket.sort()
         starts = torch.searchsorted(bucket, torch.arange(batch * (keys + 1), device=count.device))
 
         def seen(weights: Tensor | None) -> Tensor:
             """Returns sums (B, E, M) of dy (times weights) over the queries that contribute to each sorted key."""
-            sums = F.embedding_bag(members, dy.flatten(0, 1), starts, mode="sum", per_sample_weights=weights)
+            sums = F.embedding_bag(members, of_query, starts, mode="sum", per_sample_weights=weights)
             sums = sums.view(batch, keys + 1, -1)[:, 1:].mT.contiguous().to(_sum_dtype(g, dy.dtype))  # count 1..M
             before = sums.cumsum(2)
             return sums.add_(before[:, :, -1:]).sub_(before)
@@ -241,16 +241,15 @@ class _Concatenation(torch.autograd.Function):
         dg_sorted = plain.mul_(falling[:, None].to(plain.dtype)).add_(seen(shifted.flatten()[members])).div_(keys)
         dg = torch.empty_like(g).scatter_(2, index, dg_sorted.to(g.dtype))
         db = torch.empty_like(db_sorted).scatter_(1, order, db_sorted)
-        return da.to(ctx.dtypes[0]), db.to(ctx.dtypes[1]), dg
+        return da.view_as(shifted).to(ctx.dtypes[0]), db.to(ctx.dtypes[1]), dg
 
 
 def _sum_dtype(values: Tensor, dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if values.device.type == "cuda" else dtype
 
 
-def _row_chunks(queries: Tensor) -> Iterator[tuple[int, slice]]:
-    """Yields (index in the batch, slice of queries (B, N)); on CPUs few enough queries to stay in the cache."""
-    size = 1024 if queries.device.type == "cpu" else queries.shape[1]
-    for i in range(queries.shape[0]):
-        for first in range(0, queries.shape[1], size):
-            yield i, slice(first, first + size)
+def _row_chunks(queries: Tensor) -> Iterator[slice]:
+    """Yields slices of queries (B * N,); on CPUs few enough to stay in the cache."""
+    size = 1024 if queries.device.type == "cpu" else len(queries)
+    for first in range(0, len(queries), size):
+        yield slice(first, first + size)

@@ -1,19 +1,13 @@
-"""What networks do on a GPU, as far as fake CUDA tensors tell, which have a device, a shape and a dtype but no numbers.
+"""What networks do on a GPU, as far as fake CUDA tensors tell."""
 
-Autograd's engine does not run with fake CUDA tensors where there is no GPU, so `backward` walks the graph itself.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
+from fake_gpus import GPU, Calls, backward, fake_gpu, gpu_autocast
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from nlvideo.models import pairwise
 from nlvideo.models.batch_norm import VideoBatchNorm3d
@@ -22,79 +16,7 @@ from nlvideo.models.non_local import EXTENTS, MODES, NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, LAYOUTS, VideoResNet
 from nlvideo.runtime.torch_private import FakeTensorMode
 
-GPU = torch.device("cuda", 0)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-
-
-class Watch(TorchDispatchMode):
-    """Raises on what makes a CPU wait for a GPU: copies between them. FakeTensorMode raises where a value is read."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        before, after = ({t.device for t in tree_leaves(x) if isinstance(t, Tensor) and t.ndim} for x in (args, output))
-        assert not (before and after) or before | after in ({GPU}, {torch.device("cpu")}), f"{function} copies"
-        return output
-
-
-class Calls(TorchDispatchMode):
-    """Enters as a list of all operators with what they take and return: (name, arguments, output)."""
-
-    def __enter__(self) -> list[tuple[str, tuple, object]]:
-        super().__enter__()
-        self.calls: list[tuple[str, tuple, object]] = []
-        return self.calls
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        self.calls.append((function.overloadpacket.__name__, args, output))
-        return output
-
-
-@contextmanager
-def fake_gpu() -> Iterator[None]:
-    with FakeTensorMode(), Watch():
-        yield
-
-
-@contextmanager
-def gpu_autocast(dtype: torch.dtype) -> Iterator[None]:
-    """torch.autocast, which refuses where there is no GPU."""
-    torch.set_autocast_dtype("cuda", torch.bfloat16 if dtype == torch.float32 else dtype)
-    torch.set_autocast_enabled("cuda", dtype != torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_autocast_enabled("cuda", False)
-
-
-def backward(y: Tensor, dy: Tensor) -> dict[Tensor, Tensor]:
-    """Returns the gradients of the leaves: autograd's engine in Python."""
-    order, seen, stack = [], set(), [(y.grad_fn, False)]
-    while stack:
-        node, visited = stack.pop()
-        if visited:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack += [(other, False) for other, _ in node.next_functions if other is not None]
-    given: dict[object, dict[int, Tensor]] = {y.grad_fn: {0: dy}}
-    leaves = {}
-    for node in reversed(order):
-        gradients = given.pop(node, {})
-        if hasattr(node, "variable"):
-            leaves[node.variable] = gradients[0]
-            continue
-        with torch.no_grad():
-            call = node if callable(node) else node.apply  # of an autograd.Function
-            found = call(*[gradients.get(i) for i in range(len(node._input_metadata))])
-        found = found if isinstance(found, tuple) else (found,)
-        for (other, i), gradient in zip(node.next_functions, found, strict=False):  # last are arguments without any
-            if other is not None and gradient is not None:
-                sums = given.setdefault(other, {})
-                gradient = gradient.sum_to_size(other._input_metadata[i].shape)  # what was broadcast
-                sums[i] = sums[i] + gradient if i in sums else gradient
-    return leaves
 
 
 def test_the_walk_through_the_graph_gives_autograds_gradients():
@@ -291,3 +213,16 @@ def test_chunks_are_larger_on_gpus(device, most):
         assert len(sizes) == 1 and 0.9 * most < sizes.pop() <= most
         query, key = (torch.empty(64, 1, n, 512, device=device) for n in (784, 196))  # res4, 32 frames
         assert len(list(pairwise._chunks(query, key))) == (1 if device == "cuda" else 5)
+
+
+def test_concatenation_has_no_loop_over_the_batch():
+    """Which for extent "time" has an entry for each place of each clip."""
+
+    def num_calls(batch: int) -> int:
+        with fake_gpu(), GPU, Calls() as calls:
+            inputs = [torch.empty(batch, *sizes, requires_grad=True) for sizes in ((60,), (20,), (8, 20))]
+            y = pairwise.concatenation(*inputs)
+            backward(y, torch.empty_like(y))
+        return len(calls)
+
+    assert num_calls(2) == num_calls(50)
