@@ -107,7 +107,7 @@ def test_norms_of_bfloat16_get_four_dimensions_in_channels_last(dtype, gradient)
         norm = VideoBatchNorm3d(64).train()
         x = torch.empty(2, 64, 4, 28, 28, dtype=dtype).contiguous(memory_format=torch.channels_last_3d)
         x.requires_grad_()
-        y = F.relu(norm(x), inplace=True)
+        y = norm(x)
         dy = torch.empty((2, 64, 4, 28, 28) if gradient == "contiguous" else x.shape, dtype=dtype)
         dy = torch.ones((), dtype=dtype).expand_as(x) if gradient == "one number" else dy
         dy = dy.contiguous(memory_format=torch.channels_last_3d) if gradient == "channels last" else dy
