@@ -37,6 +37,8 @@ def launch_ranks(function: Callable[[Any], Any], config: Any, num_devices: int) 
         raise UserError(f"num_devices={num_devices}: this machine has {torch.cuda.device_count()} GPUs.")
     if num_devices == 1:
         return function(config)
+    if sys.platform == "win32":
+        raise UserError(f"num_devices={num_devices}: on Windows a run has one process; use num_devices=1, or WSL.")
     if threading.current_thread() is not threading.main_thread():
         raise UserError(f"num_devices={num_devices}: ranks can be started from the main thread of a program only.")
     results = _elastic_launch(function, config, num_devices)

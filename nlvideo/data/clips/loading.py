@@ -62,8 +62,9 @@ def reading(loader: DataLoader) -> Iterator[Iterator]:
     try:
         yield batches
     except BaseException:  # also an iteration that is closed
-        handled = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if handled else None  # the loader takes it for a failure
+        # the loader's handler takes a worker that is killed for a failure; on Windows there is none
+        handled = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if handled else None
         for worker in loader_workers(batches):
             worker.kill()
             worker.join()
