@@ -43,7 +43,7 @@ SMI = "NVIDIA H100 80GB HBM3, 580.65.06"
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Returns a function that gives this machine what nvidia-smi prints, None for no nvidia-smi, and no GPU of torch's."""
+    """Returns a function that decides what nvidia-smi prints (None: it is missing) while torch sees no GPU."""
 
     def make(smi: str | None, built: bool = True) -> None:
         def run(command, **_):

@@ -9,9 +9,9 @@ from multiprocessing.process import BaseProcess
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # of any number of dimensions
 from torch.nn.modules.batchnorm import _NormBase as NormWithStatistics  # batch and instance norms
-from torch.nn.attention import SDPBackend
 
 __all__ = [
     "BatchNorm",
@@ -55,7 +55,7 @@ def storage_id(tensor: Tensor) -> int:
 
 
 def batch_norm_backend(norm: nn.Module, x: Tensor) -> str:
-    """Returns whose kernel a BatchNorm takes x (N, C, ...) with in training: Native (PyTorch's own), Cudnn or Miopen."""
+    """Returns whose kernel a BatchNorm trains on x (N, C, ...) with: Native (PyTorch's own), Cudnn or Miopen."""
     values = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     return str(torch._C._select_batch_norm_backend(x, *values, True, norm.eps)).rpartition(".")[2]
 
