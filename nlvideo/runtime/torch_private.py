@@ -55,7 +55,7 @@ def storage_id(tensor: Tensor) -> int:
 
 
 def batch_norm_backend(norm: nn.Module, x: Tensor) -> str:
-    """Returns whose kernel a BatchNorm trains on x (N, C, ...) with: Native (PyTorch's own), Cudnn or Miopen."""
+    """Returns whose kernel a BatchNorm takes for training on x (N, C, ...): Native (PyTorch's own), Cudnn, Miopen."""
     values = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     return str(torch._C._select_batch_norm_backend(x, *values, True, norm.eps)).rpartition(".")[2]
 
