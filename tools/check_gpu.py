@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"fewer cases of {QUICK_PARTS}, in 90 s on a GPU")
     parser.add_argument("--parts", metavar="A,B", help="only these")
     parser.add_argument("--output", type=Path, default=Path("check_gpu.json"), metavar="FILE", help="%(default)s")
-    parser.add_argument("--minutes", type=float, help="for all parts together; what is left then is skipped (8, or 1.5)")
+    parser.add_argument(
+        "--minutes", type=float, help="for all parts together; what is left then is skipped (8, or 1.5)"
+    )
     parser.add_argument("--run", choices=PARTS, help=argparse.SUPPRESS)  # one part, in a process of its own
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)

@@ -12,7 +12,6 @@ import nlvideo
 from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.device_facts import driver_version, library_versions, visible_gpu
 
-
 ANSWER_SECONDS = 90
 
 

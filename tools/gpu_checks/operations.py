@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from gpu_checks.findings import Findings
 from torch import Tensor
 
+from gpu_checks.findings import Findings
 from nlvideo.build.model import build_model
 from nlvideo.config.compose import compose_train_config
 from nlvideo.models import pairwise

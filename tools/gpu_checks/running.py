@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import Any
 
 from gpu_checks.findings import FAIL, Finding, read_findings
 
+TOOLS = Path(__file__).parents[1]
 LOG_LINES = 60  # of a part that failed, kept in the JSON file
 
 
@@ -64,6 +66,16 @@ def run_part(command: Sequence[str], folder: Path, seconds: float) -> PartResult
         found.findings.append(Finding("the part", state=FAIL, reason=f"{ending(code)}; last: {last}"))
     found.log = lines[-LOG_LINES:] if found.failed else []
     return found
+
+
+def module_command(name: str, *arguments: str) -> list[str]:
+    """Returns the command that runs a module of this package as a program; it needs module_environment()."""
+    return [sys.executable, "-m", f"gpu_checks.{name}", *arguments]
+
+
+def module_environment() -> dict[str, str]:
+    """Returns the environment in which other processes find this package, and nlvideo as this process does."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(TOOLS), *filter(None, sys.path)])}
 
 
 def kill_group(process: subprocess.Popen) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from gpu_checks.findings import Findings
 
+from gpu_checks.findings import Findings
 from nlvideo.models.kernels import attention_kernel, batch_norm_kernel
 from nlvideo.runtime.device_facts import shared_memory
 
