@@ -38,7 +38,7 @@ SMALL = [  # on a CPU
 ]
 OPTIONS = {
     "float16": ["precision=float16"],
-    "accumulate=4": ["optim.accumulate=4"],
+    "accumulate": ["optim.accumulate=4"],
     "precise_bn": ["precise_bn_steps=4"],
     "compile": ["compile=true"],
 }

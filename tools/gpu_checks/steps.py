@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -32,6 +32,7 @@ from gpu_checks.step_measuring import (
 )
 from nlvideo.models.batch_norm import VideoBatchNorm3d
 from nlvideo.models.kernels import has_own_batch_norm
+from nlvideo.runtime.convolutions import varying_shapes
 from nlvideo.runtime.distributed import World
 from nlvideo.training.memory import step_memory
 
@@ -94,7 +95,7 @@ def run(found: Findings, _folder: Path) -> None:
 
 
 def variants() -> Iterator[Variant]:
-    yield Variant("cudnn.benchmark off", untimed_convolutions)
+    yield Variant("cudnn.benchmark off", varying_shapes)
     yield Variant("PyTorch's batch norm", pytorchs_batch_norm)
     yield Variant("float16", dtype=torch.float16)
 
@@ -149,12 +150,6 @@ def compare(found: Findings, case: Case, variant: Variant, base: float) -> None:
         learner.timer.take()
         found.show(check, f"{milliseconds:.1f} ms, {milliseconds / base:.2f} times the default's")
     free()
-
-
-@contextmanager
-def untimed_convolutions() -> Iterator[None]:
-    with patch.object(torch.backends.cudnn, "benchmark", False):
-        yield
 
 
 def pytorchs_batch_norm() -> AbstractContextManager:
