@@ -392,7 +392,7 @@ def test_ranks_are_compared_with_one_process(tool, gpu, tmp_path, monkeypatch):
 
     def run_ranks(how, number, _folder, off=0.0):
         config, parts = ranks.rank_config(), 2 if how == "gloo" else 1
-        learner = measuring.make_learner(measuring.with_optim(config, accumulate=parts), CPU, torch.float32)
+        learner = measuring.make_learner(measuring.in_micro_batches(config, parts), CPU, torch.float32)
         batches = [measuring.random_batch(config, ranks.CLIPS, part, parts) for part in range(parts)]
         weights = ranks.trained(learner, batches, ranks.STEPS)
         weights["fc.bias"] += off

@@ -43,13 +43,13 @@ class Size(NamedTuple):
     clip_frames: int
     crop: int
     prepared: int  # short side of the prepared videos
-    steps: int  # of the loader
+    rounds: int  # batches that each worker of a loader reads
     batch: int
     network: tuple[str, ...]
 
 
-ON_GPU = Size(16, 300, 360, 32, 256, 256, 12, 8, ("experiment=i3d_r50_nl5",))
-ON_CPU = Size(2, 60, 96, 8, 64, 64, 4, 2, (*SMALL, "model.width=8", "block=nl1"))
+ON_GPU = Size(16, 300, 360, 32, 256, 256, 6, 8, ("experiment=i3d_r50_nl5",))
+ON_CPU = Size(2, 60, 96, 8, 64, 64, 6, 2, (*SMALL, "model.width=8", "block=nl1"))
 
 
 def run(found: Findings, folder: Path) -> None:
@@ -83,8 +83,9 @@ def write_videos(folder: Path, size: Size) -> tuple[VideoTable, VideoTable]:
             if name == "originals":
                 pool.map(partial(write_video, size=size), [target / name for name in names], chunksize=1)
             else:
-                settings = {"src": folder / "originals", "dst": target, "short_side": size.prepared}
-                pool.map(partial(encode_video, **settings, gap=24, crf=20), names, chunksize=1)
+                source, side = folder / "originals", size.prepared
+                encode = partial(encode_video, src=source, dst=target, short_side=side, gap=24, crf=20)
+                pool.map(encode, names, chunksize=1)
             write_text(target / LIST, "".join(f"{name} 0\n" for name in names))
             tables.append(read_table(str(target), LIST, None))
     return tables[0], tables[1]
@@ -182,8 +183,8 @@ def loader(size: Size, table: VideoTable, workers: int, steps: int) -> Iterator[
 
 def clips_per_second(size: Size, table: VideoTable, workers: int) -> float:
     """Returns the rate of loading alone, once all workers have started."""
-    steps = max(size.steps, 3 * workers) if size is ON_GPU else size.steps
-    warm = min(2 * workers, steps - 2)  # these are loaded together, before the first one is asked for
+    steps = size.rounds * workers
+    warm = steps // 3  # the first two of each worker are loaded together, before the first one is asked for
     read = loader(size, table, workers, steps)
     for _ in range(warm):
         next(read)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpu_checks.findings import Findings
 from gpu_checks.running import module_environment
-from gpu_checks.step_measuring import make_learner, random_batch, with_optim
+from gpu_checks.step_measuring import in_micro_batches, make_learner, random_batch
 from nlvideo.config.compose import compose_train_config
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Batch
@@ -47,7 +47,7 @@ def check_gloo(found: Findings, folder: Path) -> None:
     """Two ranks on one device against one process that takes their clips as two micro-batches."""
     config = rank_config()
     first, second = run_ranks("gloo", 2, folder)
-    learner = make_learner(with_optim(config, accumulate=2), found.device, torch.float32)
+    learner = make_learner(in_micro_batches(config, 2), found.device, torch.float32)
     before = parameters_of(learner)
     alone = trained(learner, [random_batch(config, CLIPS, rank, 2) for rank in range(2)], STEPS)
     unequal = [name for name in alone if not torch.equal(first["weights"][name], second["weights"][name])]

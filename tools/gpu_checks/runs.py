@@ -49,7 +49,7 @@ STOPPED = 128 + signal.SIGUSR1
 
 
 def run(found: Findings, folder: Path) -> None:
-    runs = Runs(folder, QUICKSTART if found.cuda else SMALL)
+    runs = Runs(found, folder, QUICKSTART if found.cuda else SMALL)
     with found.case("quickstart"):
         found.equal("quickstart: exit code", runs.finish("whole"), 0)
         losses = runs.losses("whole")
@@ -75,7 +75,8 @@ def run(found: Findings, folder: Path) -> None:
 class Runs:
     """Trainings of one config in folders below another, each a process of its own."""
 
-    def __init__(self, folder: Path, overrides: Sequence[str]):
+    def __init__(self, found: Findings, folder: Path, overrides: Sequence[str]):
+        self.found = found
         self.folder, self.overrides = folder, [*overrides, f"data.root={folder / 'videos'}"]
 
     def start(self, name: str, *more: str) -> subprocess.Popen:
@@ -92,8 +93,16 @@ class Runs:
         return self.ended(name, self.start(name, *more))
 
     def ended(self, name: str, process: subprocess.Popen) -> int:
-        """Waits for a process and returns its exit code; shows its last lines where it is not 0."""
-        code = process.wait()
+        """Waits for a process and returns its exit code; shows its last lines where it is not 0.
+
+        Raises:
+            RuntimeError: it takes more time than the part has left.
+        """
+        try:
+            code = process.wait(max(1.0, self.found.seconds_left - 10))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise RuntimeError(f"{name} had not ended when the part's time was nearly over") from None
         if code:
             log = (self.folder / f"{name}.log").read_text(errors="replace").splitlines()
             print("\n".join([f"{name} ended with {code}:", *log[-15:]]), flush=True)
@@ -112,7 +121,7 @@ def check_stop(found: Findings, runs: Runs) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGUSR1)
     started = time.monotonic()
-    code = process.wait()
+    code = runs.ended("stopped", process)
     found.equal("stopped by SIGUSR1: exit code", code, STOPPED)
     found.speed("stopped by SIGUSR1: seconds to its end", time.monotonic() - started, most=STOP_SECONDS, unit="s")
 

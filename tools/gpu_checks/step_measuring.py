@@ -1,12 +1,11 @@
 """What a training step costs: time, kernels, synchronisations, memory. For D and for the parts that time steps too."""
 
 import dataclasses
-import gc
 import json
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,12 +161,6 @@ def loss_of(learner: Learner, batch: Batch) -> float:
     return learner.loss(logits, batch.targets.to(logits.device)).item()
 
 
-def with_optim(config: TrainConfig, **changes: object) -> TrainConfig:
-    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, **changes))
-
-
-def free(*_held: Sequence[object]) -> None:
-    """Gives the GPU's memory back."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def in_micro_batches(config: TrainConfig, number: int) -> TrainConfig:
+    """Returns the config with so many micro-batches a step."""
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=number))

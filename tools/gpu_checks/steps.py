@@ -18,7 +18,6 @@ from gpu_checks.running import module_command, module_environment
 from gpu_checks.step_measuring import (
     NUM_CLASSES,
     SMALL,
-    free,
     kernel_times,
     loss_of,
     make_learner,
@@ -35,6 +34,7 @@ from nlvideo.models.kernels import has_own_batch_norm
 from nlvideo.runtime.convolutions import varying_shapes
 from nlvideo.runtime.distributed import World
 from nlvideo.training.memory import step_memory
+from nlvideo.training.memory_trial import free_cache
 
 MOST_SYNCS, LEAST_BUSY, MOST_OF_PLAN, MOST_BATCH_NORM, LEAST_OF_MATMUL, LEAST_AHEAD = 1, 85, 1.5, 25, 45, 1.5
 COMPILE_SECONDS = 90
@@ -130,7 +130,7 @@ def measure(found: Findings, case: Case, rate: float) -> float | None:
             found.at_least(check, reached, LEAST_OF_MATMUL, "%")
         else:
             found.show(check, reached, "%")
-    free()
+    free_cache()
     return milliseconds
 
 
@@ -149,7 +149,7 @@ def compare(found: Findings, case: Case, variant: Variant, base: float) -> None:
             milliseconds = milliseconds_a_step(step, found.device, 8)
         learner.timer.take()
         found.show(check, f"{milliseconds:.1f} ms, {milliseconds / base:.2f} times the default's")
-    free()
+    free_cache()
 
 
 def pytorchs_batch_norm() -> AbstractContextManager:
@@ -171,7 +171,7 @@ def compare_with_plain(found: Findings, case: Case, base: float) -> None:
                 found.speed(check, ahead, least=LEAST_AHEAD, unit="times")
             else:
                 found.show(check, ahead, "times")
-        free()
+        free_cache()
         if found.quick:
             return
 
