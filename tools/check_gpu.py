@@ -29,7 +29,7 @@ import nlvideo.runtime.threads  # noqa: F401, before torch is loaded
 
 # isort: split
 import torch
-from gpu_checks.findings import SKIPPED, Finding, Findings
+from gpu_checks.findings import SKIPPED, Finding, Findings, read_findings
 from gpu_checks.header import described_machine
 from gpu_checks.running import PartResult, run_part
 from gpu_checks.table import print_table, write_json
@@ -89,20 +89,30 @@ def chosen_parts(text: str) -> list[str]:
 def check(parts: Sequence[str], output: Path, seconds: float, options: Sequence[str]) -> dict[str, PartResult]:
     """Runs these parts and returns their results; writes them after each, and prints them at the end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is known gets printed
-    header, results = described_machine() | {"started": datetime.now().isoformat(" ", "seconds")}, {}
+    header = described_machine() | {"started": datetime.now().isoformat(" ", "seconds")}
+    results: dict[str, PartResult] = {}
     started, complete = time.monotonic(), False
     try:
-        with tempfile.TemporaryDirectory(prefix="check_gpu_", ignore_cleanup_errors=True) as scratch:
-            for name in parts:
-                left = seconds - (time.monotonic() - started)
-                results[name] = run_limited(name, Path(scratch, name), left, options)
-                header["seconds"] = f"{time.monotonic() - started:.0f}"
-                write_json(output, header, results, complete=name == parts[-1])
-        complete = True
+        for name in parts:
+            with tempfile.TemporaryDirectory(prefix="check_gpu_", ignore_cleanup_errors=True) as scratch:
+                folder, left = Path(scratch, name), seconds - (time.monotonic() - started)
+                try:
+                    results[name] = run_limited(name, folder, left, options)
+                finally:
+                    results.setdefault(name, cut_short(folder))
+                    complete = name == parts[-1] and not results[name].cut
+                    header["seconds"] = f"{time.monotonic() - started:.0f}"
+                    write_json(output, header, results, complete=complete)
     finally:
         print_table(header, results, TITLES)
         print(f"{'complete' if complete else 'cut short'}: {output}")
     return results
+
+
+def cut_short(folder: Path) -> PartResult:
+    """Returns what a part had found when the whole check was interrupted."""
+    end = Finding("the part", state=SKIPPED, reason="the check was interrupted")
+    return PartResult(0, [*read_findings(folder / "findings.jsonl"), end], cut=True)
 
 
 def run_limited(name: str, folder: Path, left: float, options: Sequence[str]) -> PartResult:

@@ -138,6 +138,8 @@ def test_a_check_that_is_cut_short_has_written_and_prints_what_it_knows(check_gp
 
     def run_part(command, folder, seconds):
         if folder.name == "B":
+            folder.mkdir()
+            (folder / "findings.jsonl").write_text('{"check": "begun", "value": "7"}\n{"check": "cu')
             raise end
         return PartResult(1.0, [Finding("kernels", "flash", "-", "-"), Finding("rate", "1", "at least 2", "FAIL")])
 
@@ -145,10 +147,11 @@ def test_a_check_that_is_cut_short_has_written_and_prints_what_it_knows(check_gp
     with pytest.raises(end):
         check_gpu.check(["A", "B"], tmp_path / "out.json", 60, [])
     held = json.loads((tmp_path / "out.json").read_text())
-    assert not held["complete"] and held["failed"] == ["A"] and list(held["parts"]) == ["A"]
+    assert not held["complete"] and held["failed"] == ["A"] and list(held["parts"]) == ["A", "B"]
+    assert [check["check"] for check in held["parts"]["B"]["checks"]] == ["begun", "the part"]
     assert held["header"]["device"] == "a test"
     out = capsys.readouterr().out
-    assert "cut short" in out and "at least 2" in out and "0 passed, 1 failed, 0 skipped" in out
+    assert "cut short" in out and "at least 2" in out and "0 passed, 1 failed, 1 skipped" in out
 
 
 def test_what_no_time_is_left_for_is_skipped_by_name(check_gpu, tmp_path, monkeypatch):

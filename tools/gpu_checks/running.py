@@ -23,11 +23,13 @@ class PartResult:
 
     Attributes:
         log: the last lines that it printed, where something failed.
+        cut: the whole check was interrupted meanwhile.
     """
 
     seconds: float
     findings: list[Finding] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    cut: bool = False
 
     @property
     def failed(self) -> bool:
