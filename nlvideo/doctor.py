@@ -1,8 +1,9 @@
-"""nlvideo-doctor: which video decoders work here, tried on a file that it writes, and the versions in use."""
+"""nlvideo-doctor: which video decoders work here, tried on a file that it writes, the versions in use, and the GPU."""
 
 import platform
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,14 +13,26 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nlvideo.build.data import num_workers
+from nlvideo.config.schema import DataConfig
 from nlvideo.data.decoding.opening import DECODERS, load_decoder
 from nlvideo.data.decoding.video import DecodeError
+from nlvideo.models.kernels import attention_kernel, batch_norm_kernel
+from nlvideo.runtime.cores import usable_cores
+from nlvideo.runtime.device_facts import (
+    cores_per_gpu,
+    driver_version,
+    library_versions,
+    shared_memory,
+    visible_gpu,
+)
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.precision import resolve_precision
 from nlvideo.runtime.video_writer import VideoWriter
 
 NUM_FRAMES, HEIGHT, WIDTH = 48, 64, 96
 WANTED = (5, 18, 19, 40)  # frames to decode
+ATTENTION_WIDTHS = (256, 512)  # of the blocks in res3 and res4
 GREY_STEP = 5  # frame i is uniformly grey, GREY_STEP * i
 
 
@@ -34,12 +47,53 @@ def main() -> None:
         table.add_row(name, _version(DECODERS[name][1]), works, escape(problem or "correct frames"))
     Console().print(table)
     working = [name for name, problem in problems.items() if not problem]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"device    {hardware}, {str(resolve_precision('auto', device)).removeprefix('torch.')}")
+    for line in device_lines():
+        print(line)
     print(f"versions  python {platform.python_version()}, torch {torch.__version__}, nlvideo {_version('nlvideo')}")
     print(f"decoders  data.decoder=pyav is the default; usable here: {', '.join(working) or 'none'}")
     sys.exit("pyav" not in working)
+
+
+def device_lines() -> list[str]:
+    """Returns what is said about the device: two lines for a CPU, eight for a GPU."""
+    try:
+        gpu = visible_gpu()
+    except RuntimeError as error:  # PyTorch's CUDA errors: it is there and does not answer
+        return [f"device    a GPU that does not answer: {str(error).splitlines()[0]}"]
+    device = torch.device("cpu" if isinstance(gpu, str) else "cuda")
+    precision = str(resolve_precision("auto", device)).removeprefix("torch.")
+    if isinstance(gpu, str):
+        return [f"device    {torch.get_num_threads()} CPU threads, {precision}", f"gpu       {gpu}"]
+    major, minor = gpu.capability
+    ampere = "yes" if gpu.capability >= (8, 0) else "no"
+    cores, gpus = cores_per_gpu(), torch.cuda.device_count()
+    workers = num_workers(DataConfig(root=""), gpus)
+    lines = {
+        "device": f"{gpu.name}, {precision}; {gpus} of them" if gpus > 1 else f"{gpu.name}, {precision}",
+        "gpu": f"capability {major}.{minor}, {gpu.free_bytes / 1e9:.1f} of {gpu.total_bytes / 1e9:.1f} GB free, "
+        f"driver {driver_version()}",
+        "libraries": _probed(lambda: ", ".join(f"{name} {number}" for name, number in library_versions().items())),
+        "numbers": f"bfloat16 {ampere}, TF32 {ampere} (tf32=true), float16 yes",
+        "attention": _probed(lambda: _attention_line(device)),
+        "batchnorm": _probed(lambda: f"{batch_norm_kernel(device, resolve_precision('auto', device))} ({precision})"),
+        "memory": shared_memory(),
+        "cores": f"{usable_cores()}, {cores} for each GPU; data.num_workers=null gives each {workers} workers",
+    }
+    return [f"{name:9} {text}" for name, text in lines.items()]
+
+
+def _attention_line(device: torch.device) -> str:
+    dtype = resolve_precision("auto", device)
+    kernels = {width: attention_kernel(device, dtype, width).chosen for width in ATTENTION_WIDTHS}
+    return ", ".join(f"{kernel} at {width} channels" for width, kernel in kernels.items())
+
+
+def _probed(probe: Callable[[], str]) -> str:
+    """Returns what a probe that runs on the GPU says, or how it failed: kernels may be missing for this GPU."""
+    try:
+        return probe()
+    except RuntimeError as error:
+        return f"not known: {str(error).splitlines()[0]}"
 
 
 def write_test_video(file: Path) -> None:

@@ -113,7 +113,7 @@ def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
         variants |= {"ours bfloat16, compiled": ("bfloat16", True)}
     clips, size = _random_batch(config, batch), config.data.crop_size
     steps = {
-        n: _our_step(config, clips, device, *how) if how else _plain_step(config, clips) for n, how in variants.items()
+        n: _our_step(config, clips, device, *how) if how else plain_step(config, clips) for n, how in variants.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     peaks = dict.fromkeys(steps, 0)
@@ -170,7 +170,7 @@ def _our_step(config: TrainConfig, clips: Batch, device: torch.device, precision
     return step
 
 
-def _plain_step(config: TrainConfig, clips: Batch) -> Callable:
+def plain_step(config: TrainConfig, clips: Batch) -> Callable:
     """Returns a step as it is usually written: float32, contiguous clips and weights, the matrices of all pairs."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)

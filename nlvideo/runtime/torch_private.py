@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # of any number of dimensions
 from torch.nn.modules.batchnorm import _NormBase as NormWithStatistics  # batch and instance norms
 
@@ -16,6 +17,8 @@ __all__ = [
     "BatchNorm",
     "FakeTensorMode",
     "NormWithStatistics",
+    "attention_choice",
+    "batch_norm_backend",
     "loader_workers",
     "resize_antialiased",
     "storage_id",
@@ -49,3 +52,15 @@ def loader_workers(batches: Iterator) -> list[BaseProcess]:
 def storage_id(tensor: Tensor) -> int:
     """Returns what tensors share if and only if they share memory; works for fake tensors, which have no address."""
     return tensor.untyped_storage()._cdata
+
+
+def batch_norm_backend(norm: nn.Module, x: Tensor) -> str:
+    """Returns whose kernel a BatchNorm takes for training on x (N, C, ...): Native (PyTorch's own), Cudnn, Miopen."""
+    values = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return str(torch._C._select_batch_norm_backend(x, *values, True, norm.eps)).rpartition(".")[2]
+
+
+def attention_choice(query: Tensor, key: Tensor, value: Tensor) -> str:
+    """Returns which backend scaled_dot_product_attention takes these (B, heads, positions, D) with, such as
+    FLASH_ATTENTION; MATH stores the matrix of all pairs."""
+    return SDPBackend(torch._fused_sdp_choice(query, key, value)).name

@@ -11,6 +11,8 @@ from nlvideo.runtime.torch_private import (
     BatchNorm,
     FakeTensorMode,
     NormWithStatistics,
+    attention_choice,
+    batch_norm_backend,
     loader_workers,
     resize_antialiased,
     storage_id,
@@ -22,6 +24,8 @@ def test_every_name_has_a_test():
         "BatchNorm",
         "FakeTensorMode",
         "NormWithStatistics",
+        "attention_choice",
+        "batch_norm_backend",
         "loader_workers",
         "resize_antialiased",
         "storage_id",
@@ -82,3 +86,18 @@ def test_the_workers_of_a_loader_are_its_own():
     assert loader_workers(alone) == []
     assert len(loader_workers(several)) == 2 and all(worker.is_alive() for worker in loader_workers(several))
     assert [int(item) for item in several] == [1, 2, 3]
+
+
+def test_the_backend_of_a_batch_norm_has_a_name():
+    norm = nn.BatchNorm3d(4)
+    assert batch_norm_backend(norm, torch.randn(2, 4, 2, 8, 8)) == "Native"
+    with FakeTensorMode(allow_non_fake_inputs=True):  # of a GPU, without one: PyTorch's choice for bfloat16
+        x = torch.empty(2, 4, 2, 8, 8, device="cuda", dtype=torch.bfloat16)
+        assert batch_norm_backend(nn.BatchNorm3d(4, device="cuda"), x) == "Native"
+
+
+def test_the_backend_of_attention_has_a_name():
+    q = torch.randn(1, 1, 64, 32)
+    assert attention_choice(q, q, q) == "FLASH_ATTENTION"  # of the CPU
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert attention_choice(q, q, q) == "MATH"
