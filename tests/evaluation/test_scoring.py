@@ -123,9 +123,7 @@ def test_scores_do_not_depend_on_where_views_are_cut(monkeypatch):
     frames = torch.from_numpy(rng.integers(256, size=(7, 32, 40, 3), dtype=np.uint8))
     wanted = torch.tensor([[0, 1, 2, 3], [2, 3, 4, 5], [3, 4, 5, 6]])
     views = VideoViews(frames, wanted, [(0, 0), (0, 8)], (32, 32), 0, [])
-    scorer = Scorer(
-        network(), torch.device("cpu"), torch.float32, colours=COLOURS, multi_label=False, views_per_step=4
-    )
+    scorer = Scorer(network(), torch.device("cpu"), torch.float32, colours=COLOURS, multi_label=False, views_per_step=4)
     on_cpu = scorer.view_scores(scorer.upload(views))
     monkeypatch.setattr(VideoViews, "_cut_on_cpu", VideoViews._cut_on_device)
     assert torch.equal(scorer.view_scores(scorer.upload(views)), on_cpu) and on_cpu.shape == (3, 2, 3)
