@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nlvideo.build.data import video_views
+from nlvideo.build.data import video_views, view_workers
 from nlvideo.build.model import check_clip
 from nlvideo.build.tables import class_names, prepare_data, read_val_table
 from nlvideo.config.compose import command_line_keys, compose_stated, run_command, to_yaml
@@ -41,7 +41,7 @@ from nlvideo.evaluation.settings import merge_settings
 from nlvideo.evaluation.summary import merge_scores, summarize
 from nlvideo.runtime import distributed
 from nlvideo.runtime.callable_module import make_callable
-from nlvideo.runtime.cores import usable_cores
+from nlvideo.runtime.cores import cores_of_rank
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import REPORTED_ERRORS, RunFailed, UserError, UserFileNotFoundError, error_line
 from nlvideo.runtime.folder_lock import holding
@@ -219,9 +219,7 @@ def plan_evaluation(config: EvaluateConfig, trained: TrainedCheckpoint, world: W
         print(f"data.classes={config.data.classes} lists the network's classes in another order; matched by name")
     dtype = resolve_precision(config.precision, world.device)
     folder = output_folder(config, trained.step)
-    # A resumed evaluation keeps its number of threads, also on a machine with other cores.
-    begun = distributed.on_main(recorded, folder)
-    torch.set_num_threads(config.num_threads or begun.get("num_threads") or usable_cores())
+    torch.set_num_threads(config.num_threads or threads_of_ranks(folder))
     views_per_step = config.views_per_step or VIEWS_PER_STEP[world.device.type]
     identity = identity_of(config, trained, table)
     identity |= {
@@ -231,8 +229,22 @@ def plan_evaluation(config: EvaluateConfig, trained: TrainedCheckpoint, world: W
         "num_threads": torch.get_num_threads() if world.device.type == "cpu" else None,
         "torch": str(torch.__version__),
     }
+    workers = view_workers(config.data)  # before any rank on this machine starts its own
+    if workers.note and world.is_main:
+        print(f"workers   {workers.note}")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=workers.number))
     distributed.check_same(identity, "evaluation")
     return EvaluationJob(config, trained, table, world, dtype, views_per_step, folder, identity)
+
+
+def threads_of_ranks(folder: Path) -> int:
+    """Returns how many CPU threads each rank has unless the config says so, the same on all: scores depend on it.
+
+    An evaluation that was begun keeps its number, also with other ranks or on a machine with other cores. Of a new one
+    each rank has its part of the cores, the smallest of all.
+    """
+    begun, part = distributed.on_main(recorded, folder), min(distributed.gather(cores_of_rank()))
+    return begun.get("num_threads") or part
 
 
 def read_table_for(config: EvaluateConfig, trained: TrainedCheckpoint) -> VideoTable:
