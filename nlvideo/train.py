@@ -48,7 +48,7 @@ from nlvideo.training.data_warnings import data_warnings
 from nlvideo.training.learner import Learner
 from nlvideo.training.loggers import open_logger
 from nlvideo.training.optim import lr_at, set_lr
-from nlvideo.training.out_of_memory import advising_on_memory
+from nlvideo.training.out_of_memory import PRECISE_BN, VALIDATION, advising_on_memory
 from nlvideo.training.plan import plan_lines
 from nlvideo.training.precise_bn import using
 from nlvideo.training.preflight import check_inputs, in_steps
@@ -459,8 +459,9 @@ def validate_and_log(run: Run, step: int, log: RunLog | None, stopping: StopSign
     distributed.copy_from_main(run.learner.statistics())  # each rank updated its batch norms with its own clips
     precise, started = None, time.monotonic()
     if run.config.precise_bn_steps:
-        precise = statistics_after(run, step, stopping)
-    with using(run.learner.evaluated, precise or {}):
+        with advising_on_memory(run.config, run.share(), step, PRECISE_BN):
+            precise = statistics_after(run, step, stopping)
+    with using(run.learner.evaluated, precise or {}), advising_on_memory(run.config, run.share(), step, VALIDATION):
         values = validate(run, stopping)
     if values is None:
         return None

@@ -191,6 +191,19 @@ def test_what_follows_a_step_and_runs_out_of_memory_has_nothing_to_recompute(wha
     )
 
 
+@pytest.mark.parametrize(("part", "named"), [("validate", "validation"), ("statistics_after", "precise batch norm")])
+def test_a_run_whose_validation_runs_out_of_memory_is_saved_before_it(part, named, video_folder, tmp_path, monkeypatch):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"nlvideo.train.{part}", out_of_memory)
+        with pytest.raises(RunFailed, match=f"no memory for the {named} after step 2, with micro-batches of 2 clips"):
+            train(config_of(video_folder, tmp_path / "run", "precise_bn_steps=1"))
+    assert read_status(tmp_path / "run")["state"] == "failed"
+    assert train(config_of(video_folder, tmp_path / "run", "precise_bn_steps=1", "resume=auto")).step == 4
+
+
 def test_other_errors_keep_their_traceback(video_folder, tmp_path):
     config = config_of(video_folder, tmp_path / "run")
     with pytest.raises(RuntimeError, match="a bug"), advising_on_memory(config, Share(2), 1, VALIDATION):
