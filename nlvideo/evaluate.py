@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nlvideo.build.data import video_views
+from nlvideo.build.data import video_views, view_workers
 from nlvideo.build.model import check_clip
 from nlvideo.build.tables import class_names, prepare_data, read_val_table
 from nlvideo.config.compose import command_line_keys, compose_stated, run_command, to_yaml
@@ -41,7 +41,7 @@ from nlvideo.evaluation.settings import merge_settings
 from nlvideo.evaluation.summary import merge_scores, summarize
 from nlvideo.runtime import distributed
 from nlvideo.runtime.callable_module import make_callable
-from nlvideo.runtime.cores import usable_cores
+from nlvideo.runtime.cores import cores_of_rank
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import REPORTED_ERRORS, RunFailed, UserError, UserFileNotFoundError, error_line
 from nlvideo.runtime.folder_lock import holding
@@ -86,7 +86,9 @@ def evaluate_checkpoints(composed: DictConfig) -> float:
 
     Returns the last one's top-1 or mAP. One that fails does not stop the others.
     """
-    checkpoints, given = expand_checkpoints(composed), command_line_keys(composed)
+    if distributed.under_torchrun():
+        distributed.init_world()
+    checkpoints, given = distributed.on_main(expand_checkpoints, composed), command_line_keys(composed)
     values, failed = [], []
     for checkpoint, output_dir in checkpoints:
         try:
@@ -115,7 +117,9 @@ def evaluate_checkpoint(given: Mapping[str, Any], checkpoint: str, output_dir: s
     Args:
         given: {key: value} that replace the checkpoint's own settings.
     """
-    trained = read_trained(checkpoint)
+    if distributed.under_torchrun():
+        distributed.init_world()
+    trained = distributed.on_main(read_trained, checkpoint)  # nodes without a common disk lack the file
     settings = {**given, "checkpoint": checkpoint, "output_dir": output_dir}
     config = merge_settings(EvaluateConfig, trained.config, settings)
     if distributed.is_first():
@@ -206,7 +210,7 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
 def plan_evaluation(config: EvaluateConfig, trained: TrainedCheckpoint, world: World) -> EvaluationJob:
     """Reads the list, finds the folder of the results, and settles everything that the scores depend on."""
     load_decoder(config.data.decoder)
-    distributed.on_main(prepare_data, config.data)
+    distributed.on_each_node(prepare_data, config.data)
     table = distributed.together(read_table_for, config, trained)
     if world.is_main:
         print(table.note)
@@ -215,9 +219,7 @@ def plan_evaluation(config: EvaluateConfig, trained: TrainedCheckpoint, world: W
         print(f"data.classes={config.data.classes} lists the network's classes in another order; matched by name")
     dtype = resolve_precision(config.precision, world.device)
     folder = output_folder(config, trained.step)
-    # A resumed evaluation keeps its number of threads, also on a machine with other cores.
-    begun = distributed.on_main(recorded, folder)
-    torch.set_num_threads(config.num_threads or begun.get("num_threads") or usable_cores())
+    torch.set_num_threads(config.num_threads or threads_of_ranks(folder))
     views_per_step = config.views_per_step or VIEWS_PER_STEP[world.device.type]
     identity = identity_of(config, trained, table)
     identity |= {
@@ -227,8 +229,22 @@ def plan_evaluation(config: EvaluateConfig, trained: TrainedCheckpoint, world: W
         "num_threads": torch.get_num_threads() if world.device.type == "cpu" else None,
         "torch": str(torch.__version__),
     }
+    workers = view_workers(config.data)  # before any rank on this machine starts its own
+    if workers.note and world.is_main:
+        print(f"workers   {workers.note}")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=workers.number))
     distributed.check_same(identity, "evaluation")
     return EvaluationJob(config, trained, table, world, dtype, views_per_step, folder, identity)
+
+
+def threads_of_ranks(folder: Path) -> int:
+    """Returns how many CPU threads each rank has unless the config says so, the same on all: scores depend on it.
+
+    An evaluation that was begun keeps its number, also with other ranks or on a machine with other cores. Of a new one
+    each rank has its part of the cores, the smallest of all.
+    """
+    begun, part = distributed.on_main(recorded, folder), min(distributed.gather(cores_of_rank()))
+    return begun.get("num_threads") or part
 
 
 def read_table_for(config: EvaluateConfig, trained: TrainedCheckpoint) -> VideoTable:
@@ -327,7 +343,9 @@ def score_and_write(job: EvaluationJob, started: float) -> dict[str, Any]:
     videos = sorted(set(range(len(job.table))) - set(before))[job.world.rank :: job.world.size]
     parts = distributed.gather(score_share(job, videos, kept))
     seconds = {"seconds": round(time.monotonic() - started, 1), "num_scored_before": len(before)}
-    return distributed.on_main(lambda: finish(job, [*parts, kept.before], seconds))
+    result = distributed.on_main(lambda: finish(job, [*parts, kept.before], seconds))
+    shutil.rmtree(kept.folder, ignore_errors=True)  # where nodes share no disk, each has kept its own
+    return result
 
 
 def score_share(job: EvaluationJob, videos: list[int], kept: KeptScores) -> VideoScores:

@@ -43,11 +43,12 @@ from nlvideo.runtime.launch import launch_ranks
 from nlvideo.runtime.precision import keeping_torch_settings
 from nlvideo.runtime.signals import StopSignal, raise_signal
 from nlvideo.training.bad_videos import LEDGER_FILE
+from nlvideo.training.checkpoint_writer import CheckpointWriter
 from nlvideo.training.data_warnings import data_warnings
 from nlvideo.training.learner import Learner
 from nlvideo.training.loggers import open_logger
 from nlvideo.training.optim import lr_at, set_lr
-from nlvideo.training.out_of_memory import advising_on_memory
+from nlvideo.training.out_of_memory import PRECISE_BN, VALIDATION, advising_on_memory
 from nlvideo.training.plan import plan_lines
 from nlvideo.training.precise_bn import using
 from nlvideo.training.preflight import check_inputs, in_steps
@@ -66,14 +67,19 @@ from nlvideo.training.run_status import (
     write_status,
 )
 from nlvideo.training.setup import Run, set_up, state_of
-from nlvideo.training.step_files import go_back_to, name_best, save_step
-from nlvideo.training.step_metrics import StepResult, reduce_step, refuse_non_finite
+from nlvideo.training.step_files import go_back_to, name_best
+from nlvideo.training.step_metrics import (
+    LateResult,
+    LaunchedStep,
+    reduce_step,
+    refuse_non_finite,
+    refuse_vanishing_scale,
+)
 from nlvideo.training.step_timer import profiler
 from nlvideo.training.validation import statistics_after, validate
 from nlvideo.weights.adoption import take_from_pretrained
 
 TRACE_FOLDER = "trace"
-SMALLEST_SCALE = 2.0**-14  # of a float16 loss
 ONE_RUN = threading.Lock()
 
 
@@ -191,15 +197,20 @@ def alone_in_process() -> Iterator[None]:
         ONE_RUN.release()
 
 
-def open_log(run: Run) -> RunLog:
-    """Takes the run's folder for this process and returns its log; called on rank 0."""
+@contextmanager
+def open_log(run: Run) -> Iterator[RunLog]:
+    """Takes the run's folder for this process and yields its log; called on rank 0."""
     run.folder.mkdir(parents=True, exist_ok=True)
     lock_folder(run.folder)
     go_back_to(run.folder, run.first_step)
     (run.folder / STATUS_FILE).unlink(missing_ok=True)
     files.write_text(run.folder / CONFIG_FILE, to_yaml(run.config))
     logger = open_logger(run.config, run.folder)
-    return RunLog(run.folder, run.first_step, run.config.optim.max_steps, logger)
+    with (
+        CheckpointWriter(run.folder, run.config.keep) as checkpoints,
+        RunLog(run.folder, run.first_step, run.config.optim.max_steps, checkpoints, logger) as log,
+    ):
+        yield log
 
 
 def describe_end(run: Run, step: int, score: float, log: RunLog, received: int) -> TrainResult:
@@ -234,6 +245,7 @@ def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int
     place = {"first_step": step, "last_step": config.optim.max_steps}
     steps = train_batches(config.data, run.train_table, run.share(), run.skipped, seed=config.seed, **place)
     profiling = profiler(config.profile_steps if run.world.is_main else 0, run.folder / TRACE_FOLDER)
+    late: LaunchedStep | None = None
     with closing(steps), profiling as profile:
         for step, batches in enumerate(run.metrics.timed(stopping.while_waiting(steps)), run.first_step + 1):
             if log and step == run.first_step + 1:
@@ -244,29 +256,33 @@ def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int
                 result = train_step(run.learner, batches)
             profile.step()
 
-            stop = count_step(run, result, batches, step, stopping.received)
-            validating = is_due(step, config.validate_every_steps, config)  # which may take long, so it saves first
-            saving = is_due(step, config.checkpoint_every_steps, config) or validating or stop
-            log_step(run, step, lr, log, saving)
+            # The step before is counted only now, so that the device always has one to compute.
+            stop = late is not None and finish_step(run, late, log, stopping.received)
+            late = LaunchedStep(step, lr, batches, result)
+            if not (stop or is_due_now(run, step, stopping.received)):
+                continue
+            stop, late = finish_step(run, late, log, stopping.received) or stop, None
             with run.metrics.paused():
-                if log:
-                    log.advance()
-                    if saving:
-                        log.sync()
-                        save_step(run.folder, state_of(run, step), config.keep)
-                if validating and not stop:
+                if log and (stop or is_saved(step, config)):
+                    log.save(state_of(run, step))
+                if is_due(step, config.validate_every_steps, config) and not stop:
                     found = validate_and_log(run, step, log, stopping)
                     stop = found is None or is_out_of_patience(run, log)
                     score = score if found is None else found
             if stop:
                 break
     if stopping.gave_up:
-        save_without_data(run, step, log)
+        save_without_data(run, step, late, log)
+    if log:
+        log.wait_until_saved()
     return step, score
 
 
-def save_without_data(run: Run, step: int, log: RunLog | None) -> None:
+def save_without_data(run: Run, step: int, late: LaunchedStep | None, log: RunLog | None) -> None:
     """Saves a run that was asked to stop while it waited for the data of the next step.
+
+    Args:
+        late: the last step, if it has not been counted.
 
     Raises:
         RunFailed: other ranks are in that step already; the last checkpoint stays the newest.
@@ -275,10 +291,11 @@ def save_without_data(run: Run, step: int, log: RunLog | None) -> None:
         raise RunFailed(
             f"Asked to stop, but the data of step {step + 1} did not come; resume from the last checkpoint."
         )
+    if late:
+        finish_step(run, late, log, stopped=1)
     if log and step > run.first_step:
         log.log_bad_videos(run.bad_videos.take())
-        log.sync()
-        save_step(run.folder, state_of(run, step), run.config.keep)
+        log.save(state_of(run, step))
 
 
 def is_out_of_patience(run: Run, log: RunLog | None) -> bool:
@@ -291,6 +308,22 @@ def is_out_of_patience(run: Run, log: RunLog | None) -> bool:
 def is_due(step: int, every: int, config: TrainConfig) -> bool:
     """Returns True every `every` steps and at the last step."""
     return step > 0 and (step % every == 0 or step == config.optim.max_steps)
+
+
+def is_saved(step: int, config: TrainConfig) -> bool:
+    """Returns whether a step is saved: also before each validation, which may take long."""
+    return any(is_due(step, every, config) for every in (config.checkpoint_every_steps, config.validate_every_steps))
+
+
+def is_due_now(run: Run, step: int, received: int) -> bool:
+    """Returns whether a step has to be counted before the next one is launched; the same on every rank.
+
+    Args:
+        received: the signal that asked this rank to stop, of which the other ranks hear one step later.
+    """
+    config = run.config
+    asked = received and run.world.size == 1
+    return bool(asked) or is_saved(step, config) or is_due(step, config.log_every_steps, config)
 
 
 def seed_dropout(run: Run, step: int) -> None:
@@ -313,8 +346,8 @@ def set_learning_rate(learner: Learner, step: int) -> float:
     return lr
 
 
-def train_step(learner: Learner, batches: list[Batch]) -> StepResult:
-    """Updates the weights once, from the gradients of all micro-batches."""
+def train_step(learner: Learner, batches: list[Batch]) -> LateResult:
+    """Updates the weights once, from the gradients of all micro-batches, without waiting for the device."""
     learner.model.train()
     learner.optimizer.zero_grad(set_to_none=True)
     learner.timer.start()
@@ -323,7 +356,8 @@ def train_step(learner: Learner, batches: list[Batch]) -> StepResult:
         # Gradients are averaged over ranks with the last micro-batch.
         alone = learner.model.no_sync() if learner.world.size > 1 and i < len(batches) else nullcontext()
         with alone:
-            clips, targets = learner.normalize(batch.clips), batch.targets.to(learner.world.device, non_blocking=True)
+            clips, targets = learner.to_device(batch.clips, batch.targets)
+            clips = learner.normalize(clips)
             if learner.mixer:  # targets become shares (N, K)
                 clips, targets = learner.mixer(clips, targets, batch.places, learner.network.num_classes)
             with learner.autocast():
@@ -340,7 +374,7 @@ def train_step(learner: Learner, batches: list[Batch]) -> StepResult:
     return update_weights(learner, total, right)
 
 
-def update_weights(learner: Learner, loss: Tensor, right: Tensor) -> StepResult:
+def update_weights(learner: Learner, loss: Tensor, right: Tensor) -> LateResult:
     """Takes the optimizer's step with the gradients that have been accumulated."""
     learner.scaler.unscale_(learner.optimizer)
     allowed = learner.config.optim.max_grad_norm or float("inf")
@@ -349,23 +383,37 @@ def update_weights(learner: Learner, loss: Tensor, right: Tensor) -> StepResult:
     learner.scaler.update()
     if learner.averaged:
         learner.averaged.update_parameters(learner.network)
-    if learner.scaler.is_enabled() and learner.scaler.get_scale() < SMALLEST_SCALE:
-        raise RunFailed(
-            "float16: gradients are not finite even with the loss scaled by "
-            f"{learner.scaler.get_scale():g}, so nothing is learnt. Use precision=bfloat16 or float32."
-        )
-    values = torch.stack([loss.double(), grad_norm.double(), right.double()]).tolist()  # one synchronisation
-    updated = bool(np.isfinite(values[1])) or not learner.scaler.is_enabled()
-    return StepResult(values[0], values[1], None if learner.multi_label else values[2], updated)
+    values = [loss, grad_norm, right]
+    if learner.scaler.is_enabled():
+        values.append(learner.scaler.scale(torch.ones_like(loss)))
+    return LateResult(torch.stack([value.double() for value in values]), learner.multi_label)
 
 
-def count_step(run: Run, result: StepResult, batches: list[Batch], step: int, received: int) -> bool:
+def finish_step(run: Run, launched: LaunchedStep, log: RunLog | None, stopped: int) -> bool:
+    """Waits for a step, counts it over all ranks and logs what is due; returns whether any rank was asked to stop.
+
+    Args:
+        stopped: the signal that asked this rank to stop, 0 for none.
+
+    Raises:
+        RunFailed: loss or gradient are not finite, too many videos could not be decoded, or a checkpoint not written.
+    """
+    stop = count_step(run, launched, stopped)
+    log_step(run, launched.step, launched.lr, log, stop or is_saved(launched.step, run.config))
+    if log:
+        log.advance()
+    return stop
+
+
+def count_step(run: Run, launched: LaunchedStep, stopped: int) -> bool:
     """Counts a step over all ranks; returns whether any of them was asked to stop.
 
     Raises:
         RunFailed: loss or gradient are not finite.
     """
-    totals = reduce_step(result, batches, received)
+    result, (step, _, batches, _) = launched.result.read(), launched
+    refuse_vanishing_scale(result)
+    totals = reduce_step(result, batches, stopped)
     videos = (run.train_table.name(i) for batch in batches for i in batch.videos.tolist())
     refuse_non_finite(result, totals, step, videos)
     failures = [failure for batch in batches for failure in batch.failures]
@@ -406,17 +454,21 @@ def validate_and_log(run: Run, step: int, log: RunLog | None, stopping: StopSign
     If signalled during validation, the run stops and this returns None. The line of metrics is written last: a run
     that was stopped before it validates on resume.
     """
+    if log:
+        log.wait_until_saved()  # loading forks processes, which is safest while no thread writes
     distributed.copy_from_main(run.learner.statistics())  # each rank updated its batch norms with its own clips
     precise, started = None, time.monotonic()
     if run.config.precise_bn_steps:
-        precise = statistics_after(run, step, stopping)
-    with using(run.learner.evaluated, precise or {}):
+        with advising_on_memory(run.config, run.share(), step, PRECISE_BN):
+            precise = statistics_after(run, step, stopping)
+    with using(run.learner.evaluated, precise or {}), advising_on_memory(run.config, run.share(), step, VALIDATION):
         values = validate(run, stopping)
     if values is None:
         return None
     if log:
         if precise:
-            save_step(run.folder, state_of(run, step, precise), run.config.keep)
+            log.save(state_of(run, step, precise))
+            log.wait_until_saved()
         if log.is_best(run.best_metric, values[run.best_metric]):
             name_best(run.folder, step)
         log.log("val", step, {**values, "seconds": time.monotonic() - started})

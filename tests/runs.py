@@ -62,6 +62,11 @@ def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
 
 
+def children(pid: int) -> list[int]:
+    """Returns the processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class StopAt:
     """Sends this process a signal after a number of steps."""
 

@@ -1,6 +1,7 @@
 """Builds loaders of clips from the config."""
 
 from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -9,16 +10,19 @@ from nlvideo.data.clips.augmentation import Augmentation
 from nlvideo.data.clips.batch import Batch
 from nlvideo.data.clips.epoch_order import EpochOrder, expected_draws
 from nlvideo.data.clips.loading import Loading, Share, batches_of_steps
+from nlvideo.data.clips.sampling import resized_size
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_loading import center_clip_batches, each_video
 from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews
 from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.lists.video_table import VideoTable
-from nlvideo.runtime.cores import cores_of_rank
+from nlvideo.runtime.cores import cores_of_rank, ranks_here
+from nlvideo.runtime.shared_memory import SHARED_MEMORY, shared_memory
 
-# Of a loader, unless the config says more: each holds two batches in shared memory, or all views of two videos, which
-# may be a gigabyte.
-MAX_WORKERS, MAX_VIEW_WORKERS = 16, 4
+MAX_WORKERS = 16  # of a loader, unless the config says more
+# Of a rank, beside the one that each worker holds ready: that in use, and the next one while it is fetched.
+VIDEOS_IN_USE = 2
+USUAL_FRAME = (9, 16)  # height to width
 
 
 def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int) -> TrainClips:
@@ -89,22 +93,55 @@ def video_views(data: DataConfig, table: VideoTable, videos: Sequence[int]) -> G
         opener=build_opener(data),
         skip_slow=data.skip_slow,
     )
-    loading = Loading(num_workers(data, most=MAX_VIEW_WORKERS), data.start_method)
-    return each_video(dataset, videos, loading)
+    return each_video(dataset, videos, Loading(view_workers(data).number, data.start_method))
 
 
-def num_workers(data: DataConfig, ranks: int | None = None, most: int = MAX_WORKERS) -> int:
+def num_workers(data: DataConfig, ranks: int | None = None) -> int:
     """Returns how many workers each loader of a rank has.
 
     Without a number in the config it has one for each of its cores but one, which the rank itself needs, at least one
-    and at most `most`.
+    and at most MAX_WORKERS.
 
     Args:
         ranks: those that share this machine's cores; None: those that have been started on it.
     """
     if data.num_workers is not None:
         return data.num_workers
-    return max(1, min(cores_of_rank(ranks) - 1, most))
+    return max(1, min(cores_of_rank(ranks) - 1, MAX_WORKERS))
+
+
+class ViewWorkers(NamedTuple):
+    """How many workers of a rank load all views of videos; 0: the rank does so itself."""
+
+    number: int
+    note: str | None = None  # what to print where shared memory is small
+
+
+def view_workers(data: DataConfig) -> ViewWorkers:
+    """Returns as many workers as num_workers does, but, without a number in the config, no more than shared memory has
+    room for.
+
+    How much they take is known only once videos are open, so a number in the config is never refused.
+    """
+    wanted, room = num_workers(data), shared_memory()
+    if room is None or wanted == 0:
+        return ViewWorkers(wanted)
+    size = usual_views_bytes(data)
+    fitting = max(0, room.free // ranks_here() // size - VIDEOS_IN_USE)
+    if wanted <= fitting:
+        return ViewWorkers(wanted)
+    needed = (wanted + VIDEOS_IN_USE) * ranks_here() * size
+    there = f"{SHARED_MEMORY} has {room}"
+    why = f"{wanted} may need {needed / 1e6:.0f} MB of shared memory, and {there} (docker run --shm-size)"
+    if data.num_workers is not None:
+        return ViewWorkers(wanted, f"data.num_workers={wanted}: {why}")
+    return ViewWorkers(fitting, f"{fitting} for each rank: {why}")
+
+
+def usual_views_bytes(data: DataConfig) -> int:
+    """Returns the bytes of all views of a video of USUAL_FRAME, whose clips share no frame."""
+    height, width = resized_size(*USUAL_FRAME, data.test.short_side)
+    return data.test.num_clips * data.num_frames * height * width * 3
 
 
 def build_opener(data: DataConfig) -> Opener:

@@ -181,7 +181,7 @@ class EvaluateConfig:
     precision: str = "auto"
     views_per_step: int | None = None  # of one video, through the network together; null: 2 on a CPU, 15 on a GPU
     videos_per_step: int = 1  # whose scores are fetched from the device and kept together
-    num_threads: int | None = None  # of each process, which the last bits of scores depend on; null: one for each core
+    num_threads: int | None = None  # of each process, which the last bits of scores depend on; null: its cores
     report: bool = True  # report.html, with pictures
     data: DataConfig = field(default_factory=DataConfig)
 

@@ -19,6 +19,7 @@ from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation.kept_scores import KeptScores, VideoScore, VideoScores
 from nlvideo.evaluation.metrics import target_ranks
 from nlvideo.models.resnet import VideoResNet
+from nlvideo.runtime.copy_stream import CopyStream
 from nlvideo.runtime.errors import RunFailed
 from nlvideo.runtime.precision import autocast, input_dtype
 
@@ -51,10 +52,22 @@ class Scorer:
         self.device, self.dtype = device, dtype
         self.normalize = Normalizer(colours, device, input_dtype(dtype))
         self.multi_label, self.views_per_step = multi_label, views_per_step
+        self._copy = CopyStream(device)
+
+    def upload(self, views: VideoViews) -> VideoViews:
+        """Returns the views with their frames on the device, which copies them beside what it computes.
+
+        The frames go there once, and the views, in which most frames occur several times, are cut there.
+        """
+        tensors = views.frames, views.frame_index
+        if self.device.type == "cuda":  # one video at a time: pinned by the loader, all that wait would be held twice
+            tensors = views.frames.pin_memory(), views.frame_index.pin_memory()
+        frames, frame_index = self._copy(*tensors)
+        return views._replace(frames=frames, frame_index=frame_index)
 
     @torch.inference_mode()
     def view_scores(self, views: VideoViews) -> Tensor:
-        """Returns (num_clips, num_crops, K) on the device."""
+        """Returns (num_clips, num_crops, K) on the device, for views that are there."""
         parts = [self.clip_scores(clips) for clips in views.chunks(self.views_per_step)]
         return torch.cat(parts).unflatten(0, (len(views.frame_index), len(views.crops)))
 
@@ -142,8 +155,8 @@ def score_videos(
 ) -> VideoScores:
     """Returns the scores of this rank's videos, and keeps them on disk as they come.
 
-    Scores are fetched from the device for videos_per_step videos at a time. Each video goes through the network
-    alone, so its score does not depend on the others.
+    Scores are fetched from the device for videos_per_step videos at a time, once the frames of the next one are on
+    their way there. Each video goes through the network alone, so its score does not depend on the others.
 
     Raises:
         RunFailed: a score is not finite; names the video.
@@ -152,10 +165,10 @@ def score_videos(
     waiting: list[tuple[int, Tensor]] = []
 
     def fetch() -> None:
-        for video, scores in waiting:
+        while waiting:
+            video, scores = waiting.pop(0)
             found[video] = kept[video] = pooler.video_score(video, scores.cpu().numpy())
             bar.update()
-        waiting.clear()
         kept.flush_if_due()
 
     try:
@@ -164,12 +177,15 @@ def score_videos(
                 found[video.video] = kept[video.video] = video.failures[0].reason
                 bar.update()
                 continue
-            waiting.append((video.video, scorer.view_scores(video)))
-            if len(waiting) == videos_per_step or stopped():
+            uploaded = scorer.upload(video)
+            if len(waiting) == videos_per_step:
                 fetch()
+            waiting.append((video.video, scorer.view_scores(uploaded)))
             if stopped():
                 break
-        fetch()
-    finally:
-        kept.flush()
+    finally:  # also when the next video ends the evaluation: what is scored is kept
+        try:
+            fetch()
+        finally:
+            kept.flush()
     return found

@@ -33,7 +33,7 @@ from nlvideo.config.compose import explain, to_container, to_dataclass, to_yaml,
 from nlvideo.config.schema import TrainConfig
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.runtime.files import check_writable
-from nlvideo.runtime.launch import ending, under_torchrun
+from nlvideo.runtime.launch import ending, refuse_tasks_without_ranks, under_torchrun
 from nlvideo.runtime.signals import passed_on
 from nlvideo.training.loggers import check_logger
 from nlvideo.training.resume import begun_config, differences, stored_config
@@ -66,6 +66,7 @@ class Sweep(Callback):
         if under_torchrun():
             sys.exit("error: -m starts the ranks of its points itself; use num_devices=N instead of torchrun.")
         try:
+            refuse_tasks_without_ranks()
             root, self.points = _plan(config, config_name)
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(f"error: {explain(error)}")  # Hydra would make a warning of any other exception

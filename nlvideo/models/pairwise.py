@@ -17,7 +17,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.backends import cuda
 
-CHUNK_BYTES = 8 * 2**20  # one chunk of the matrix, where no fused kernel applies
+# One chunk of the matrix, where no fused kernel applies: on CPUs it stays in the cache; on GPUs it fills the chip, and
+# is all of res4's matrices for 400 clips of 32 frames. Work on a chunk takes 2.5 times its bytes.
+CHUNK_BYTES, CUDA_CHUNK_BYTES = 8 * 2**20, 256 * 2**20
+EFFICIENT_MAX_WIDTH = 256  # above it, the backward pass of the memory-efficient kernel fills a quarter of the chip
+BMM_WIDENS = hasattr(torch.ops.aten.bmm, "dtype")  # torch.bmm has out_dtype, from torch 2.8 on
 
 
 def embedded_gaussian(theta: Tensor, phi: Tensor, g: Tensor, scale: float = 1.0) -> Tensor:
@@ -100,10 +104,12 @@ def _fused_attention_takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
         return False
     if query.shape[-1] != value.shape[-1]:  # gaussian: C channels of x, C / 2 of g
         return False
-    if query.device.type == "cuda":
-        params = cuda.SDPAParams(query, key, value, None, 0.0, False, False)
-        return cuda.can_use_flash_attention(params) or cuda.can_use_efficient_attention(params)
-    return True
+    if query.device.type != "cuda":
+        return True
+    params = cuda.SDPAParams(query, key, value, None, 0.0, False, False)
+    if cuda.can_use_flash_attention(params):
+        return True
+    return query.shape[-1] <= EFFICIENT_MAX_WIDTH and cuda.can_use_efficient_attention(params)
 
 
 class _ChunkedAttention(torch.autograd.Function):
@@ -114,9 +120,9 @@ class _ChunkedAttention(torch.autograd.Function):
         # query (B, 1, N, D), key (B, 1, M, D), value (B, 1, M, E)
         y = query.new_empty(*query.shape[:3], value.shape[3])
         norm = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
-        wide_key = key.to(norm.dtype)
+        logit_key = _logit_key(key)
         for rows in _chunks(query, key):
-            logits = _logits(query[:, :, rows].to(norm.dtype), wide_key, scale)  # (B, 1, n, M)
+            logits = _logits(query[:, :, rows], logit_key, scale)  # (B, 1, n, M)
             norm[:, :, rows] = logits.logsumexp(3)
             weights = logits.sub_(norm[:, :, rows, None]).exp_()
             y[:, :, rows] = weights.to(value.dtype) @ value
@@ -131,10 +137,10 @@ class _ChunkedAttention(torch.autograd.Function):
         dquery = torch.empty_like(query)
         dkey, dvalue = torch.zeros_like(key, dtype=norm.dtype), torch.zeros_like(value, dtype=norm.dtype)
         delta = (dy.to(norm.dtype) * y).sum(3, keepdim=True)  # (B, 1, N, 1)
-        wide_key = key.to(norm.dtype)
+        logit_key = _logit_key(key)
         for rows in _chunks(query, key):
             q, d = query[:, :, rows], dy[:, :, rows]
-            logits = _logits(q.to(norm.dtype), wide_key, ctx.scale)  # (B, 1, n, M)
+            logits = _logits(q, logit_key, ctx.scale)  # (B, 1, n, M)
             weights = logits.sub_(norm[:, :, rows, None]).exp_()
             dvalue += weights.to(d.dtype).mT @ d
             dlogits = (d @ value.mT).to(norm.dtype).sub_(delta[:, :, rows]).mul_(weights).mul_(ctx.scale).to(q.dtype)
@@ -143,18 +149,38 @@ class _ChunkedAttention(torch.autograd.Function):
         return dquery, dkey.to(key.dtype), dvalue.to(value.dtype), None
 
 
-def _logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """Returns scale * query key^T, (B, 1, n, M), in the operands' type, which is float32 or wider.
+def _logit_key(key: Tensor) -> Tensor:
+    """Returns the key (B, 1, M, D) that _logits takes: float32 or wider, except for what GPUs multiply in 16 bits."""
+    return key if _multiplies_16_bits_to_32(key) else key.to(torch.promote_types(key.dtype, torch.float32))
 
-    A logit of 1000 in bfloat16 is off by up to 4, a factor of 50 in its weight. Written into a tensor of its own,
-    because autocast would round the operands of `@` to 16 bits again.
+
+def _logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Returns scale * query key^T, (B, 1, n, M), in float32 or wider.
+
+    A logit of 1000 in bfloat16 is off by up to 4, a factor of 50 in its weight. Products of 16 bits are exact in
+    float32, so GPUs multiply these as they are and add them up in float32.
+
+    Args:
+        query: (B, 1, n, D).
+        key: (B, 1, M, D), from _logit_key.
     """
-    return torch.matmul(scale * query, key.mT, out=query.new_empty(*query.shape[:3], key.shape[2]))
+    if _multiplies_16_bits_to_32(key):
+        logits = torch.bmm(query.squeeze(1), key.squeeze(1).mT, out_dtype=torch.float32).unsqueeze(1)
+        return logits if scale == 1 else logits.mul_(scale)
+    # Into a tensor of its own, because autocast would round the operands of `@` to 16 bits again.
+    out = key.new_empty(*query.shape[:3], key.shape[2])
+    return torch.matmul(scale * query.to(key.dtype), key.mT, out=out)
+
+
+def _multiplies_16_bits_to_32(key: Tensor) -> bool:
+    """Returns whether torch.bmm multiplies these into float32, which it does on GPUs."""
+    return BMM_WIDENS and key.device.type == "cuda" and key.dtype in (torch.bfloat16, torch.float16)
 
 
 def _chunks(query: Tensor, key: Tensor) -> Iterator[slice]:
-    """Yields slices of queries whose rows of the matrix take about CHUNK_BYTES."""
-    size = max(1, CHUNK_BYTES // (4 * query.shape[0] * key.shape[2]))
+    """Yields slices of queries whose rows of the matrix take about as many bytes as a chunk may."""
+    most = CUDA_CHUNK_BYTES if query.device.type == "cuda" else CHUNK_BYTES
+    size = max(1, most // (4 * query.shape[0] * key.shape[2]))
     for first in range(0, query.shape[2], size):
         yield slice(first, first + size)
 
@@ -193,18 +219,18 @@ class _Concatenation(torch.autograd.Function):
         shifted, falling, order, count, sums, g = ctx.saved_tensors
         batch, keys = falling.shape
         dy = dy.transpose(1, 2).to(sums.dtype).contiguous()  # (B, N, E)
-        da = torch.empty_like(shifted)
-        for i, rows in _row_chunks(shifted):
-            da[i, rows] = (dy[i, rows] * sums[i][count[i, rows]]).sum(1)
+        bucket = (count + (keys + 1) * torch.arange(batch, device=count.device)[:, None]).flatten()
+        da, of_query, of_count = torch.empty_like(shifted).flatten(), dy.flatten(0, 1), sums.flatten(0, 1)
+        for rows in _row_chunks(bucket):
+            da[rows] = (of_query[rows] * of_count[bucket[rows]]).sum(1)
 
         # Queries with count > p contribute to the key at sorted index p: sum dy by count, then suffix sums over counts.
-        bucket = (count + (keys + 1) * torch.arange(batch, device=count.device)[:, None]).flatten()
         bucket, members = bucket.sort()
         starts = torch.searchsorted(bucket, torch.arange(batch * (keys + 1), device=count.device))
 
         def seen(weights: Tensor | None) -> Tensor:
             """Returns sums (B, E, M) of dy (times weights) over the queries that contribute to each sorted key."""
-            sums = F.embedding_bag(members, dy.flatten(0, 1), starts, mode="sum", per_sample_weights=weights)
+            sums = F.embedding_bag(members, of_query, starts, mode="sum", per_sample_weights=weights)
             sums = sums.view(batch, keys + 1, -1)[:, 1:].mT.contiguous().to(_sum_dtype(g, dy.dtype))  # count 1..M
             before = sums.cumsum(2)
             return sums.add_(before[:, :, -1:]).sub_(before)
@@ -215,16 +241,15 @@ class _Concatenation(torch.autograd.Function):
         dg_sorted = plain.mul_(falling[:, None].to(plain.dtype)).add_(seen(shifted.flatten()[members])).div_(keys)
         dg = torch.empty_like(g).scatter_(2, index, dg_sorted.to(g.dtype))
         db = torch.empty_like(db_sorted).scatter_(1, order, db_sorted)
-        return da.to(ctx.dtypes[0]), db.to(ctx.dtypes[1]), dg
+        return da.view_as(shifted).to(ctx.dtypes[0]), db.to(ctx.dtypes[1]), dg
 
 
 def _sum_dtype(values: Tensor, dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if values.device.type == "cuda" else dtype
 
 
-def _row_chunks(queries: Tensor) -> Iterator[tuple[int, slice]]:
-    """Yields (index in the batch, slice of queries (B, N)); on CPUs few enough queries to stay in the cache."""
-    size = 1024 if queries.device.type == "cpu" else queries.shape[1]
-    for i in range(queries.shape[0]):
-        for first in range(0, queries.shape[1], size):
-            yield i, slice(first, first + size)
+def _row_chunks(queries: Tensor) -> Iterator[slice]:
+    """Yields slices of queries (B * N,); on CPUs few enough to stay in the cache."""
+    size = 1024 if queries.device.type == "cpu" else len(queries)
+    for first in range(0, len(queries), size):
+        yield slice(first, first + size)

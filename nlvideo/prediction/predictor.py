@@ -123,7 +123,8 @@ class Predictor:
                 test.clip_sampling, test.num_clips, count, data.num_frames, data.frame_stride, video.fps
             )
             views = self._views(video, wanted, test.num_crops)
-        by_clips, _, _ = pool(self._scorer.view_scores(views).cpu().numpy(), test.pooling)
+        scores = self._scorer.view_scores(self._scorer.upload(views))
+        by_clips, _, _ = pool(scores.cpu().numpy(), test.pooling)
         return _finite(by_clips[-1], path)
 
     def slide(
@@ -191,7 +192,7 @@ class Predictor:
     def _crop_scores(self, views: VideoViews, bar: tqdm) -> np.ndarray:
         """Returns (num_clips, num_crops, K)."""
         found, crops = [], len(views.crops)
-        for clips in views.chunks(self._scorer.views_per_step):
+        for clips in self._scorer.upload(views).chunks(self._scorer.views_per_step):
             found.append(self._scorer.clip_scores(clips).cpu())
             bar.update(len(clips) / crops)
         return torch.cat(found).unflatten(0, (-1, crops)).numpy()

@@ -5,9 +5,10 @@ function here returns at once.
 """
 
 import os
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -49,7 +50,13 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_first_of_node() -> bool:
+    """Returns whether this is the lowest rank of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def under_torchrun() -> bool:
+    """Returns whether torchrun has started this process, or whoever did gave it what torchrun gives."""
     return "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
@@ -179,12 +186,37 @@ def on_main(function: Callable[..., Any], *args: Any) -> Any:
     return box[0]
 
 
+def on_each_node(function: Callable[..., Any], *args: Any) -> None:
+    """Calls function(*args) on one rank of every node: on rank 0 first, whose files the others see on a common disk."""
+    on_main(function, *args)
+    together(function, *args) if is_first_of_node() and not is_first() else together(lambda: None)
+
+
+def gather_from_nodes(value: Any) -> list[tuple[str, Any]]:
+    """Returns every rank's node and value, in rank order, on all ranks."""
+    return gather((socket.gethostname(), value))
+
+
 def check_same(value: Any, what: str) -> None:
-    """Raises UserError unless all ranks hold the same value."""
-    values = gather(value)
-    for rank, other in enumerate(values):
-        if other != values[0]:
-            raise UserError(f"Rank {rank} has another {what} than rank 0: {other} instead of {values[0]}.")
+    """Raises UserError on rank 0 and exits on the others unless all ranks hold the same value.
+
+    Of values that are dicts, the message shows the items that differ.
+    """
+    on_main(_refuse_others, gather_from_nodes(value), what)
+
+
+def _refuse_others(values: list[tuple[str, Any]], what: str) -> None:
+    (node0, value0), *others = values
+    for rank, (node, value) in enumerate(others, 1):
+        if value != value0:
+            place = f"Rank {rank} on {node} has another {what} than rank 0 on {node0}"
+            raise UserError(f"{place}: {_differing(value, value0)} instead of {_differing(value0, value)}.")
+
+
+def _differing(value: Any, other: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(f"{key}: {item}" for key, item in value.items() if key not in other or other[key] != item)
 
 
 def copy_from_main(tensors: list[torch.Tensor]) -> None:

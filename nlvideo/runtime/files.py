@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield partial
-        with open(partial, "rb") as file:
+        with open(partial, "r+b") as file:  # Windows syncs only what it may write
             os.fsync(file.fileno())
         partial.replace(path)
         sync_folder(path.parent)
@@ -75,7 +76,9 @@ def remove_partial_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder outlast a power failure."""
+    """Makes renames in a folder outlast a power failure; on Windows, where no folder can be opened, that is NTFS's."""
+    if sys.platform == "win32":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nlvideo.runtime.distributed import World
+from nlvideo.runtime.distributed import World, copy_from_main
 
 
 def share_gradients(
@@ -27,6 +27,8 @@ def share_gradients(
         return network
     # Gradients of 1x1x1 convolutions may come contiguous or channels last, which are the same order of numbers.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # older torch knows no other name
+    copy_from_main(list(network.buffers()))  # without broadcast_buffers DDP copies the parameters alone
     model = DistributedDataParallel(
         network,
         device_ids=[world.device] if world.device.type == "cuda" else None,

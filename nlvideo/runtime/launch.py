@@ -25,9 +25,10 @@ def launch_ranks(function: Callable[[Any], Any], config: Any, num_devices: int) 
     With one device, or under torchrun, which has started the processes already, it is called in this process.
 
     Raises:
-        UserError: more devices than there are, or num_devices given under torchrun.
+        UserError: more devices than there are, num_devices given under torchrun, or tasks of srun without ranks.
         RunFailed: a rank has failed.
     """
+    refuse_tasks_without_ranks()
     if under_torchrun():
         if num_devices > 1:
             raise UserError(f"num_devices={num_devices}: torchrun has started the processes; leave num_devices out.")
@@ -36,6 +37,8 @@ def launch_ranks(function: Callable[[Any], Any], config: Any, num_devices: int) 
         raise UserError(f"num_devices={num_devices}: this machine has {torch.cuda.device_count()} GPUs.")
     if num_devices == 1:
         return function(config)
+    if sys.platform == "win32":
+        raise UserError(f"num_devices={num_devices}: on Windows a run has one process; use num_devices=1, or WSL.")
     if threading.current_thread() is not threading.main_thread():
         raise UserError(f"num_devices={num_devices}: ranks can be started from the main thread of a program only.")
     results = _elastic_launch(function, config, num_devices)
@@ -43,6 +46,22 @@ def launch_ranks(function: Callable[[Any], Any], config: Any, num_devices: int) 
     if stopped:
         sys.exit(stopped)
     return results[0][0]
+
+
+def refuse_tasks_without_ranks() -> None:
+    """Raises UserError if srun has started this program several times and none of the processes knows of the others.
+
+    Only a step of srun has SLURM_STEP_NUM_TASKS. SLURM_NTASKS and SLURM_PROCID are set in a batch script too, which is
+    one process whatever number of tasks the job has.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if tasks > 1 and not under_torchrun():
+        raise UserError(
+            f"srun has started {tasks} tasks; without RANK, WORLD_SIZE and MASTER_ADDR each would do the whole run. "
+            "Put scripts/slurm/task.sh before the command, which sets them (srun ... scripts/slurm/task.sh "
+            "nlvideo-train ...), or start one torchrun on each node. A single process takes SLURM_STEP_NUM_TASKS=1. "
+            "See docs/clusters.md."
+        )
 
 
 def _elastic_launch(function: Callable[[Any], Any], config: Any, num_devices: int) -> dict[int, tuple[Any, int]]:

@@ -8,6 +8,8 @@ import torch
 
 from nlvideo.runtime.errors import UserError
 
+CPU_FLAGS = Path("/proc/cpuinfo")
+
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Returns the compute dtype.
@@ -67,8 +69,10 @@ def input_dtype(dtype: torch.dtype) -> torch.dtype:
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Of x86 on Linux. Other systems do not show their flags as files. ARM's is "bf16", which does not count: the
+    # library behind torch's products there has two-dimensional convolutions only, and no backward passes.
     try:
-        flags = Path("/proc/cpuinfo").read_text().split()
+        flags = CPU_FLAGS.read_text().split()
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 # Ctrl-C; the end of a job, of a machine or of an elastic restart; the early warning before a job's end (SLURM's
-# --signal, and submitit's, which is SIGUSR2).
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
+# --signal, and submitit's, which is SIGUSR2). Windows has the first two alone.
+STOP_SIGNALS: tuple[int, ...] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+HAS_TIMER = hasattr(signal, "setitimer")  # not on Windows: data that hang after a signal are waited for there
 
 GRACE = 15.0  # seconds that a program which is asked to stop still waits for data; launchers kill after 30
 
@@ -36,7 +38,9 @@ class StopSignal:
         if threading.current_thread() is not threading.main_thread():
             print("signals   not handled: this is not the main thread, so nothing stops the run early", flush=True)
             return self
-        handlers = {number: self._remember for number in STOP_SIGNALS} | {signal.SIGALRM: self._give_up}
+        handlers: dict[int, Any] = {number: self._remember for number in STOP_SIGNALS}
+        if HAS_TIMER:
+            handlers[signal.SIGALRM] = self._give_up
         self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
@@ -54,25 +58,31 @@ class StopSignal:
             self._waiting = True
             try:
                 if self.received:
-                    signal.setitimer(signal.ITIMER_REAL, GRACE)
+                    _alarm_in(GRACE)
                 item = next(source)
             except (StopIteration, _WaitedTooLong):
                 return
             finally:
                 self._waiting = False
                 if self._before:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    _alarm_in(0)
             yield item
 
     def _remember(self, number: int, _frame) -> None:
         if self._waiting and not self.received:
-            signal.setitimer(signal.ITIMER_REAL, GRACE)
+            _alarm_in(GRACE)
         self.received = number
 
     def _give_up(self, _number: int, _frame) -> None:
         if self._waiting:
             self.gave_up = True
             raise _WaitedTooLong
+
+
+def _alarm_in(seconds: float) -> None:
+    """Has SIGALRM sent to this process after so many seconds, or not at all if they are 0."""
+    if HAS_TIMER:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 class _WaitedTooLong(BaseException):

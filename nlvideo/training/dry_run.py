@@ -1,38 +1,35 @@
 """dry_run=true: what a run would cost, from shapes and from a few steps that leave nothing behind."""
 
 import dataclasses
-import resource
+import math
 import shutil
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from nlvideo.build.data import num_workers, train_batches
 from nlvideo.build.model import build_model
-from nlvideo.config.schema import TrainConfig
+from nlvideo.config.schema import DataConfig, TrainConfig
+from nlvideo.data.clips.batch import Batch
 from nlvideo.models.cost import cost_table
 from nlvideo.runtime import distributed
 from nlvideo.runtime.cores import cores_of_rank, ranks_here
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
-from nlvideo.runtime.free_memory import free_memory
+from nlvideo.runtime.free_memory import free_memory, peak_memory
 from nlvideo.training.memory import savings, step_memory
 from nlvideo.training.memory_trial import free_cache, largest_measured
 from nlvideo.training.preflight import SHARED_MEMORY, Inputs, planned_share, shared_memory_needed
 from nlvideo.training.setup import Run
+from nlvideo.training.throughput import Rank, StepParts, Work, throughput_rows
 
 DRY_STEPS = 3  # the first one warms up
 
-
-class Trial(NamedTuple):
-    """What a dry run measured of a step of one process, in seconds."""
-
-    loading: float  # without workers
-    computing: float
-    num_steps: int  # that these are means of
+Timed = TypeVar("Timed")
 
 
 def try_steps(run: Run, train_step: Callable[[Any, list], object]) -> None:
@@ -45,7 +42,7 @@ def try_steps(run: Run, train_step: Callable[[Any, list], object]) -> None:
     trial = time_steps(run, train_step)
     if run.world.is_main:
         if trial:
-            print_trial(run.config, run.inputs, run.world, trial)
+            print_trial(run, trial)
         try_sizes(run, train_step)
     if not trial:
         raise UserError(
@@ -57,29 +54,70 @@ def try_steps(run: Run, train_step: Callable[[Any, list], object]) -> None:
         print(f"Dry run: nothing was written to {run.config.output_dir}.")
 
 
-def time_steps(run: Run, train_step: Callable[[Any, list], object]) -> Trial | None:
-    """Returns what a few steps took, None if the GPU has too little memory for them."""
-    # Loaded in this process: workers deliver their first batches together, which would hide what one batch costs.
-    steps = train_batches(
-        dataclasses.replace(run.config.data, num_workers=0),
-        run.train_table,
-        run.share(),
-        run.skipped,
-        seed=run.config.seed,
-        first_step=run.first_step,
-        last_step=run.first_step + DRY_STEPS,
-    )
-    loading, computing, started = [], [], time.monotonic()
-    for batches in steps:
-        loaded = time.monotonic()
-        try:
-            train_step(run.learner, batches)
-        except torch.OutOfMemoryError:
-            return None
-        loading.append(loaded - started)
-        started = time.monotonic()
-        computing.append(started - loaded)
-    return Trial(np.mean(loading[1:]).item(), np.mean(computing[1:]).item(), DRY_STEPS - 1)
+def time_steps(run: Run, train_step: Callable[[Any, list], object]) -> StepParts | None:
+    """Returns the means of a few steps, None if the GPU has too little memory for them.
+
+    With several ranks they do not wait for each other's data, and each step is computed once more by every rank alone.
+    """
+    learner, device = run.learner, run.world.device
+    alone = dataclasses.replace(learner, model=learner.network, world=dataclasses.replace(run.world, size=1))
+    found = []
+    with closing(_steps_in_this_process(run)) as steps:
+        for _ in range(DRY_STEPS):
+            with threads_of_loading(run.config.data):
+                batches, decoding = timed(device, next, steps)
+            distributed.wait_for_all()
+            learner.timer.take()
+            try:
+                batches, copying = timed(device, on_device, batches, device)
+                computing = timed(device, train_step, learner, batches)[1]
+                spent, by_itself = learner.timer.take(), computing
+                if run.world.size > 1:
+                    by_itself = min(computing, timed(device, train_step, alone, batches)[1])
+            except torch.OutOfMemoryError:
+                return None
+            exposed = computing - by_itself
+            found.append(StepParts(decoding, copying, spent["forward"], by_itself, spent["communication"], exposed))
+    return StepParts(*np.mean(found[1:], axis=0).tolist())
+
+
+def _steps_in_this_process(run: Run) -> Generator[list[Batch], None, None]:
+    """Returns the batches of steps, loaded here: workers deliver their first ones together, which would hide what one
+    batch costs."""
+    place = {"first_step": run.first_step, "last_step": run.first_step + DRY_STEPS}
+    data = dataclasses.replace(run.config.data, num_workers=0)
+    return train_batches(data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
+
+
+@contextmanager
+def threads_of_loading(data: DataConfig) -> Iterator[None]:
+    """Gives torch as many threads as it has where the run loads its data; PyTorch gives each worker one."""
+    threads = torch.get_num_threads()
+    if num_workers(data):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def timed(device: torch.device, function: Callable[..., Timed], *args: Any) -> tuple[Timed, float]:
+    """Returns function(*args) and the seconds until the device has done what it asked for."""
+    _finish(device)
+    started = time.perf_counter()
+    result = function(*args)
+    _finish(device)
+    return result, time.perf_counter() - started
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def on_device(batches: list[Batch], device: torch.device) -> list[Batch]:
+    """Returns the batches with their clips on the device."""
+    return [batch._replace(clips=batch.clips.to(device, non_blocking=True)) for batch in batches]
 
 
 def try_sizes(run: Run, train_step: Callable[[Any, list], object]) -> None:
@@ -137,14 +175,19 @@ def print_memory(config: TrainConfig, inputs: Inputs, world: World) -> None:
     table = Table("memory predicted, GB", "weights*", "activations", "together", "of now", "clips that fit")
     for label, use in [("as configured", now), *savings(config, num_classes, world, now)]:
         sizes = (f"{size / 1e9:.2f}" for size in (use.weights, use.activations, use.total))
-        table.add_row(Text(label), *sizes, f"{100 * use.total / now.total:.0f} %", str(use.largest(there)))
+        fit = "unknown" if there is None else str(use.largest(there))
+        table.add_row(Text(label), *sizes, f"{100 * use.total / now.total:.0f} %", fit)
     Console(width=max(Console().width, 130)).print(table)
     state = "momentum" if config.optim.kind == "sgd" else "moments"
     averaged = ", averaged weights" if config.optim.ema_decay else ""
     print(f"          * with gradients, {state}{averaged}; checkpointing takes the block that it recomputes on top")
     parts = f"weights, gradients and {state} {now.weights / 1e9:.2f}, activations of {clips} clips"
-    parts += f" {now.activations / 1e9:.2f}; {there / 1e9:.2f} GB available"
-    print(f"memory    {now.total / 1e9:.2f} GB predicted: {parts}")
+    parts += (
+        f" {now.activations / 1e9:.2f}; " + ("unknown" if there is None else f"{there / 1e9:.2f} GB") + " available"
+    )
+    print(f"memory    {now.total / 1e9:.2f} GB predicted: {parts}", flush=True)
+    if there is None:
+        return
     print(f"largest   a micro-batch of at most {now.largest(there)} clips fits into that (computed)", flush=True)
     if now.total > there:
         raise UserError(
@@ -154,39 +197,47 @@ def print_memory(config: TrainConfig, inputs: Inputs, world: World) -> None:
         )
 
 
-def print_trial(config: TrainConfig, inputs: Inputs, world: World, trial: Trial) -> None:
-    """Prints what a dry run measured, and what follows for the whole run."""
+def print_trial(run: Run, parts: StepParts) -> None:
+    """Prints what a dry run measured, what bounds the run, and how long it takes."""
     from rich.console import Console
     from rich.table import Table
 
-    data, optim = config.data, config.optim
-    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
-    cuda = world.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    cores, workers = cores_of_rank(), num_workers(data)
-    loading = trial.loading / max(1, min(workers, cores))
-    # On a GPU loading and computing overlap; on a CPU they share its cores.
-    seconds = max(loading, trial.computing) if cuda else loading + trial.computing
-    hours = optim.max_steps * seconds / 3600
+    config, rank = run.config, Rank(cores_of_rank(), num_workers(run.config.data), run.world.device.type == "cuda")
+    peak = peak_memory(run.world.device)
     table = Table("what", "value", show_header=False)
-    for name, value in (
-        ("memory, measured", f"{peak / 1e9:.2f} GB peak in these steps, of the whole process"),
-        ("CPU cores", f"{cores} for each of {ranks_here()} processes here, which has {workers} workers"),
-        ("shared memory", f"{shared_memory_needed(config) / 1e6:.0f} MB for the workers' batches, "
-         f"{free / 1e6:.0f} MB free"),
-        ("steps per epoch", f"{len(inputs.train_table) / optim.batch_size:.1f}"),
-        ("computing a step", f"{trial.computing:.2f} s, mean of {trial.num_steps} steps"),
-        ("loading a step", f"{loading:.2f} s with these workers, from {trial.loading:.2f} s in one process"),
-        ("a step", f"about {seconds:.2f} s, {optim.batch_size / seconds:.1f} clips/s"),
-        ("the whole run", f"about {hours:.1f} hours for {optim.max_steps} steps, without validation"),
-    ):  # fmt: skip
+    if peak is not None:
+        table.add_row("memory, measured", f"{peak / 1e9:.2f} GB peak in these steps, of the whole process")
+    table.add_row(
+        "CPU cores", f"{rank.cores} for each of {ranks_here()} processes here, which has {rank.workers} workers"
+    )
+    if SHARED_MEMORY.is_dir():
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        needed = f"{shared_memory_needed(config) / 1e6:.0f} MB for the workers' batches"
+        table.add_row("shared memory", f"{needed}, {free / 1e6:.0f} MB free")
+    table.add_row("steps per epoch", f"{len(run.train_table) / config.optim.batch_size:.1f}")
+    for name, value in throughput_rows(parts, rank, work_of(run)):
         table.add_row(name, value)
     Console(width=max(Console().width, 100)).print(table)
 
 
-def _memory_for(inputs: Inputs, world: World) -> int:
-    """Returns the bytes that this rank can have, with those that its weights take already."""
+def work_of(run: Run) -> Work:
+    """Returns what the whole run does, from its first step."""
+    config = run.config
+    return Work(
+        steps=config.optim.max_steps,
+        clips=config.optim.batch_size // run.world.size,
+        ranks=run.world.size,
+        validations=math.ceil(config.optim.max_steps / config.validate_every_steps),
+        videos=len(run.inputs.val_table),
+        precise_bn_steps=config.precise_bn_steps,
+    )
+
+
+def _memory_for(inputs: Inputs, world: World) -> int | None:
+    """Returns the bytes that this rank can have, with those that its weights take already; None if unknown."""
     free = free_memory(world.device)
+    if free is None:
+        return None
     if world.device.type != "cuda":
         free //= ranks_here()  # all of this machine's ranks share it
     return free + sum(p.nbytes for p in inputs.network.parameters())

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Colours, Normalizer
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.convolutions import time_algorithms
+from nlvideo.runtime.copy_stream import CopyStream
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.gradients import share_gradients
 from nlvideo.runtime.precision import autocast, input_dtype
@@ -18,7 +18,7 @@ from nlvideo.training.clip_loss import ClipLoss
 from nlvideo.training.mixing import PairMixer
 from nlvideo.training.optim import build_optimizer
 from nlvideo.training.step_timer import StepTimer
-from nlvideo.training.weight_average import average_weights
+from nlvideo.training.weight_average import WeightAverage
 
 
 @dataclass(kw_only=True)
@@ -30,6 +30,7 @@ class Learner:
         model: the network, wrapped where several ranks share the gradients.
         scaler: of the loss, for float16; disabled otherwise.
         dtype: that the network computes in.
+        to_device: copies clips and targets there.
         normalize: turns uint8 clips into what the network takes.
         mixer: of clips and targets; None: clips stay as they are.
         averaged: the moving average of the weights, if the run keeps one.
@@ -43,10 +44,11 @@ class Learner:
     scaler: torch.amp.GradScaler
     timer: StepTimer
     dtype: torch.dtype
+    to_device: CopyStream
     normalize: Normalizer
     loss: ClipLoss
     mixer: PairMixer | None
-    averaged: AveragedModel | None
+    averaged: WeightAverage | None
 
     @property
     def multi_label(self) -> bool:
@@ -88,7 +90,7 @@ def build_learner(
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     optim, timer = config.optim, StepTimer(world.device)
     colours = Colours(config.data.mean, config.data.std)
-    averaged = None if optim.ema_decay is None else average_weights(network, optim.ema_decay)
+    averaged = None if optim.ema_decay is None else WeightAverage(network, optim.ema_decay)
     if config.compile:
         network.compile()
     return Learner(
@@ -100,6 +102,7 @@ def build_learner(
         scaler=torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16),
         timer=timer,
         dtype=dtype,
+        to_device=CopyStream(world.device),
         normalize=Normalizer(colours, world.device, input_dtype(dtype)),
         loss=loss,
         mixer=PairMixer(optim.mixup, optim.cutmix, config.seed) if optim.mixup or optim.cutmix else None,

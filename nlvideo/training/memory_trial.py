@@ -26,7 +26,9 @@ def largest_measured(learner: Learner, train_step: Callable[[Any, list], object]
     world = dataclasses.replace(learner.world, size=1)
     alone = dataclasses.replace(learner, model=learner.network, world=world, mixer=None)  # which takes pairs
     clips = learner.config.optim.batch_size // learner.config.optim.accumulate // learner.world.size
-    most = min(most, free_memory(torch.device("cpu")) // 2 // noise_batch(alone, 1).clips.nbytes)  # they are made there
+    free = free_memory(torch.device("cpu"))  # where they are made
+    if free is not None:
+        most = min(most, free // 2 // noise_batch(alone, 1).clips.nbytes)
 
     def fits(num_clips: int) -> bool:
         batch = noise_batch(alone, num_clips)

@@ -1,6 +1,5 @@
 """A run at an MLflow tracking server, or in an SQLite file beside the run's folder."""
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
+from nlvideo.runtime.folder_lock import lock_file
 from nlvideo.training.background_log import LogRow
 from nlvideo.training.run_status import FAILED, FINISHED, STOPPED
 from nlvideo.training.tracked_run import keep_tracked_id, tracked_id
@@ -58,7 +58,7 @@ class MlflowRun:
             return MlflowClient(store)
         with open(self._folder.parent / f".{STORE_FILE}.lock", "w") as lock:
             with suppress(OSError):  # a file system without locks
-                fcntl.lockf(lock, fcntl.LOCK_EX)  # held by this process alone, not by workers that it forks
+                lock_file(lock.fileno(), wait=True)
             return MlflowClient(store)
 
     def _find(self) -> Run | None:

@@ -31,13 +31,16 @@ def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
     network.train(training)
     if not norms:
         return {}
-    sums = {name: torch.zeros(2, norm.num_features, dtype=torch.float64) for name, norm in norms.items()}
+    sums = {
+        name: torch.zeros(2, norm.num_features, dtype=torch.float64, device=norm.running_mean.device)
+        for name, norm in norms.items()
+    }
     before = {key: value.clone() for key, value in network.named_buffers()}
 
     def count(name: str):
         def hook(_module: nn.Module, inputs: tuple[Tensor]) -> None:
             x = inputs[0].transpose(0, 1).flatten(1).to(torch.promote_types(inputs[0].dtype, torch.float32))
-            variance, mean = (value.double().cpu() for value in torch.var_mean(x, 1, correction=0))
+            variance, mean = (value.double() for value in torch.var_mean(x, 1, correction=0))
             sums[name] += torch.stack([mean, variance + mean.square()])
 
         return hook

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +19,11 @@ from nlvideo.runtime import distributed
 from nlvideo.runtime.cores import ranks_here
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import check_writable
+from nlvideo.runtime.shared_memory import SHARED_MEMORY, shared_memory
 from nlvideo.training.clip_loss import class_weights
 from nlvideo.training.loggers import check_logger
 
-SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2  # batches that each worker of a DataLoader holds ready
-LOADERS = 2  # the training loader keeps its batches while a validation runs
 
 
 class Inputs(NamedTuple):
@@ -42,7 +40,8 @@ def check_inputs(config: TrainConfig) -> Inputs:
     Raises:
         UserError: anything that would make the run fail.
     """
-    check_writable(Path(config.output_dir))
+    if distributed.is_first():  # the only rank that writes there
+        check_writable(Path(config.output_dir))
     load_decoder(config.data.decoder)
     check_logger(config.logger)
     prepare_data(config.data)
@@ -102,24 +101,36 @@ def planned_share(config: TrainConfig) -> Share:
 
 
 def shared_memory_needed(config: TrainConfig) -> int:
-    """Returns the bytes in which this machine's workers hold their batches ready."""
-    data = config.data
-    batch = planned_share(config).clips_per_micro_batch * 3 * data.num_frames * data.crop_size**2
+    """Returns the bytes of the batches that this machine's workers hold ready and its ranks use, at most."""
     ranks = max(config.num_devices, ranks_here())
-    return batch * num_workers(data, ranks) * PREFETCHED * ranks * LOADERS
+    workers = num_workers(config.data, ranks)
+    batch = planned_share(config).clips_per_micro_batch * 3 * config.data.num_frames * config.data.crop_size**2
+    return batch * batches_at_once(config, workers) * ranks if workers else 0
+
+
+def batches_at_once(config: TrainConfig, workers: int) -> int:
+    """Returns how many micro-batches of a rank are in shared memory at the same time.
+
+    Batches of validation are as large as those of training, whose loader keeps its own meanwhile. Precise statistics
+    and centre clips have one loader after the other. A rank holds what it uses and what it collects for the next step.
+    """
+    ready, parts = workers * PREFETCHED, config.optim.accumulate
+    if torch.cuda.is_available():  # what a rank uses is in pinned memory
+        return 2 * ready
+    training, validation = ready + 2 * parts, 2 * ready + parts + 2
+    precise = 2 * ready + 3 * parts if config.precise_bn_steps else 0
+    return max(training, validation, precise)
 
 
 def check_shared_memory(config: TrainConfig) -> None:
-    """Raises UserError if the workers' batches do not fit: a worker would die of a bus error during the run."""
-    if not SHARED_MEMORY.is_dir():
+    """Raises UserError if shared memory has no room for the batches: the run would end when a worker finds none."""
+    needed, room = shared_memory_needed(config), shared_memory()
+    if room is None or needed <= room.free:
         return
-    needed, total = shared_memory_needed(config), shutil.disk_usage(SHARED_MEMORY).total
-    if needed > total:
-        workers = f"{num_workers(config.data, max(config.num_devices, ranks_here()))}"
-        if config.data.num_workers is None:
-            workers = f"null, here {workers}"
-        raise UserError(
-            f"data.num_workers={workers}: their prefetched batches take {needed / 1e6:.0f} MB of "
-            f"shared memory, and {SHARED_MEMORY} has {total / 1e6:.0f} MB. Use fewer workers, or give it more "
-            "(docker run --shm-size)."
-        )
+    workers = f"{num_workers(config.data, max(config.num_devices, ranks_here()))}"
+    if config.data.num_workers is None:
+        workers = f"null, here {workers}"
+    raise UserError(
+        f"data.num_workers={workers}: their prefetched batches take {needed / 1e6:.0f} MB of shared memory, and "
+        f"{SHARED_MEMORY} has {room}. Use fewer workers, or give it more (docker run --shm-size)."
+    )

@@ -1,4 +1,4 @@
-"""What a run leaves to read while it trains: console lines, metrics.jsonl, TensorBoard, the ledger of bad videos."""
+"""What a run leaves as it trains: console lines, metrics.jsonl, TensorBoard, checkpoints, the ledger of bad videos."""
 
 import json
 import math
@@ -18,6 +18,7 @@ from nlvideo.evaluation.metrics import headline
 from nlvideo.runtime.progress import print_above_bars, progress_bar
 from nlvideo.training.background_log import BackgroundLog
 from nlvideo.training.bad_videos import LEDGER_FILE, append_to_ledger, drop_later_rows
+from nlvideo.training.checkpoint_writer import CheckpointWriter
 from nlvideo.training.curves import CURVES_FILE, draw_curves
 from nlvideo.training.metrics_file import (
     METRICS_FILE,
@@ -53,14 +54,22 @@ class RunLog:
     Lines that an earlier start of the run wrote for later steps are dropped.
 
     Args:
+        checkpoints: writes those that rely on the metrics before them.
         logger: gets all metrics as well, and how the run ended.
 
     Attributes:
         interrupted: set by the caller before the end of the `with` statement: the run was asked to stop.
     """
 
-    def __init__(self, folder: Path, first_step: int, max_steps: int, logger: BackgroundLog | None = None):
-        self.folder, self.max_steps = folder, max_steps
+    def __init__(
+        self,
+        folder: Path,
+        first_step: int,
+        max_steps: int,
+        checkpoints: CheckpointWriter,
+        logger: BackgroundLog | None = None,
+    ):
+        self.folder, self.max_steps, self._checkpoints = folder, max_steps, checkpoints
         self.interrupted, self._logger = False, logger
         self._first_step, self._started = first_step, time.monotonic()
         drop_later_metrics(folder, first_step)
@@ -91,7 +100,13 @@ class RunLog:
         return [row for row in read_metrics(self.folder) if row["split"] == "val"]
 
     def advance(self) -> None:
+        """Moves the progress bar on by a step.
+
+        Raises:
+            RunFailed: a checkpoint could not be written.
+        """
         self._bar.update()
+        self._checkpoints.check()
 
     def log(self, split: str, step: int, values: dict[str, float | None]) -> None:
         """Records the values after a step under "train" or "val"."""
@@ -132,9 +147,22 @@ class RunLog:
     def log_bad_videos(self, rows: Sequence[dict[str, Any]]) -> None:
         append_to_ledger(self.folder / LEDGER_FILE, rows)
 
-    def sync(self) -> None:
-        """Makes the metrics outlast a power failure, before a checkpoint relies on them."""
+    def save(self, content: dict[str, Any]) -> None:
+        """Starts to write a checkpoint, with the metrics before it on the disk.
+
+        Raises:
+            RunFailed: the checkpoint before it could not be written.
+        """
         os.fsync(self._metrics.fileno())
+        self._checkpoints.save(content)
+
+    def wait_until_saved(self) -> None:
+        """Returns once all checkpoints are written.
+
+        Raises:
+            RunFailed: one could not be written.
+        """
+        self._checkpoints.wait()
 
     def __enter__(self) -> "RunLog":
         return self

@@ -26,6 +26,7 @@ from nlvideo.training.bad_videos import BadVideos
 from nlvideo.training.clip_loss import build_loss
 from nlvideo.training.data_wait import DataWait
 from nlvideo.training.learner import Learner, build_learner
+from nlvideo.training.nodes import check_newest_on_main, check_same_on_all
 from nlvideo.training.preflight import Inputs, check_inputs, in_steps
 from nlvideo.training.resume import find_checkpoint, notes_on
 from nlvideo.training.step_files import FoundCheckpoint
@@ -90,12 +91,14 @@ def set_up(config: TrainConfig) -> Run:
     dtype = resolve_precision(config.precision, world.device)
     use_tf32(config.tf32, world.device)
     distributed.on_main(check_writable, Path(config.output_dir))
-    distributed.on_main(prepare_data, config.data)
+    distributed.on_each_node(prepare_data, config.data)
     inputs = distributed.together(check_inputs, config)
+    check_same_on_all(inputs, dtype)
     config = in_steps(config, len(inputs.train_table))
     if not config.dry_run:
         distributed.on_main(lock_folder, Path(config.output_dir))
     found = distributed.on_main(find_checkpoint, config, inputs.train_table)
+    check_newest_on_main(Path(config.output_dir), found)
     if found:
         inputs.network.load_state_dict(found.content["model"])
         notes = notes_on(found, config, world.size, str(dtype).removeprefix("torch."))

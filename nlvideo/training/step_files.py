@@ -48,6 +48,24 @@ def newest_checkpoint(folder: Path) -> FoundCheckpoint | None:
     return None
 
 
+def later_step(folder: Path, step: int) -> int | None:
+    """Returns the newest whole checkpoint's step if it is after `step`; reads a file only if its name says so.
+
+    Raises:
+        NewerFormat: the newest one is whole but needs a newer nlvideo.
+    """
+    files = _step_files(folder)
+    if files and _step_of(files[-1]) <= step:
+        return None
+    try:
+        found = newest_checkpoint(folder)
+    except NewerFormat:
+        raise
+    except UserError:  # none is whole
+        return None
+    return found.content["step"] if found and found.content["step"] > step else None
+
+
 def save_step(folder: Path, content: dict[str, Any], keep: int) -> None:
     """Saves a step, makes it the newest, and removes all but the last `keep` steps.
 

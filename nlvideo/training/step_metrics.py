@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+import torch
+from torch import Tensor
+
 from nlvideo.data.clips.batch import Batch
 from nlvideo.runtime import distributed
 from nlvideo.runtime.errors import RunFailed
@@ -13,6 +16,8 @@ from nlvideo.training.step_timer import StepTimer
 
 # Values that depend on the machine's speed; all others are the same in every run of a config.
 TIMINGS = ("seconds", "clips_per_second", "data_wait_share", "forward_share", "backward_share", "communication_share")
+
+SMALLEST_SCALE = 2.0**-14  # of a float16 loss
 
 Item = TypeVar("Item")
 
@@ -23,11 +28,38 @@ class StepResult(NamedTuple):
     loss: float  # mean over this rank's clips
     grad_norm: float  # before clipping, the same on every rank
     right: float | None  # share of clips whose best class is the target, None for multi-label data
-    updated: bool  # False where the loss scaler skipped the update, because a gradient was not finite
+    loss_scale: float | None  # after the step; None where the loss is not scaled
+
+    @property
+    def updated(self) -> bool:
+        """False where the loss scaler skipped the update, because a gradient was not finite."""
+        return self.loss_scale is None or math.isfinite(self.grad_norm)
 
     @property
     def finite(self) -> bool:
         return math.isfinite(self.loss) and (math.isfinite(self.grad_norm) or not self.updated)
+
+
+class LateResult:
+    """A step's result on its way from the device. Reading it waits for that step, not for those launched since.
+
+    Args:
+        values: (3,) float64 or, where the loss is scaled, (4,): loss, grad_norm, right, loss_scale of a StepResult.
+        multi_label: `right` means nothing.
+    """
+
+    def __init__(self, values: Tensor, multi_label: bool):
+        self._values, self._multi_label, self._copied = values, multi_label, None
+        if values.is_cuda:
+            self._values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def read(self) -> StepResult:
+        if self._copied:
+            self._copied.synchronize()
+        loss, grad_norm, right, *scale = self._values.tolist()
+        return StepResult(loss, grad_norm, None if self._multi_label else right, scale[0] if scale else None)
 
 
 class StepTotals(NamedTuple):
@@ -41,6 +73,15 @@ class StepTotals(NamedTuple):
     num_slow: int  # samples that took too long
     num_not_finite: int  # ranks
     stop: bool  # some rank was asked to stop
+
+
+class LaunchedStep(NamedTuple):
+    """A training step that the device has been given, and whose result has not been read yet."""
+
+    step: int
+    lr: float
+    batches: list[Batch]  # the micro-batches of this rank
+    result: LateResult
 
 
 def reduce_step(result: StepResult, batches: Sequence[Batch], stop: int) -> StepTotals:
@@ -65,6 +106,15 @@ def reduce_step(result: StepResult, batches: Sequence[Batch], stop: int) -> Step
         num_not_finite=int(broken),
         stop=stopping > 0,
     )
+
+
+def refuse_vanishing_scale(result: StepResult) -> None:
+    """Raises RunFailed if the loss scaler has made the loss so small that nothing is learnt any more."""
+    if result.loss_scale is not None and result.loss_scale < SMALLEST_SCALE:
+        raise RunFailed(
+            f"float16: gradients are not finite even with the loss scaled by {result.loss_scale:g}, so nothing is "
+            "learnt. Use precision=bfloat16 or float32."
+        )
 
 
 def refuse_non_finite(result: StepResult, totals: StepTotals, step: int, videos: Iterable[str]) -> None:

@@ -51,7 +51,7 @@ def validate(run: Run, stopping: StopSignal | None = None) -> dict[str, Any] | N
         bad += len(batch.failures)
         if len(batch.videos):
             with learner.autocast():
-                logits = network(learner.normalize(batch.clips))
+                logits = network.forward(learner.normalize(batch.clips))  # a compiled one would compile again
             found.update(zip(batch.videos.tolist(), logits.float().cpu().numpy(), strict=True))
     if any(distributed.gather(bool(stopping and stopping.received))):
         return None

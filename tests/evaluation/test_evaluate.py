@@ -1,6 +1,7 @@
 """Scores of a checkpoint: the right ones, the same on any number of processes, and complete."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from nlvideo.evaluation.kept_scores import KeptScores, VideoScore
 from nlvideo.evaluation.scoring import Scorer, pool
 from nlvideo.evaluation.summary import merge_scores
 from nlvideo.runtime.errors import RunFailed
+from nlvideo.runtime.precision import keeping_torch_settings
 from nlvideo.train import train
 
 SCRIPT = Path(sys.executable).parent / "nlvideo-evaluate"
@@ -261,6 +263,38 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(checkpoint, video_fo
     assert_same_files(tmp_path / "whole", tmp_path / "out")
     evaluate(evaluate_config(checkpoint, video_folder, tmp_path / "out"))
     assert len(opened) == 5 and "holds this evaluation already" in capsys.readouterr().out
+
+
+def test_a_new_evaluation_takes_its_part_of_the_cores_and_a_begun_one_keeps_it(
+    checkpoint, video_folder, tmp_path, monkeypatch, capsys
+):
+    def options():
+        return evaluate_config(checkpoint, video_folder, tmp_path / "out", num_threads=None)
+
+    def ranks_of_six_cores(number):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(number))
+
+    opened, real = [], Opener.__call__
+
+    def noted(self, path, part):
+        opened.append(path)
+        if len(opened) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, path, part)
+
+    monkeypatch.setattr(Opener, "__call__", noted)
+    with keeping_torch_settings():
+        ranks_of_six_cores(2)
+        with pytest.raises(SystemExit):
+            evaluate(options())
+        ranks_of_six_cores(1)
+        result = evaluate(options())
+        assert result["num_threads"] == torch.get_num_threads() == 3 and result["num_scored_before"] == 2
+        ranks_of_six_cores(3)
+        assert evaluate(options()) == result and "holds this evaluation already" in capsys.readouterr().out
+        with pytest.raises(FileExistsError, match="another evaluation .num_threads: 3, now 2"):
+            evaluate(dataclasses.replace(options(), num_threads=2))
 
 
 def test_a_slow_video_stops_it_or_counts_as_wrong_and_nothing_is_lost(checkpoint, video_folder, tmp_path, monkeypatch):

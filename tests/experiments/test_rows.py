@@ -39,7 +39,7 @@ def trained(row: str, video_folder: Path, folder: Path, pretrained: str = "null"
     steps = train_batches(run.config.data, run.train_table, run.share(), run.skipped, seed=1, first_step=0, last_step=2)
     for step, batches in enumerate(steps):
         set_learning_rate(run.learner, step)
-        result = train_step(run.learner, batches)
+        result = train_step(run.learner, batches).read()
         assert result.updated and 0 < result.loss < 10
     return run, before
 

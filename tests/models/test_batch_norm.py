@@ -1,4 +1,4 @@
-"""Frozen batch norm against PyTorch's: the same outputs and gradients, less memory, gradients in channels last."""
+"""Both short ways of batch norm against PyTorch's: the same results, less memory, gradients in channels last."""
 
 import copy
 from unittest.mock import patch
@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nlvideo.models import batch_norm
 from nlvideo.models.batch_norm import VideoBatchNorm3d
 from nlvideo.models.cost import activation_bytes
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.models.resnet import DEPTHS, VideoResNet
-from nlvideo.runtime.torch_private import FakeTensorMode
+from nlvideo.runtime.torch_private import FakeTensorMode, storage_id
+from nlvideo.training.precise_bn import precise_statistics
 
 CLIP = (2, 3, 8, 32, 32)
 
@@ -163,3 +165,135 @@ def test_the_network_is_compiled_as_one_graph(shallow):
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         assert (gradient - expected[name]).abs().max() <= 1e-4 * expected[name].abs().max(), name
+
+
+# ---- as four dimensions, on GPUs in bfloat16; here wherever the layout allows ----
+
+
+@pytest.fixture
+def flat():
+    with patch.object(batch_norm, "takes_four_dimensions", batch_norm._flattens):
+        yield
+
+
+def assert_as_pytorchs(x: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """Asserts that outputs, gradients and statistics in four dimensions are those in five; returns x's gradient."""
+    norm = norm_of(torch.promote_types(x.dtype, torch.float32)).requires_grad_(True).train()
+    plain = nn.BatchNorm3d(6).to(norm.weight.dtype)
+    plain.load_state_dict(norm.state_dict())
+    x = x.requires_grad_()
+    y, expected = batch_norm._train_in_four_dimensions(norm, x), plain(x)
+    dy = torch.randn_like(y)
+    found = (y, *torch.autograd.grad(y, (x, norm.weight, norm.bias), dy))
+    wanted = (expected, *torch.autograd.grad(expected, (x, plain.weight, plain.bias), dy))
+    for value, want in zip(found, wanted, strict=True):
+        assert value.dtype == want.dtype
+        torch.testing.assert_close(value, want, rtol=tolerance, atol=tolerance)
+    for name, value in norm.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], rtol=1e-6, atol=1e-6)
+    assert norm.num_batches_tracked == 1 and not y._is_view()
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)]
+)
+@pytest.mark.parametrize("shape", [(2, 6, 3, 5, 4), (1, 6, 1, 5, 4), (2, 6, 3, 1, 1), (2, 6, 1, 1, 4), (2, 6, 1, 1, 1)])
+def test_four_dimensions_give_pytorchs_outputs_gradients_and_statistics(dtype, tolerance, shape):
+    x = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last_3d)
+    assert batch_norm._flattens(x)
+    dx = assert_as_pytorchs(x, tolerance)
+    assert dx.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 5), (2, 5, 1), (1, 3, 5), (1, 1, 5), (2, 1, 1)])
+def test_dimensions_of_one_may_have_any_stride(sizes):
+    """As slices of larger clips have."""
+    n, t, w = sizes
+    numbers = torch.randn(n * t * w * 6, dtype=torch.float64)
+    x = numbers.as_strided((n, 6, t, 1, w), (t * w * 6, 1, w * 6, 999, 6))
+    assert batch_norm._flattens(x)
+    assert_as_pytorchs(x, 1e-12)
+
+
+def in_channels_last(network: nn.Module) -> nn.Module:
+    """Makes convolutions give what those of GPUs do, in any dtype."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_hook(lambda *args: args[2].contiguous(memory_format=torch.channels_last_3d))
+    return network
+
+
+@pytest.mark.parametrize("stages", [(), ("res2", "res3", "res4", "res5")])
+def test_a_network_trains_the_same_in_four_dimensions(stages, flat, shallow):
+    """With ReLUs in place, as those of the network are, and with recomputation."""
+    network = in_channels_last(network_of(activation_checkpointing=stages).double()).train()
+    again = copy.deepcopy(network)
+    clips = torch.randn(CLIP, dtype=torch.float64)
+    with patch.object(batch_norm, "_train_in_four_dimensions", wraps=batch_norm._train_in_four_dimensions) as taken:
+        ours = gradients(network, clips)
+    norms = len([m for m in network.modules() if isinstance(m, VideoBatchNorm3d)])
+    assert taken.call_count == (2 * norms - 1 if stages else norms)  # the stem's is not recomputed
+    with pytorchs():
+        expected = gradients(again, clips)
+    for name, gradient in ours.items():
+        size = expected[name].abs().max().clamp_min(1e-6)
+        assert (gradient - expected[name]).abs().max() <= 1e-9 * size, name
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, again.state_dict()[name], msg=name)
+    assert network.bn1.num_batches_tracked == network.layer4[0].bn3.num_batches_tracked == 1
+
+
+def test_precise_statistics_are_the_same_in_four_dimensions(shallow):
+    network, clips = in_channels_last(network_of()), [torch.randn(CLIP) for _ in range(2)]
+    expected = precise_statistics(network, clips)
+    with patch.object(batch_norm, "takes_four_dimensions", batch_norm._flattens):
+        found = precise_statistics(network, clips)
+    assert found.keys() == expected.keys() and len(found) == 36
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+    assert network.bn1.num_batches_tracked == 0
+
+
+def test_bfloat16_in_channels_last_on_a_gpu_takes_four_dimensions():
+    with FakeTensorMode():
+        x = torch.empty(2, 64, 4, 28, 28, device="cuda", dtype=torch.bfloat16)
+        assert not batch_norm.takes_four_dimensions(x)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        assert batch_norm.takes_four_dimensions(x)
+        for other in (x.float(), x.half(), x.cpu(), x[:, :, :, ::2], x[:, :, 0], x[:1, :, :1, :1, :1], x[:0]):
+            assert not batch_norm.takes_four_dimensions(other)
+        flat = batch_norm._flat(x)
+        assert storage_id(flat) == storage_id(x) and flat.is_contiguous(memory_format=torch.channels_last)
+        assert not torch.compile(lambda: batch_norm.takes_four_dimensions(x), backend="eager", fullgraph=True)()
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 4, 28, 28), (2, 64, 4 * 28, 28)])
+def test_only_bfloat16_is_not_left_to_cudnn_by_pytorch(shape):
+    """Where this fails, an upgrade of torch has changed what takes_four_dimensions is for."""
+    if torch.version.cuda is None:
+        pytest.skip("this torch knows no CUDA")
+    chosen = {}
+    with FakeTensorMode():
+        of_channels = [torch.empty(64, device="cuda") for _ in range(4)]
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            x = torch.empty(shape, device="cuda", dtype=dtype)
+            chosen[dtype] = torch._C._select_batch_norm_backend(x, *of_channels, True, 1e-5).name
+    assert chosen == {torch.float32: "Cudnn", torch.float16: "Cudnn", torch.bfloat16: "Native"}
+
+
+def test_one_value_in_a_channel_is_refused_as_by_pytorch(flat):
+    x = torch.randn(1, 6, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        VideoBatchNorm3d(6).train()(x)
+
+
+def test_frozen_norms_evaluation_and_synchronised_norms_stay_out_of_four_dimensions(flat):
+    x = torch.randn(2, 6, 3, 5, 5).contiguous(memory_format=torch.channels_last_3d)
+    with patch.object(batch_norm, "_train_in_four_dimensions", side_effect=AssertionError):
+        norm_of(torch.float32)(x.requires_grad_()).sum().backward()
+        VideoBatchNorm3d(6).eval()(x)
+        assert type(nn.SyncBatchNorm.convert_sync_batchnorm(VideoBatchNorm3d(6))) is nn.SyncBatchNorm
+        with pytest.raises(AssertionError):
+            VideoBatchNorm3d(6).train()(x)

@@ -183,3 +183,18 @@ def test_chunked_attention_gradients_by_differences(monkeypatch):
 def test_rows_of_a_softmax_map_sum_to_one():
     theta, phi, _ = random_inputs()
     torch.testing.assert_close(pairwise.embedded_gaussian_map(theta, phi).sum(2), torch.ones(B, N).double())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)]
+)
+def test_one_chunk_gives_what_many_give(dtype, tolerance, monkeypatch):
+    inputs = softmax_inputs("random", dtype)
+    results = []
+    for chunk_bytes in (2**40, 4 * B * 21 * 7):
+        monkeypatch.setattr(pairwise, "CHUNK_BYTES", chunk_bytes)
+        ours = [t.clone().requires_grad_() for t in inputs]
+        y = pairwise.embedded_gaussian(*ours, 0.5)
+        results.append((y, *torch.autograd.grad(y, ours, torch.ones_like(y))))
+    for one, many in zip(*results, strict=True):
+        torch.testing.assert_close(one, many, rtol=tolerance, atol=tolerance)

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from nlvideo.runtime.distributed import connected_store, gpu_of
+from nlvideo.runtime import distributed
+from nlvideo.runtime.distributed import check_same, connected_store, gpu_of
 from nlvideo.runtime.errors import UserError
 
 
@@ -42,3 +43,28 @@ def test_a_rank_that_sees_one_gpu_alone_takes_it_unless_torchrun_shows_it_to_all
     assert gpu_of(0).index == 0
     with pytest.raises(UserError, match="Local rank 1 has no GPU: this machine has 1"):
         gpu_of(1)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "shown"),
+    [
+        ("ab12", "cd34", "cd34 instead of ab12"),
+        ({"torch": "2.14", "av": "17"}, {"torch": "2.12", "av": "17"}, "torch: 2.12 instead of torch: 2.14"),
+    ],
+)
+def test_a_rank_that_has_another_value_is_named_with_its_node(monkeypatch, mine, theirs, shown):
+    values = [("node-a", mine), ("node-a", mine), ("node-b", theirs)]
+    monkeypatch.setattr(distributed, "gather_from_nodes", lambda _: values)
+    with pytest.raises(UserError, match=f"^Rank 2 on node-b has another list than rank 0 on node-a: {shown}.$"):
+        check_same(mine, "list")
+    monkeypatch.setattr(distributed, "gather_from_nodes", lambda _: values[:2])
+    check_same(mine, "list")
+
+
+def test_one_rank_of_each_node_acts(monkeypatch):
+    called = []
+    for rank, local_rank in enumerate((0, 1, 0, 1)):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+        distributed.on_each_node(called.append, rank)
+    assert called == [0, 2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from kills import RUN
-from runs import BIN, TINY, assert_equal, rows_of, weights_of
+from runs import BIN, TINY, assert_equal, children, rows_of, weights_of
 
 
 def agent(port: int, *arguments: str) -> subprocess.Popen:
@@ -21,10 +21,6 @@ def agent(port: int, *arguments: str) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([*command, *arguments], env=environment, **pipes)
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from nlvideo.training.precise_bn import precise_statistics
 from nlvideo.training.preflight import in_steps
 from nlvideo.training.run_status import read_status
 from nlvideo.training.setup import check_shares
-from nlvideo.training.weight_average import average_weights, resume_average
+from nlvideo.training.weight_average import WeightAverage, resume_average
 from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
 
 FAST = ["optim.batch_size=4", "optim.max_steps=3", "validate_every_steps=3", "checkpoint_every_steps=3"]
@@ -130,7 +130,7 @@ def test_new_parts_have_a_learning_rate_of_their_own(video_folder, tmp_path):
 def test_the_average_of_weights_is_that_of_its_definition():
     torch.manual_seed(0)
     network = VideoResNet("c2d", 50, "paper", 3, width=4)
-    averaged, expected = average_weights(network, 0.75), None
+    averaged, expected = WeightAverage(network, 0.75), None
     for step in range(4):
         with torch.no_grad():
             for p in network.parameters():
@@ -138,7 +138,7 @@ def test_the_average_of_weights_is_that_of_its_definition():
         network.train()(torch.rand(2, 3, 4, 32, 32))
         if step == 2:  # as a resumed run does
             state = {key: value.clone() for key, value in averaged.module.state_dict().items()}
-            averaged = average_weights(network, 0.75)
+            averaged = WeightAverage(network, 0.75)
             resume_average(averaged, state, step)
         averaged.update_parameters(network)
         now = {key: value.clone() for key, value in network.state_dict().items()}

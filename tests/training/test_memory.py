@@ -18,7 +18,7 @@ from nlvideo.runtime.free_memory import free_memory
 from nlvideo.train import train, train_step
 from nlvideo.training.memory import savings, step_memory
 from nlvideo.training.memory_trial import largest_measured, largest_that_fits
-from nlvideo.training.out_of_memory import advising_on_memory
+from nlvideo.training.out_of_memory import PRECISE_BN, VALIDATION, advising_on_memory
 from nlvideo.training.run_status import read_status
 from nlvideo.training.setup import set_up
 
@@ -175,6 +175,47 @@ def test_what_is_advised_is_what_can_be_changed(video_folder, tmp_path):
     config = config_of(video_folder, tmp_path / "run", "compile=true")
     with pytest.raises(RunFailed, match=r"1 clips: or use fewer"), advising_on_memory(config, Share(2, 0, 2), 1):
         raise torch.OutOfMemoryError("no memory")
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [(VALIDATION, "the validation after step 400"), (PRECISE_BN, "the precise batch norm after step 400")],
+)
+def test_what_follows_a_step_and_runs_out_of_memory_has_nothing_to_recompute(what, named, video_folder, tmp_path):
+    config = config_of(video_folder, tmp_path / "run", "optim.batch_size=8")
+    with pytest.raises(RunFailed) as failed, advising_on_memory(config, Share(8), 400, what):
+        raise torch.OutOfMemoryError("no memory")
+    assert str(failed.value) == (
+        f"The device has no memory for {named}, with micro-batches of 8 clips: raise optim.accumulate=1, or use fewer "
+        "or smaller clips (optim.batch_size=8). resume=auto goes on from the last checkpoint."
+    )
+
+
+@pytest.mark.parametrize(("part", "named"), [("validate", "validation"), ("statistics_after", "precise batch norm")])
+def test_a_run_whose_validation_runs_out_of_memory_is_saved_before_it(part, named, video_folder, tmp_path, monkeypatch):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"nlvideo.train.{part}", out_of_memory)
+        with pytest.raises(RunFailed, match=f"no memory for the {named} after step 2, with micro-batches of 2 clips"):
+            train(config_of(video_folder, tmp_path / "run", "precise_bn_steps=1"))
+    assert read_status(tmp_path / "run")["state"] == "failed"
+    assert train(config_of(video_folder, tmp_path / "run", "precise_bn_steps=1", "resume=auto")).step == 4
+
+
+def test_other_errors_keep_their_traceback(video_folder, tmp_path):
+    config = config_of(video_folder, tmp_path / "run")
+    with pytest.raises(RuntimeError, match="a bug"), advising_on_memory(config, Share(2), 1, VALIDATION):
+        raise RuntimeError("a bug")
+
+
+def test_where_a_system_does_not_say_its_memory_nothing_is_refused(video_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nlvideo.runtime.free_memory.MEMINFO", tmp_path / "none")
+    assert free_memory(torch.device("cpu")) is None
+    train(config_of(video_folder, tmp_path / "run", "dry_run=true"))
+    out = capsys.readouterr().out
+    assert "; unknown available" in out and "│ unknown" in out and "largest   a micro-batch" not in out
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, whose memory can run out")

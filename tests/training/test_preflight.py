@@ -69,12 +69,36 @@ def test_what_cannot_run_is_refused(video_folder, tmp_path, overrides, message):
 
 
 def test_workers_whose_batches_do_not_fit_into_shared_memory_are_refused(video_folder, tmp_path, monkeypatch):
-    usage = shutil.disk_usage("/")
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage._replace(total=100_000))
+    usage, size = shutil.disk_usage("/"), 2 * 3 * 4 * 32 * 32
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=10**12, free=23 * size))
     assert preflight.shared_memory_needed(config_of(video_folder, tmp_path / "run")) == 0
-    with pytest.raises(ValueError, match="data.num_workers=5: their prefetched batches take 0 MB of shared memory"):
-        # two loaders, 5 workers, 2 batches of 2 x 3 x 4 x 32 x 32
-        train(config_of(video_folder, tmp_path / "run", "data.num_workers=5"))
+    config = config_of(video_folder, tmp_path / "run", "data.num_workers=5")
+    preflight.check_shared_memory(config)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=10**12, free=23 * size - 1))
+    there = "and .* has 1 MB free of 1000000 MB"
+    with pytest.raises(ValueError, match=f"data.num_workers=5: their prefetched batches take 1 MB .*{there}"):
+        train(config)
+    monkeypatch.setattr("nlvideo.runtime.shared_memory.SHARED_MEMORY", tmp_path / "none")
+    preflight.check_shared_memory(config)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "workers", "accumulate", "precise", "expected"),
+    [
+        (False, 5, 1, 0, 23),  # two loaders hold ten each; one is trained, and of the validation one used and one comes
+        (False, 1, 8, 0, 18),  # one loader holds two; those of a step are trained, and those of the next collected
+        (False, 1, 8, 5, 28),  # two loaders; a step is trained, one measured, and one collected
+        (True, 5, 8, 5, 20),  # what is used is pinned
+    ],
+)
+def test_batches_that_are_in_shared_memory_at_once(
+    video_folder, tmp_path, monkeypatch, cuda, workers, accumulate, precise, expected
+):
+    """Real runs held 14 of 16, 8 of 10 and 14 of 18 batches (workers, accumulate, precise: 1 4 3, 1 4 0, 3 2 4)."""
+    options = [f"optim.accumulate={accumulate}", f"optim.batch_size={accumulate}", f"precise_bn_steps={precise}"]
+    config = config_of(video_folder, tmp_path / "run", *options)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert preflight.batches_at_once(config, workers) == expected
 
 
 def test_the_parts_of_the_cost_table_add_up():

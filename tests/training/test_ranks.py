@@ -9,10 +9,11 @@ import torch
 from runs import BIN, TINY, assert_equal, config_of, ledger_of, list_with_broken, rows_of, torchrun
 
 from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.runtime import distributed
 from nlvideo.train import train, train_step
 from nlvideo.training.run_status import read_status
 from nlvideo.training.setup import set_up
-from nlvideo.weights.checkpoint_file import load_checkpoint
+from nlvideo.weights.checkpoint_file import digest, load_checkpoint
 
 WORKER = """
 import sys, torch
@@ -49,7 +50,7 @@ def five_steps(video_folder, output, batch_size, *overrides):
     steps = train_batches(config.data, run.train_table, run.share(), run.skipped, seed=0, first_step=0, last_step=5)
     losses = []
     for batches in steps:
-        (loss,) = distributed.sum_over_ranks([train_step(run.learner, batches).loss])
+        (loss,) = distributed.sum_over_ranks([train_step(run.learner, batches).read().loss])
         losses.append(loss / world.size)
     if world.is_main:
         torch.save({"losses": losses, "model": run.network.state_dict(), "size": world.size}, output)
@@ -201,3 +202,33 @@ def test_num_devices_starts_ranks_that_name_the_same_bad_videos_as_one(video_fol
     one, two = (ledger_of(tmp_path / str(devices)) for devices in (1, 2))
     order = sorted(one, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
     assert len(one) >= 2 and order == sorted(two, key=lambda row: (row["step"], row["video"], row["replaced_by"]))
+
+
+START = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from test_ranks import digests_at_the_start
+digests_at_the_start(*sys.argv[3:])
+"""
+
+
+def digests_at_the_start(video_folder, output, *overrides):
+    """Rank 0 saves a digest of every rank's network as the first step finds it."""
+    run = set_up(config_of(video_folder, f"{output}_run", "optim.batch_size=4", *overrides))
+    digests = distributed.gather(digest({"model": run.network.state_dict()}))
+    if run.world.is_main:
+        torch.save(digests, output)
+    distributed.leave_together()
+
+
+def test_ranks_start_from_the_same_weights_and_statistics_of_pretrained_ones(video_folder, tmp_path):
+    train(config_of(video_folder, tmp_path / "pretrained", "optim.max_steps=1"))
+    (tmp_path / "worker.py").write_text(START)
+    folders = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
+    pretrained = [f"model.pretrained={tmp_path}/pretrained/checkpoint.pt", "model.frozen_bn=true"]
+    done = torchrun(
+        2, str(tmp_path / "worker.py"), *folders, str(video_folder), str(tmp_path / "found.pt"), *pretrained
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = torch.load(tmp_path / "found.pt")
+    assert first == second

@@ -85,7 +85,7 @@ class Job:
         return self.process.returncode, self.calls.read_text().splitlines(), errors.decode()
 
 
-@pytest.mark.parametrize("name", ["train.sbatch", "sweep.sbatch", "evaluate.sbatch"])
+@pytest.mark.parametrize("name", ["train.sbatch", "sweep.sbatch", "evaluate.sbatch", "task.sh"])
 def test_the_job_files_are_bash(name):
     subprocess.run(["bash", "-n", JOBS / name], check=True)
 
@@ -160,3 +160,31 @@ def test_every_checkpoint_is_evaluated_and_failures_are_named(tmp_path):
         for name in ("a-1+b-2/checkpoint.pt", "broken.pt", "c.pt")
     ]
     assert code == 1 and "1 of 3 checkpoints failed:\n  broken.pt" in errors
+
+
+def task(folder: Path, number: int, *command: str, **variables: str) -> subprocess.Popen:
+    """One of three tasks of a step of srun: 0 and 1 on node-a, 2 on node-b."""
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin/scontrol").write_text(STUB)
+    (folder / "bin/scontrol").chmod(0o755)
+    step = {"SLURM_JOB_ID": "47", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": str(number)}
+    step |= {"SLURM_LOCALID": str(number % 2), "SLURM_GTIDS": "2" if number == 2 else "0,1"}
+    step |= {"SLURM_STEP_NODELIST": "node-[a-b]", "FIRST_NODE": "node-a", "CALLS": "/dev/null"}
+    environment = os.environ | {"PATH": f"{folder / 'bin'}:{BIN}:{os.environ['PATH']}"} | step | variables
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([JOBS / "task.sh", *command], env=environment, **pipes)
+
+
+def test_tasks_of_srun_become_ranks(tmp_path):
+    shown = "echo $RANK $WORLD_SIZE $LOCAL_RANK $LOCAL_WORLD_SIZE $MASTER_ADDR $MASTER_PORT"
+    found = [task(tmp_path, number, "bash", "-c", shown).communicate(timeout=30)[0].split() for number in range(3)]
+    assert found == [
+        ["0", "3", "0", "2", "node-a", "20048"],
+        ["1", "3", "1", "2", "node-a", "20048"],
+        ["2", "3", "0", "1", "node-a", "20048"],
+    ]
+    given = task(tmp_path, 2, "bash", "-c", shown, MASTER_ADDR="10.0.0.7", MASTER_PORT="29400")
+    assert given.communicate(timeout=30)[0].split()[4:] == ["10.0.0.7", "29400"]
+    failed = task(tmp_path, 0, "bash", "-c", "exit 3")
+    failed.communicate(timeout=30)
+    assert failed.returncode == 3

@@ -73,7 +73,7 @@ class Normalizer:
     """Turns uint8 clips (N, 3, T, H, W), RGB, into what a network takes, on its device and in its dtype."""
 
     def __init__(self, colours: Colours, device: torch.device, dtype: torch.dtype):
-        self.mean, self.std = torch.tensor(colours.mean), torch.tensor(colours.std)
+        self.mean, self.std = (torch.tensor(values, device=device) for values in colours)
         self.device, self.dtype = device, dtype
 
     def __call__(self, clips: Tensor) -> Tensor:

@@ -4,13 +4,15 @@ import ctypes
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from nlvideo.data.clips.batch import Batch, SampleKey, collate
 from nlvideo.data.clips.epoch_order import EpochOrder
@@ -18,6 +20,7 @@ from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.decoding.opening import LostWorker
 from nlvideo.data.decoding.video import SlowVideo
 from nlvideo.runtime.errors import RunFailed
+from nlvideo.runtime.shared_memory import SharedMemoryFull, share
 from nlvideo.runtime.signals import STOP_SIGNALS
 from nlvideo.runtime.torch_private import loader_workers
 
@@ -25,6 +28,7 @@ TRAINING_ADVICE = (
     "Take the file out of the list, allow more time with data.time_limit_seconds, or train without it, and without "
     "reproducibility, with data.skip_slow=true."
 )
+MEMORY_ADVICE = "Use fewer workers, data.num_workers, or give it more (docker run --shm-size)."
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -34,14 +38,34 @@ class Loading(NamedTuple):
     num_workers: int
     start_method: str | None = None  # of the workers: fork, spawn or forkserver; None is the platform's
 
-    def loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+    def loader(self, dataset: Dataset, collate_fn: Callable[[Any], Any], **options: Any) -> DataLoader:
+        """Returns a loader of tuples of tensors and other values.
+
+        Args:
+            collate_fn: makes such a tuple of what the dataset gives: one sample, or those of a batch.
+        """
         return DataLoader(
             dataset,
+            collate_fn=partial(_collate_into_shared_memory, collate_fn),
             num_workers=self.num_workers,
             multiprocessing_context=self.start_method if self.num_workers else None,
             worker_init_fn=_prepare_worker,
             **{"pin_memory": torch.cuda.is_available(), **options},
         )
+
+
+def _collate_into_shared_memory(collate_fn: Callable[[Any], Any], samples: Any) -> Any:
+    """Returns what collate_fn makes of the samples, in a worker with its tensors in shared memory.
+
+    A thread of the worker would move them there otherwise. Where it finds no room, it prints an error and drops the
+    batch, for which the loader then waits forever; here, the error reaches the loader.
+    """
+    batch = collate_fn(samples)
+    if get_worker_info() is not None:
+        for value in batch:
+            if isinstance(value, Tensor):
+                share(value)
+    return batch
 
 
 def _prepare_worker(_worker: int) -> None:
@@ -62,8 +86,9 @@ def reading(loader: DataLoader) -> Iterator[Iterator]:
     try:
         yield batches
     except BaseException:  # also an iteration that is closed
-        handled = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if handled else None  # the loader takes it for a failure
+        # the loader's handler takes a worker that is killed for a failure; on Windows there is none
+        handled = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if handled else None
         for worker in loader_workers(batches):
             worker.kill()
             worker.join()
@@ -137,7 +162,10 @@ def batches_of_steps(
 
 
 def explained(error: RuntimeError, lost: LostWorker | None, advice: str) -> RuntimeError:
-    """Returns a loader's error as RunFailed if it is about a video, otherwise unchanged."""
+    """Returns a loader's error as RunFailed if it is about a video or shared memory, otherwise unchanged."""
+    if isinstance(error, SharedMemoryFull):
+        *_, reason = str(error).strip().split("SharedMemoryFull: ")  # after the worker's stack
+        return RunFailed(f"A loading worker found {reason}. {MEMORY_ADVICE}")
     if lost is not None and lost.path:
         what = "hangs in" if lost.stack else "died in"
         return RunFailed(f"Loading worker {lost.worker} {what} {lost.path}; {advice}\n{lost.stack or error}")

@@ -38,7 +38,8 @@ def each_video(dataset: MultiViews, videos: Sequence[int], loading: Loading) -> 
         try:
             # All views of a video may take half a gigabyte: each worker holds one video ready, and none is copied.
             ahead = {"prefetch_factor": 1} if loading.num_workers else {}
-            with reading(loading.loader(dataset, batch_size=None, sampler=part, pin_memory=False, **ahead)) as read:
+            options = {"batch_size": None, "sampler": part, "pin_memory": False, **ahead}
+            with reading(loading.loader(dataset, collate_fn=_unchanged, **options)) as read:
                 for views in read:
                     waiting.pop(0)
                     yield views
@@ -47,3 +48,7 @@ def each_video(dataset: MultiViews, videos: Sequence[int], loading: Loading) -> 
             if lost is None or not lost.path or not dataset.skip_slow:
                 raise explained(error, lost, EVALUATION_ADVICE) from None
             broken[lost.path] = "decoding hangs" if lost.stack else "its worker died"
+
+
+def _unchanged(views: VideoViews) -> VideoViews:
+    return views

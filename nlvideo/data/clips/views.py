@@ -76,17 +76,33 @@ class VideoViews(NamedTuple):
         return len(self.frame_index) * len(self.crops)
 
     def chunks(self, views_per_step: int) -> Iterator[Tensor]:
-        """Yields clips (views, C, T, H, W) uint8, views_per_step at a time, ordered by clip, then by crop."""
+        """Yields clips (views, C, T, H, W) uint8, channels last in memory, on the device of the frames.
+
+        They come views_per_step at a time, ordered by clip, then by crop.
+        """
         views = [(c, top, left) for c in range(len(self.frame_index)) for top, left in self.crops]
+        cut = self._cut_on_cpu if self.frames.device.type == "cpu" else self._cut_on_device
+        for first in range(0, len(views), views_per_step):
+            yield cut(views[first : first + views_per_step]).permute(0, 4, 1, 2, 3)
+
+    def _cut_on_cpu(self, views: list[tuple[int, int, int]]) -> Tensor:
+        """Returns views (clip, top, left) as (views, T, H, W, C)."""
         height, width = self.crop_size
         frames, wanted = self.frames.numpy(), self.frame_index.tolist()
-        for first in range(0, len(views), views_per_step):
-            chosen = views[first : first + views_per_step]
-            chunk = np.empty((len(chosen), self.frame_index.shape[1], height, width, 3), np.uint8)
-            for clip, (c, top, left) in zip(chunk, chosen, strict=True):
-                for t, i in enumerate(wanted[c]):  # frame by frame: indexing with an array takes five times as long
-                    clip[t] = frames[i, top : top + height, left : left + width]
-            yield torch.from_numpy(chunk).permute(0, 4, 1, 2, 3)
+        clips = np.empty((len(views), self.frame_index.shape[1], height, width, 3), np.uint8)
+        for clip, (c, top, left) in zip(clips, views, strict=True):
+            for t, i in enumerate(wanted[c]):  # frame by frame: indexing with an array takes five times as long
+                clip[t] = frames[i, top : top + height, left : left + width]
+        return torch.from_numpy(clips)
+
+    def _cut_on_device(self, views: list[tuple[int, int, int]]) -> Tensor:
+        """Returns the same on the device of the frames, without waiting for it."""
+        height, width = self.crop_size
+        clips = self.frames.new_empty(len(views), self.frame_index.shape[1], height, width, 3)
+        for clip, (c, top, left) in zip(clips, views, strict=True):
+            window = self.frames[:, top : top + height, left : left + width]
+            torch.index_select(window, 0, self.frame_index[c], out=clip)
+        return clips
 
 
 def without_views(video: int, reason: str) -> VideoViews:

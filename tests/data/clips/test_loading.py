@@ -127,6 +127,43 @@ def test_a_video_that_hangs_stops_the_evaluation_or_counts_as_wrong(video_folder
             list(each_video(views, range(5), Loading(2)))
 
 
+def no_room(_self):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)")
+
+
+@pytest.mark.parametrize("skip_slow", [False, True])
+def test_workers_that_find_no_shared_memory_end_the_evaluation(video_folder, monkeypatch, skip_slow):
+    """No video is to blame; PyTorch's own workers would drop the views, and their reader wait forever."""
+    table = read_table(str(video_folder), "val.csv", None)
+    data = config_of(video_folder, num_workers=2, start_method="fork", skip_slow=skip_slow, time_limit_seconds=30)
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_room)  # forked workers have it too
+    with pytest.raises(RunFailed, match=r"^A loading worker found no room in shared memory for .*docker run"):
+        list(video_views(data, table, range(5)))
+
+
+def test_workers_that_find_no_shared_memory_end_the_training(video_folder, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_room)
+    with pytest.raises(RunFailed, match=r"no room in shared memory for 0.1 MB: .*Use fewer workers, data.num_workers"):
+        list(batches_of(video_folder, num_workers=1, start_method="fork"))
+
+
+def test_what_workers_load_is_in_shared_memory_before_it_is_sent(video_folder, monkeypatch):
+    """And in no other process: there it would only be copied."""
+    shared, share = multiprocessing.Value("i", 0), torch.Tensor.share_memory_
+
+    def counted(tensor):
+        with shared.get_lock():
+            shared.value += 1
+        return share(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", counted)
+    table = read_table(str(video_folder), "val.csv", None)
+    list(video_views(config_of(video_folder, num_workers=0), table, range(5)))
+    assert shared.value == 0
+    list(video_views(config_of(video_folder, num_workers=1, start_method="fork"), table, range(5)))
+    assert shared.value == 10  # the frames of each video and which are whose
+
+
 class SlowClips(TrainClips):
     """Clips of which one video's take long: in Python, where the decoder notices, or deep inside a C call."""
 
