@@ -303,7 +303,7 @@ def test_a_frozen_norm_that_passes_on_a_contiguous_gradient_is_seen(tool, monkey
 
 def test_every_way_of_attention_is_timed_or_left_out(tool):
     attention = tool("gpu_checks.attention_times")
-    times = attention.times(attention.Case("small", 32, 16, 8, 8), CPU)
+    times = attention.times(attention.Case("small", 32, 16, 8, 8), 2, CPU)
     assert times.keys() == {"chosen", "flash", "chunked", "plain"} and all(value > 0 for value in times.values())
     theta, phi, g = (torch.randn(2, n, 8).transpose(1, 2) for n in (32, 16, 16))
     expected = pairwise.embedded_gaussian(theta, phi, g)
@@ -320,7 +320,7 @@ def test_an_error_of_our_own_attention_is_not_taken_for_a_kernel_that_is_missing
 
     monkeypatch.setattr(attention, "chunked", fail)
     with pytest.raises(RuntimeError, match="CUDA error"):
-        attention.times(attention.Case("small", 32, 16, 8, 8), CPU)
+        attention.times(attention.Case("small", 32, 16, 8, 8), 2, CPU)
 
 
 def test_kernels_that_overlap_are_counted_once(tool):

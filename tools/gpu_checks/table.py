@@ -13,7 +13,7 @@ from gpu_checks.running import PartResult
 from nlvideo.runtime.files import write_text
 
 STYLES = {PASS: "green", FAIL: "bold red", SKIPPED: "yellow"}
-WIDTH = 160
+WIDTH = 130
 
 
 def write_json(file: Path, header: Mapping[str, str], results: Mapping[str, PartResult], *, complete: bool) -> None:
@@ -29,7 +29,7 @@ def print_table(header: Mapping[str, str], results: Mapping[str, PartResult], ti
     console = Console(width=max(Console().width, WIDTH), highlight=False)
     for name, value in header.items():
         console.print(Text(f"{name:10} {value}"))
-    table = Table("part", Column("check", min_width=44), "value", "limit", "result")
+    table = Table("part", Column("check", min_width=40), "value", "limit", "result")
     for name, result in results.items():
         label = f"{name} {titles[name]}, {result.seconds:.0f} s"
         for finding in result.findings:
