@@ -22,6 +22,12 @@ class Room(NamedTuple):
         return f"{self.free / 1e6:.0f} MB free of {self.total / 1e6:.0f} MB"
 
 
+def room_line() -> str:
+    """Returns what there is to say of the room in shared memory."""
+    room = shared_memory()
+    return f"{SHARED_MEMORY} has {room}" if room else "shared memory has no limit of its own"
+
+
 class SharedMemoryFull(RuntimeError):
     """Shared memory has no room for what a worker has read."""
 
