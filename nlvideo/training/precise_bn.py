@@ -31,9 +31,7 @@ def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
     network.train(training)
     if not norms:
         return {}
-    sums = {
-        name: norm.running_mean.new_zeros(2, norm.num_features, dtype=torch.float64) for name, norm in norms.items()
-    }
+    sums = {name: m.running_mean.new_zeros(2, m.num_features, dtype=torch.float64) for name, m in norms.items()}
     before = {key: value.clone() for key, value in network.named_buffers()}
 
     def count(name: str):
