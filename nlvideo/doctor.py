@@ -23,11 +23,11 @@ from nlvideo.runtime.device_facts import (
     cores_per_gpu,
     driver_version,
     library_versions,
-    shared_memory,
     visible_gpu,
 )
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.precision import resolve_precision
+from nlvideo.runtime.shared_memory import room_line
 from nlvideo.runtime.video_writer import VideoWriter
 
 NUM_FRAMES, HEIGHT, WIDTH = 48, 64, 96
@@ -76,7 +76,7 @@ def device_lines() -> list[str]:
         "numbers": f"bfloat16 {ampere}, TF32 {ampere} (tf32=true), float16 yes",
         "attention": _probed(lambda: _attention_line(device)),
         "batchnorm": _probed(lambda: f"{batch_norm_kernel(device, resolve_precision('auto', device))} ({precision})"),
-        "memory": shared_memory(),
+        "memory": room_line(),
         "cores": f"{usable_cores()}, {cores} for each GPU; data.num_workers=null gives each {workers} workers",
     }
     return [f"{name:9} {text}" for name, text in lines.items()]

@@ -1,17 +1,14 @@
 """What there is to know about this machine's GPU before training on it, and why there may be none."""
 
 import os
-import shutil
 import subprocess
 import warnings
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from nlvideo.runtime.cores import usable_cores
 
-_SHARED_MEMORY = Path("/dev/shm")
 SMI_SECONDS = 20  # nvidia-smi takes a second; beside a broken driver it may hang
 WHEELS = "https://pytorch.org/get-started/locally"
 
@@ -89,14 +86,6 @@ def _dotted_cudnn(number: int) -> str:
     """Returns 92400 as 9.24.0, and 8907, of versions before 9, as 8.9.7."""
     major = 10_000 if number >= 90_000 else 1000
     return f"{number // major}.{number % major // 100}.{number % 100}"
-
-
-def shared_memory() -> str:
-    """Returns how much of the memory is free through which loading workers hand over their batches."""
-    if not _SHARED_MEMORY.is_dir():
-        return "none: this system has no /dev/shm"
-    usage = shutil.disk_usage(_SHARED_MEMORY)
-    return f"{_SHARED_MEMORY} has {usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free"
 
 
 def cores_per_gpu() -> int:

@@ -1,10 +1,13 @@
 """The shared memory through which loading workers hand over what they have read."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 SHARED_MEMORY = Path("/dev/shm")  # of Linux; elsewhere, shared memory has no size of its own
 
@@ -17,6 +20,12 @@ class Room(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.free / 1e6:.0f} MB free of {self.total / 1e6:.0f} MB"
+
+
+def room_line() -> str:
+    """Returns what there is to say of the room in shared memory."""
+    room = shared_memory()
+    return f"{SHARED_MEMORY} has {room}" if room else "shared memory has no limit of its own"
 
 
 class SharedMemoryFull(RuntimeError):
@@ -45,3 +54,16 @@ def share(tensor: Tensor) -> None:
         room = shared_memory()
         place = f"{SHARED_MEMORY} has {room}" if room else str(error)
         raise SharedMemoryFull(f"no room in shared memory for {tensor.nbytes / 1e6:.1f} MB: {place}") from error
+
+
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Returns tensors of the same shape stacked; a worker copies them into shared memory at once, not in two steps.
+
+    Raises:
+        SharedMemoryFull: there is no room for them.
+    """
+    if get_worker_info() is None:
+        return torch.stack(list(tensors))
+    stacked = tensors[0].new_empty(len(tensors), *tensors[0].shape)
+    share(stacked)
+    return torch.stack(list(tensors), out=stacked)

@@ -32,8 +32,7 @@ def precise_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
     if not norms:
         return {}
     sums = {
-        name: torch.zeros(2, norm.num_features, dtype=torch.float64, device=norm.running_mean.device)
-        for name, norm in norms.items()
+        name: norm.running_mean.new_zeros(2, norm.num_features, dtype=torch.float64) for name, norm in norms.items()
     }
     before = {key: value.clone() for key, value in network.named_buffers()}
 

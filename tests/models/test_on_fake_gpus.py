@@ -155,6 +155,7 @@ def products(calls: list) -> list[tuple[torch.dtype, torch.dtype]]:
     return [(args[0].dtype, output.dtype) for name, args, output in calls if name in ("bmm", "mm")]
 
 
+@pytest.mark.skipif(not pairwise.BMM_WIDENS, reason="this torch is older than 2.8")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("widths", [(512, 512), (1024, 512)])  # embedded_gaussian and gaussian in res4

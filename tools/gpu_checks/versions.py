@@ -6,7 +6,7 @@ import torch
 
 from gpu_checks.findings import Findings
 from nlvideo.models.kernels import attention_kernel, batch_norm_kernel
-from nlvideo.runtime.device_facts import shared_memory
+from nlvideo.runtime.shared_memory import room_line
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 WIDTHS = (128, 256, 512, 1024)
@@ -19,7 +19,7 @@ def run(found: Findings, _folder: Path) -> None:
     for name, dtype in DTYPES.items():
         with found.case(f"attention in {name}"):
             found.show(f"attention in {name}", ", ".join(f"D {width} {shown(found, dtype, width)}" for width in WIDTHS))
-    found.show("shared memory", shared_memory())
+    found.show("shared memory", room_line())
     if not found.cuda:
         found.skip("kernels of a GPU", "there is none; these are the CPU's")
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nlvideo.runtime.shared_memory import stack
+
 
 class SampleKey(NamedTuple):
     """Which training sample is wanted. The first three decide what it is, the last where it stands."""
@@ -52,7 +54,7 @@ def collate(samples: list[Clip]) -> Batch:
     """Returns the samples as a batch; clips without frames are left out, their failures are kept."""
     whole = [sample for sample in samples if len(sample.frames)]
     # The colours of a frame are innermost, so the permuted stack is channels_last_3d without a copy.
-    clips = torch.stack([s.frames for s in whole]).permute(0, 4, 1, 2, 3) if whole else torch.empty(0)
+    clips = stack([s.frames for s in whole]).permute(0, 4, 1, 2, 3) if whole else torch.empty(0)
     return Batch(
         clips,
         torch.from_numpy(np.array([s.target for s in whole])),
