@@ -107,12 +107,12 @@ def write_video(path: Path, size: Size) -> None:
 def check_views(found: Findings, size: Size, table: VideoTable) -> None:
     """The program's own scores of a video's 30 views against views that are gathered on the CPU and sent one by one."""
     scorer, views = make_scorer(size, found.device), views_of_videos(size, table)
-    own = seconds_of(lambda: [scorer.view_scores(video) for video in views], found.device) / len(views)
+    own = seconds_of(lambda: [scorer.view_scores(scorer.upload(video)) for video in views], found.device) / len(views)
     gathered = seconds_of(lambda: [scores_by_hand(scorer, video) for video in views], found.device) / len(views)
     found.show("30 views: the program's own", 1 / own, "videos/s")
     found.show("30 views: gathered on the CPU", 1 / gathered, "videos/s")
     found.speed("30 views: frames uploaded once, ahead of gathering", gathered / own, least=LEAST_AHEAD, unit="times")
-    difference = (scorer.view_scores(views[0]) - scores_by_hand(scorer, views[0])).abs().max().item()
+    difference = (scorer.view_scores(scorer.upload(views[0])) - scores_by_hand(scorer, views[0])).abs().max().item()
     found.at_most("30 views: difference of the scores", difference, SCORE_LIMIT)
 
 
