@@ -25,7 +25,7 @@ from nlvideo.training.memory import savings, step_memory
 from nlvideo.training.memory_trial import free_cache, largest_measured
 from nlvideo.training.preflight import SHARED_MEMORY, Inputs, planned_share, shared_memory_needed
 from nlvideo.training.setup import Run
-from nlvideo.training.throughput import Rank, StepParts, Work, throughput_rows
+from nlvideo.training.throughput import Rank, StepParts, Work, step_parts, throughput_rows
 
 DRY_STEPS = 3  # the first one warms up
 
@@ -70,14 +70,13 @@ def time_steps(run: Run, train_step: Callable[[Any, list], object]) -> StepParts
             learner.timer.take()
             try:
                 batches, copying = timed(device, on_device, batches, device)
-                computing = timed(device, train_step, learner, batches)[1]
-                spent, by_itself = learner.timer.take(), computing
-                if run.world.size > 1:
-                    by_itself = min(computing, timed(device, train_step, alone, batches)[1])
+                together = timed(device, train_step, learner, batches)[1]
+                spent = learner.timer.take()
+                by_itself = timed(device, train_step, alone, batches)[1] if run.world.size > 1 else together
             except torch.OutOfMemoryError:
                 return None
-            exposed = computing - by_itself
-            found.append(StepParts(decoding, copying, spent["forward"], by_itself, spent["communication"], exposed))
+            of_step = {"together": together, "alone": by_itself, "communication": spent["communication"]}
+            found.append(step_parts(decoding, copying, spent["forward"], **of_step))
     return StepParts(*np.mean(found[1:], axis=0).tolist())
 
 

@@ -8,7 +8,7 @@ the rank's cores. Without workers each waits for the one before.
 import math
 from typing import NamedTuple
 
-ROUNDING = 1e-9  # relative
+_NEARLY = 1 - 1e-9  # so that a ratio that is whole but for rounding is not rounded up
 
 
 class StepParts(NamedTuple):
@@ -24,6 +24,17 @@ class StepParts(NamedTuple):
     @property
     def device(self) -> float:
         return self.computing + self.exposed
+
+
+def step_parts(
+    decoding: float, copying: float, forward: float, *, together: float, alone: float, communication: float
+) -> StepParts:
+    """Returns the parts of a step that has been computed twice: by all ranks together, and by each one alone.
+
+    What together takes longer is communication that is not hidden, up to all of it; the rest is noise.
+    """
+    exposed = max(0.0, min(communication, together - alone))
+    return StepParts(decoding, copying, forward, together - exposed, communication, exposed)
 
 
 class Rank(NamedTuple):
@@ -91,7 +102,7 @@ def workers_needed(parts: StepParts, rank: Rank) -> int:
     Workers on a CPU take cores from computing. There these are enough to use all of them.
     """
     ahead = max(parts.copying, parts.device) if rank.gpu else parts.decoding / rank.cores + parts.device
-    return max(1, math.ceil(parts.decoding / ahead * (1 - ROUNDING)))
+    return max(1, math.ceil(parts.decoding / ahead * _NEARLY))
 
 
 def run_seconds(parts: StepParts, rank: Rank, work: Work) -> RunSeconds:
@@ -156,7 +167,8 @@ def _advice(parts: StepParts, rank: Rank, pace: Pace) -> str:
 def _workers(parts: StepParts, rank: Rank, of_each: str) -> str:
     count = workers_needed(parts, rank)
     if not rank.gpu:
-        return f"{count}{of_each}; they share the {rank.cores} cores with computing"
+        cores = "core" if rank.cores == 1 else f"{rank.cores} cores"
+        return f"{count}{of_each}; they share the {cores} with computing"
     return f"{count}{of_each}, on {count + 1} cores, for the device not to wait for data"
 
 

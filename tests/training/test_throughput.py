@@ -9,6 +9,7 @@ from nlvideo.training.throughput import (
     duration,
     pace_of,
     run_seconds,
+    step_parts,
     throughput_rows,
     workers_needed,
 )
@@ -66,6 +67,15 @@ def test_a_slow_network():
     assert rows(parts, rank)["bound by"] == "communication, 75 % of a step; larger batches or a faster network help"
     hidden = parts._replace(communication=0.06, exposed=0.01)
     assert pace_of(hidden, rank) == (pytest.approx(0.11), "computing", pytest.approx(1 / 1.1))
+
+
+def test_what_a_step_takes_longer_together_is_communication():
+    parts = step_parts(0.5, 0.01, 0.03, together=0.13, alone=0.1, communication=0.05)
+    assert parts == StepParts(0.5, 0.01, 0.03, pytest.approx(0.1), 0.05, pytest.approx(0.03))
+    noisy = step_parts(0.5, 0.01, 0.03, together=0.2, alone=0.1, communication=0.05)
+    assert (noisy.computing, noisy.exposed) == (pytest.approx(0.15), 0.05)
+    assert step_parts(0.5, 0, 0.03, together=0.09, alone=0.1, communication=0.05)[3:] == (0.09, 0.05, 0.0)
+    assert step_parts(0.5, 0, 0.03, together=0.1, alone=0.1, communication=0.0) == StepParts(0.5, 0, 0.03, 0.1)
 
 
 def test_on_a_cpu_decoding_and_computing_share_the_cores():
