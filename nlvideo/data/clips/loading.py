@@ -4,10 +4,12 @@ import ctypes
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +31,7 @@ TRAINING_ADVICE = (
     "reproducibility, with data.skip_slow=true."
 )
 MEMORY_ADVICE = "Use fewer workers, data.num_workers, or give it more (docker run --shm-size)."
+DEATH_SECONDS = 5.0  # until the system says that a process has ended whose connection is broken
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -84,7 +87,10 @@ def reading(loader: DataLoader) -> Iterator[Iterator]:
     """
     batches = iter(loader)
     try:
-        yield batches
+        try:
+            yield batches
+        except (EOFError, ConnectionError) as error:
+            raise _naming_the_dead(error, loader_workers(batches)) from error
     except BaseException:  # also an iteration that is closed
         # the loader's handler takes a worker that is killed for a failure; on Windows there is none
         handled = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
@@ -95,6 +101,16 @@ def reading(loader: DataLoader) -> Iterator[Iterator]:
         if handled:
             signal.signal(signal.SIGCHLD, before)
         raise
+
+
+def _naming_the_dead(error: Exception, workers: Sequence[BaseProcess]) -> Exception:
+    """Returns what a loader raises when a worker has died, for an error that its death causes now and then.
+
+    A tensor is fetched from its worker by a connection of its own, which breaks if the worker dies just then.
+    """
+    ended = wait([worker.sentinel for worker in workers], timeout=DEATH_SECONDS)
+    pids = [str(worker.pid) for worker in workers if worker.sentinel in ended]
+    return RuntimeError(f"DataLoader worker (pid(s) {', '.join(pids)}) exited unexpectedly") if pids else error
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,23 @@ def test_a_worker_that_dies_is_named_with_its_video(video_folder):
         all_batches(clips, 2)
 
 
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError])
+def test_a_worker_that_dies_as_its_batch_is_fetched_is_named_with_its_video(video_folder, monkeypatch, error):
+    """The connection that a tensor is fetched by breaks then, which is another error than that of the loader."""
+    clips = slow_clips(video_folder)
+    clips.__class__ = DyingClips
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", lambda *_: fetch_from_the_dead(error))
+    with pytest.raises(RunFailed, match=r"Loading worker \d died in .*a video 2.mp4"):
+        all_batches(clips, 1)
+
+
+def fetch_from_the_dead(error):
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader's handler may come first, or second
+    (worker,) = (p for p in multiprocessing.active_children() if p.name.startswith(("Process", "ForkProcess")))
+    worker.join()
+    raise error
+
+
 def test_an_error_that_is_about_no_video_stays_what_it_is(video_folder):
     clips = slow_clips(video_folder)
     clips._read = None
