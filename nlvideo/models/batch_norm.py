@@ -29,7 +29,7 @@ class VideoBatchNorm3d(nn.BatchNorm3d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and takes_four_dimensions(x):
-            return _train_in_four_dimensions(self, x)
+            return train_in_four_dimensions(self, x)
         if self.training or not x.requires_grad or any(p.requires_grad for p in self.parameters(recurse=False)):
             return super().forward(x)
         self._check_input_dim(x)
@@ -66,7 +66,7 @@ class _FrozenBatchNorm(torch.autograd.Function):
         return dx, None, None, None, None, None
 
 
-def _train_in_four_dimensions(norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
+def train_in_four_dimensions(norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
     """Returns what norm, in training mode, makes of an x that _flattens, and updates norm's statistics."""
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)

@@ -182,7 +182,7 @@ def assert_as_pytorchs(x: torch.Tensor, tolerance: float) -> torch.Tensor:
     plain = nn.BatchNorm3d(6).to(norm.weight.dtype)
     plain.load_state_dict(norm.state_dict())
     x = x.requires_grad_()
-    y, expected = batch_norm._train_in_four_dimensions(norm, x), plain(x)
+    y, expected = batch_norm.train_in_four_dimensions(norm, x), plain(x)
     dy = torch.randn_like(y)
     found = (y, *torch.autograd.grad(y, (x, norm.weight, norm.bias), dy))
     wanted = (expected, *torch.autograd.grad(expected, (x, plain.weight, plain.bias), dy))
@@ -231,7 +231,7 @@ def test_a_network_trains_the_same_in_four_dimensions(stages, flat, shallow):
     network = in_channels_last(network_of(activation_checkpointing=stages).double()).train()
     again = copy.deepcopy(network)
     clips = torch.randn(CLIP, dtype=torch.float64)
-    with patch.object(batch_norm, "_train_in_four_dimensions", wraps=batch_norm._train_in_four_dimensions) as taken:
+    with patch.object(batch_norm, "train_in_four_dimensions", wraps=batch_norm.train_in_four_dimensions) as taken:
         ours = gradients(network, clips)
     norms = len([m for m in network.modules() if isinstance(m, VideoBatchNorm3d)])
     assert taken.call_count == (2 * norms - 1 if stages else norms)  # the stem's is not recomputed
@@ -291,7 +291,7 @@ def test_one_value_in_a_channel_is_refused_as_by_pytorch(flat):
 
 def test_frozen_norms_evaluation_and_synchronised_norms_stay_out_of_four_dimensions(flat):
     x = torch.randn(2, 6, 3, 5, 5).contiguous(memory_format=torch.channels_last_3d)
-    with patch.object(batch_norm, "_train_in_four_dimensions", side_effect=AssertionError):
+    with patch.object(batch_norm, "train_in_four_dimensions", side_effect=AssertionError):
         norm_of(torch.float32)(x.requires_grad_()).sum().backward()
         VideoBatchNorm3d(6).eval()(x)
         assert type(nn.SyncBatchNorm.convert_sync_batchnorm(VideoBatchNorm3d(6))) is nn.SyncBatchNorm

@@ -11,7 +11,7 @@ from gpu_checks.findings import Findings
 from nlvideo.build.model import build_model
 from nlvideo.config.compose import compose_train_config
 from nlvideo.models import pairwise
-from nlvideo.models.batch_norm import VideoBatchNorm3d
+from nlvideo.models.batch_norm import VideoBatchNorm3d, train_in_four_dimensions
 from nlvideo.models.non_local import NonLocalBlock
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,6 +68,9 @@ def run(found: Findings, _folder: Path) -> None:
         check = f"frozen batch norm, {dtype}: layout of its gradient"
         with found.case(check):
             found.equal(check, layout_of_frozen_gradient(found.device, DTYPES[dtype]), "channels_last_3d")
+    check = "batch norm in four dimensions, bfloat16, against float64"
+    with found.case(check):
+        found.at_most(check, error_of_flat_norm(found.device), HALF_LIMIT)
     check = "logits of I3D R50 NL5 in float32"
     with found.case(check):
         found.at_most(check, error_of_logits(found), LOGITS_LIMIT)
@@ -138,6 +141,22 @@ def layout_of_frozen_gradient(device: torch.device, dtype: torch.dtype) -> str:
     y = norm(x.requires_grad_())
     (gradient,) = torch.autograd.grad(y, x, torch.ones_like(y))
     return layout(gradient)
+
+
+def error_of_flat_norm(device: torch.device) -> float:
+    """Returns the largest error of the output, the gradients and the statistics of a batch norm that trains on a view
+    of four dimensions, as it does in bfloat16 on GPUs, each relative to its largest value."""
+    torch.manual_seed(0)
+    x = (3 * torch.randn(2, 64, 8, 28, 28, device=device) + 1).bfloat16()
+    dy = torch.randn(x.shape, device=device).bfloat16()
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        norm = VideoBatchNorm3d(64).to(device, torch.promote_types(dtype, torch.float32)).train()
+        clips = x.to(dtype).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+        y = (train_in_four_dimensions if dtype == torch.bfloat16 else torch.nn.BatchNorm3d.forward)(norm, clips)
+        gradients = torch.autograd.grad(y, [clips, norm.weight, norm.bias], dy.to(dtype))
+        found.append([y.detach(), *gradients, norm.running_mean, norm.running_var])
+    return max(relative_error(a, b) for a, b in zip(*found, strict=True))
 
 
 def layout(x: Tensor) -> str:

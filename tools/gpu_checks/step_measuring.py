@@ -21,6 +21,7 @@ from nlvideo.train import train_step
 from nlvideo.training.clip_loss import ClipLoss
 from nlvideo.training.learner import Learner, build_learner
 from nlvideo.training.memory_trial import noise_batch
+from nlvideo.training.step_metrics import LateResult
 
 NUM_CLASSES = 400
 COMMON = ["data.root=none", "model.pretrained=null"]
@@ -67,8 +68,16 @@ def random_batch(config: TrainConfig, clips: int, part: int = 0, parts: int = 1)
     return Batch(pixels[own], targets[own], places[own], [], places[own])
 
 
-def one_step(learner: Learner, batch: Batch) -> Callable[[], object]:
-    return lambda: train_step(learner, [batch])
+def one_step(learner: Learner, batch: Batch) -> Callable[[], None]:
+    """Returns a step as the program does it: it reads the result of the one before."""
+    launched: list[LateResult] = []
+
+    def step() -> None:
+        launched.append(train_step(learner, [batch]))
+        if len(launched) > 1:
+            launched.pop(0).read()
+
+    return step
 
 
 def milliseconds_a_step(step: Callable[[], object], device: torch.device, steps: int, warm_up: int = 3) -> float:
