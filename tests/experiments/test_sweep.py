@@ -106,7 +106,8 @@ def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(sweep_here
     assert process.returncode == 128 + signal.SIGUSR1, output[-3000:]
     assert "resume with the same command" in output and "Traceback" not in output
     status = read_status(tmp_path / "points/seed-1")
-    assert status["state"] == "stopped" and not (tmp_path / "points/seed-2").exists()
+    assert status["state"] == "stopped", (status, output[-3000:])
+    assert not (tmp_path / "points/seed-2").exists()
     steps = status["step"] + 2
     done = sweep_here(*options, f"optim.max_steps={steps}")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -129,13 +129,13 @@ import os, pathlib, sys, time
 import torch.distributed as dist
 import nlvideo.train
 
-disk, late = sys.argv.pop(1), sys.argv.pop(1)
+disk, late, seconds = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
 join = dist.init_process_group
 
 
 def join_late(*given, store, **named):  # asks for a value of rank 0 as NCCL does, which comes late
     if os.environ["RANK"] == "0":
-        time.sleep(30)
+        time.sleep(seconds)
         store.set("id", "value")
     store.get("id")
     join(*given, store=store, **named)
@@ -147,7 +147,7 @@ if not first.exists():
     if late == "rank 0":
         dist.init_process_group = join_late
     elif os.environ["RANK"] == "1":
-        time.sleep(30)
+        time.sleep(seconds)
 nlvideo.train.main()
 """
 STEPS = ["optim.batch_size=4", "optim.max_steps=24", "checkpoint_every_steps=2", "log_every_steps=3"]
@@ -166,16 +166,16 @@ def undisturbed(tmp_path_factory) -> Path:
 @needs_root
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("late", "agent"),
-    [("rank 0", False), ("rank 1", True)],
-    ids=["rank 0 late, rank killed", "rank 1 late, node killed"],
+    ("late", "seconds", "agent"),
+    [("rank 0", 30, True), ("rank 1", 8, False)],
+    ids=["rank 0 late, node killed", "rank 1 late, rank killed"],
 )
 def test_nodes_without_a_common_disk_one_late_and_one_killed_equal_an_undisturbed_run(
-    undisturbed, tmp_path, late, agent
+    undisturbed, tmp_path, late, seconds, agent
 ):
     (tmp_path / "late.py").write_text(LATE)
     disk = tmp_path / "disk"
-    program = [str(tmp_path / "late.py"), str(disk), late, *RUN, *STEPS, f"data.root={disk}/videos"]
+    program = [str(tmp_path / "late.py"), str(disk), late, str(seconds), *RUN, *STEPS, f"data.root={disk}/videos"]
     # Where torchrun shares its store with the ranks, a new agent does not find it (PyTorch 2.14).
     unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(agent))}
     with Nodes(tmp_path, *program, f"output_dir={disk}/run", **unshared) as nodes:
