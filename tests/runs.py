@@ -34,6 +34,8 @@ TINY = [
     "checkpoint_every_steps=2",
     "precision=float32",
 ]
+SLOW_LR = "optim.lr=1e-5"  # at the rate of TINY, two clips a step diverge after some 180 steps
+ENDLESS = ["optim.max_steps=100000", SLOW_LR]  # until a signal ends it
 
 
 def config_of(video_folder, output_dir, *overrides: str) -> TrainConfig:

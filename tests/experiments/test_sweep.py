@@ -11,7 +11,7 @@ import pytest
 from conftest import composed
 from in_process import run_main
 from omegaconf import OmegaConf
-from runs import BIN, TINY, rows_of
+from runs import BIN, ENDLESS, SLOW_LR, TINY, rows_of
 
 from nlvideo.experiments.sweep import _placed
 from nlvideo.train import main
@@ -94,8 +94,8 @@ def test_a_points_mistake_is_reported_before_any_is_trained(sweep_here, video_fo
 @pytest.mark.slow
 def test_a_sweep_that_is_asked_to_stop_leaves_checkpoints_and_goes_on(sweep_here, video_folder, tmp_path):
     options = [f"data.root={video_folder}", "seed=1,2", "output_dir=points", "checkpoint_every_steps=100000"]
-    options += ["validate_every_steps=100000", "optim.schedule=steps"]
-    command = [BIN / "nlvideo-train", "-m", *TINY, *options, "optim.max_steps=100000"]
+    options += ["validate_every_steps=100000", "optim.schedule=steps", SLOW_LR]
+    command = [BIN / "nlvideo-train", "-m", *TINY, *options, *ENDLESS]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
     metrics = tmp_path / "points/seed-1/metrics.jsonl"
     deadline = time.monotonic() + 120

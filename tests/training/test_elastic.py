@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from kills import RUN
-from runs import BIN, TINY, assert_equal, children, rows_of, weights_of
+from runs import BIN, ENDLESS, TINY, assert_equal, children, rows_of, weights_of
 
 
 def agent(port: int, *arguments: str) -> subprocess.Popen:
@@ -51,7 +51,7 @@ def test_a_dead_rank_brings_both_nodes_back_from_the_last_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_of_several_ranks_that_is_asked_to_stop_ends_at_one_step(video_folder, tmp_path):
-    options = [*TINY, f"data.root={video_folder}", "optim.batch_size=4", "optim.max_steps=100000", "num_devices=2"]
+    options = [*TINY, f"data.root={video_folder}", "optim.batch_size=4", *ENDLESS, "num_devices=2"]
     options += ["checkpoint_every_steps=100000", "validate_every_steps=100000", f"output_dir={tmp_path}/run"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen([BIN / "nlvideo-train", *options], **pipes)
@@ -69,7 +69,7 @@ def test_a_run_of_several_ranks_that_is_asked_to_stop_ends_at_one_step(video_fol
 
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_and_is_named(video_folder, tmp_path):
-    options = [*TINY, f"data.root={video_folder}", "optim.batch_size=4", "optim.max_steps=100000", "num_devices=2"]
+    options = [*TINY, f"data.root={video_folder}", "optim.batch_size=4", *ENDLESS, "num_devices=2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([BIN / "nlvideo-train", *options, f"output_dir={tmp_path}/run"], **pipes)
     deadline = time.monotonic() + 120

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from kills import equal
-from runs import BIN, TINY, StopAt, assert_equal, config_of, ledger_of, list_with_broken, rows_of, weights_of
+from runs import BIN, ENDLESS, TINY, StopAt, assert_equal, config_of, ledger_of, list_with_broken, rows_of, weights_of
 
 from nlvideo.train import launch as train
 from nlvideo.training import validation
@@ -195,7 +195,7 @@ def test_a_resumed_run_obeys_the_list_of_slow_videos(video_folder, tmp_path, mon
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_ctrl_c_in_a_terminal_writes_a_checkpoint(video_folder, tmp_path, method):
     script = BIN / "nlvideo-train"
-    options = ["optim.max_steps=100000", "data.num_workers=1", f"data.start_method={method}"]
+    options = [*ENDLESS, "data.num_workers=1", f"data.start_method={method}"]
     options += [f"output_dir={tmp_path}/run", "validate_every_steps=100000"]
     command = [script, *TINY, f"data.root={video_folder}", *options]
     process = subprocess.Popen(

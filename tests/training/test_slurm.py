@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import BIN, TINY, rows_of
+from runs import BIN, ENDLESS, TINY, rows_of
 
 from nlvideo.training.run_status import read_status
 from nlvideo.weights.checkpoint_file import load_checkpoint
@@ -127,7 +127,7 @@ def free_job() -> int:
 
 @pytest.mark.slow
 def test_the_warning_becomes_a_checkpoint_through_a_real_agent(video_folder, tmp_path):
-    options = [*TINY, f"data.root={video_folder}", "optim.max_steps=100000", f"output_dir={tmp_path}/run"]
+    options = [*TINY, f"data.root={video_folder}", *ENDLESS, f"output_dir={tmp_path}/run"]
     options += ["checkpoint_every_steps=100000", "validate_every_steps=100000", "data.num_workers=1"]
     number = free_job()
     job = Job(tmp_path, "train.sbatch", *options, run=True, number=number)
