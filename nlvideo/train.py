@@ -241,7 +241,7 @@ def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int
     profiling = profiler(config.profile_steps if run.world.is_main else 0, run.folder / TRACE_FOLDER)
     late: LaunchedStep | None = None
     with closing(steps), profiling as profile:
-        for step, batches in enumerate(run.metrics.timed(stopping.while_waiting(steps)), run.first_step + 1):
+        for step, batches in enumerate(run.learner.timer.timed(stopping.while_waiting(steps)), run.first_step + 1):
             if log and step == run.first_step + 1:
                 log.show_clips(step, batches[0].clips)
             lr = set_learning_rate(run.learner, step - 1)
@@ -356,6 +356,7 @@ def update_weights(learner: Learner, loss: Tensor, right: Tensor) -> LateResult:
     learner.scaler.update()
     if learner.averaged:
         learner.averaged.update_parameters(learner.network)
+    learner.timer.end()
     values = [loss, grad_norm, right]
     if learner.scaler.is_enabled():
         values.append(learner.scaler.scale(torch.ones_like(loss)))

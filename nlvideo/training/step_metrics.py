@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,6 @@ from nlvideo.training.step_timer import StepTimer
 TIMINGS = ("seconds", "clips_per_second", "data_wait_share", "forward_share", "backward_share", "communication_share")
 
 SMALLEST_SCALE = 2.0**-14  # of a float16 loss
-
-Item = TypeVar("Item")
 
 
 class StepResult(NamedTuple):
@@ -139,7 +137,7 @@ class StepMetrics:
         self._losses: list[float] = list(state.get("losses", []))
         self._right: list[float] = list(state.get("right", []))
         self._grad_norms: list[float] = list(state.get("grad_norms", []))
-        self._clips, self._wait = 0, 0.0
+        self._clips = 0
         self._start = time.monotonic()
 
     def state(self) -> dict[str, Any]:
@@ -161,7 +159,7 @@ class StepMetrics:
         Times are those of this process since it was started; their shares are averaged over ranks.
         """
         seconds = time.monotonic() - self._start
-        spent = {"data_wait": self._wait, "forward": 0.0, "backward": 0.0, **timer.take()}
+        spent = {"data_wait": 0.0, "forward": 0.0, "backward": 0.0, **timer.take()}
         ranks, *shares = distributed.sum_over_ranks([1, *(value / seconds for value in spent.values())])
         values: dict[str, float | None] = {"loss": _mean(self._losses)}
         if self._right:
@@ -175,7 +173,7 @@ class StepMetrics:
             "clips_per_second": self._clips / seconds,
         }
         values |= {f"{name}_share": share / ranks for name, share in zip(spent, shares, strict=True)}
-        self._losses, self._right, self._grad_norms, self._clips, self._wait = [], [], [], 0, 0.0
+        self._losses, self._right, self._grad_norms, self._clips = [], [], [], 0
         self._start = time.monotonic()
         return values
 
@@ -185,17 +183,6 @@ class StepMetrics:
         paused = time.monotonic()
         yield
         self._start += time.monotonic() - paused
-
-    def timed(self, loader: Iterable[Item]) -> Iterator[Item]:
-        """Yields what the loader gives and counts the time spent waiting for it."""
-        steps = iter(loader)
-        while True:
-            start = time.monotonic()
-            batches = next(steps, None)
-            self._wait += time.monotonic() - start
-            if batches is None:
-                return
-            yield batches
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,11 +1,22 @@
-"""Where the time of a training step goes: forward, backward, and averaging gradients over ranks."""
+"""Where the time of a training step goes: waiting for data, forward, backward, and averaging gradients over ranks."""
 
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+
+Item = TypeVar("Item")
+
+
+class _Wait(NamedTuple):
+    """What came before a step."""
+
+    seconds: float  # that the host waited for its data
+    ended: Any  # the moment when the device was done with the step before; None before the first
+    started: Any  # the moment when the device began with this step
 
 
 class StepTimer:
@@ -13,12 +24,33 @@ class StepTimer:
 
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
+        self._waited = 0.0
         self._last: Any = None
+        self._ended: Any = None
+        self._waits: list[_Wait] = []
         self._laps: list[tuple[str, Any, Any]] = []
         self._sent: list[tuple[Any, Any]] = []
 
+    def timed(self, loader: Iterable[Item]) -> Iterator[Item]:
+        """Yields what the loader gives for each step and notes how long it was waited for."""
+        steps = iter(loader)
+        while True:
+            start = time.monotonic()
+            batches = next(steps, None)
+            self._waited = time.monotonic() - start
+            if batches is None:
+                return
+            yield batches
+
     def start(self) -> None:
+        """Marks the start of a step."""
         self._last = self.now()
+        self._waits.append(_Wait(self._waited, self._ended, self._last))
+        self._waited, self._ended = 0.0, None
+
+    def end(self) -> None:
+        """Marks the end of a step."""
+        self._ended = self.now()
 
     def lap(self, name: str) -> None:
         """Adds the time since the last call of start or lap to `name`."""
@@ -31,11 +63,12 @@ class StepTimer:
         self._sent.append((start, end))
 
     def take(self) -> dict[str, float]:
-        """Returns the seconds of each name since the last call, and of "communication", which may overlap the
-        backward pass: the time in which any gradients were being averaged."""
+        """Returns the seconds of each name since the last call; of "data_wait", in which the device had nothing to do
+        because data were waited for; and of "communication", which may overlap the backward pass: the time in which any
+        gradients were being averaged."""
         if self.cuda:
             torch.cuda.synchronize()
-        seconds = {"communication": 0.0}
+        seconds = {"data_wait": sum(map(self._idle, self._waits)), "communication": 0.0}
         for name, start, end in self._laps:
             seconds[name] = seconds.get(name, 0.0) + self._between(start, end)
         if self._laps:
@@ -44,8 +77,14 @@ class StepTimer:
             for start, end in sorted(spans):
                 seconds["communication"] += max(0.0, end - max(start, until))
                 until = max(until, end)
-        self._laps, self._sent = [], []
+        self._waits, self._laps, self._sent = [], [], []
         return seconds
+
+    def _idle(self, wait: _Wait) -> float:
+        """Returns how long the device had to wait: a host that is a step ahead may wait while it computes."""
+        if not self.cuda or wait.ended is None:
+            return wait.seconds
+        return min(wait.seconds, self._between(wait.ended, wait.started))
 
     def now(self) -> Any:
         """Returns this moment: a CUDA event in the current stream, or seconds."""
