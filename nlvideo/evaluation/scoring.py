@@ -3,7 +3,8 @@
 K classes, P positions of the fully convolutional network.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation.kept_scores import KeptScores, VideoScore, VideoScores
 from nlvideo.evaluation.metrics import target_ranks
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.runtime.copy_stream import CopyStream
+from nlvideo.runtime.copy_stream import CopyStream, HostCopy
 from nlvideo.runtime.errors import RunFailed
 from nlvideo.runtime.precision import autocast, input_dtype
 
@@ -62,29 +63,38 @@ class Scorer:
         tensors = views.frames, views.frame_index
         if self.device.type == "cuda":  # one video at a time: pinned by the loader, all that wait would be held twice
             tensors = views.frames.pin_memory(), views.frame_index.pin_memory()
-        frames, frame_index = self._copy(*tensors)
+        with self._enough_memory(f"the {views.frames.nbytes / 1e6:.0f} MB of a video's frames"):
+            frames, frame_index = self._copy(*tensors)
         return views._replace(frames=frames, frame_index=frame_index)
 
     @torch.inference_mode()
     def view_scores(self, views: VideoViews) -> Tensor:
         """Returns (num_clips, num_crops, K) on the device, for views that are there."""
-        parts = [self.clip_scores(clips) for clips in views.chunks(self.views_per_step)]
+        number, size = min(views.num_views, self.views_per_step), (views.frame_index.shape[1], *views.crop_size)
+        with self._enough_memory(f"{number} views of {'x'.join(map(str, size))} at a time"):
+            parts = [self.clip_scores(clips) for clips in views.chunks(self.views_per_step)]
         return torch.cat(parts).unflatten(0, (len(views.frame_index), len(views.crops)))
 
     @torch.inference_mode()
     def clip_scores(self, clips: Tensor) -> Tensor:
         """Returns (N, K) for clips (N, C, T, H, W) uint8."""
-        inputs = self.normalize(clips)
-        try:
+        with self._enough_memory(f"{len(clips)} views of {'x'.join(map(str, clips.shape[2:]))} at a time"):
+            inputs = self.normalize(clips)
             with autocast(self.device, self.dtype):
                 logits = self.network.position_logits(inputs)  # (N, P, K)
-        except torch.OutOfMemoryError:
-            raise RunFailed(
-                f"The device has no memory for {len(clips)} views of {'x'.join(map(str, clips.shape[2:]))} at a time; "
-                f"use a smaller views_per_step={self.views_per_step}."
-            ) from None
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return (logits.sigmoid() if self.multi_label else logits.softmax(2)).mean(1)
+
+    @contextmanager
+    def _enough_memory(self, what: str) -> Iterator[None]:
+        """Raises RunFailed, with what would save some, where the block runs out of the device's memory."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise RunFailed(
+                f"The device has no memory for {what}; use a smaller views_per_step={self.views_per_step}, fewer or "
+                "smaller views (data.test), or free it of other programs."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -155,19 +165,19 @@ def score_videos(
 ) -> VideoScores:
     """Returns the scores of this rank's videos, and keeps them on disk as they come.
 
-    Scores are fetched from the device for videos_per_step videos at a time, once the frames of the next one are on
-    their way there. Each video goes through the network alone, so its score does not depend on the others.
+    Scores are fetched from the device for videos_per_step videos at a time, once it has the next one to compute. Each
+    video goes through the network alone, so its score does not depend on the others.
 
     Raises:
         RunFailed: a score is not finite; names the video.
     """
     found: VideoScores = {}
-    waiting: list[tuple[int, Tensor]] = []
+    waiting: list[tuple[int, HostCopy]] = []
 
-    def fetch() -> None:
-        while waiting:
+    def fetch(number: int) -> None:
+        for _ in range(number):
             video, scores = waiting.pop(0)
-            found[video] = kept[video] = pooler.video_score(video, scores.cpu().numpy())
+            found[video] = kept[video] = pooler.video_score(video, scores.read().numpy())
             bar.update()
         kept.flush_if_due()
 
@@ -177,15 +187,14 @@ def score_videos(
                 found[video.video] = kept[video.video] = video.failures[0].reason
                 bar.update()
                 continue
-            uploaded = scorer.upload(video)
-            if len(waiting) == videos_per_step:
-                fetch()
-            waiting.append((video.video, scorer.view_scores(uploaded)))
+            waiting.append((video.video, HostCopy(scorer.view_scores(scorer.upload(video)))))
+            if len(waiting) > videos_per_step:
+                fetch(videos_per_step)
             if stopped():
                 break
     finally:  # also when the next video ends the evaluation: what is scored is kept
         try:
-            fetch()
+            fetch(len(waiting))
         finally:
             kept.flush()
     return found

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -21,9 +20,10 @@ from nlvideo.runtime.cores import cores_of_rank, ranks_here
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.free_memory import free_memory, peak_memory
+from nlvideo.runtime.shared_memory import room_line
 from nlvideo.training.memory import savings, step_memory
 from nlvideo.training.memory_trial import free_cache, largest_measured
-from nlvideo.training.preflight import SHARED_MEMORY, Inputs, planned_share, shared_memory_needed
+from nlvideo.training.preflight import Inputs, planned_share, shared_memory_needed
 from nlvideo.training.setup import Run
 from nlvideo.training.throughput import Rank, StepParts, Work, step_parts, throughput_rows
 
@@ -209,10 +209,9 @@ def print_trial(run: Run, parts: StepParts) -> None:
     table.add_row(
         "CPU cores", f"{rank.cores} for each of {ranks_here()} processes here, which has {rank.workers} workers"
     )
-    if SHARED_MEMORY.is_dir():
-        free = shutil.disk_usage(SHARED_MEMORY).free
-        needed = f"{shared_memory_needed(config) / 1e6:.0f} MB for the workers' batches"
-        table.add_row("shared memory", f"{needed}, {free / 1e6:.0f} MB free")
+    table.add_row(
+        "shared memory", f"{shared_memory_needed(config) / 1e6:.0f} MB for the workers' batches; {room_line()}"
+    )
     table.add_row("steps per epoch", f"{len(run.train_table) / config.optim.batch_size:.1f}")
     for name, value in throughput_rows(parts, rank, work_of(run)):
         table.add_row(name, value)
@@ -223,10 +222,11 @@ def work_of(run: Run) -> Work:
     """Returns what the whole run does, from its first step."""
     config = run.config
     return Work(
-        steps=config.optim.max_steps,
+        steps=config.optim.max_steps - run.first_step,
         clips=config.optim.batch_size // run.world.size,
         ranks=run.world.size,
-        validations=math.ceil(config.optim.max_steps / config.validate_every_steps),
+        validations=math.ceil(config.optim.max_steps / config.validate_every_steps)
+        - run.first_step // config.validate_every_steps,
         videos=len(run.inputs.val_table),
         precise_bn_steps=config.precise_bn_steps,
     )

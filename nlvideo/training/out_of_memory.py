@@ -24,10 +24,10 @@ def advising_on_memory(config: TrainConfig, share: Share, step: int, what: str =
     try:
         yield
     except torch.OutOfMemoryError:
-        saved = "dry_run=true says what each would save; " if what == STEP else ""  # it predicts training steps
+        saved = "dry_run=true prints what each would save; " if what == STEP else ""  # it predicts training steps
         raise RunFailed(
             f"The device has no memory for {what.format(step)}, with micro-batches of {share.clips_per_micro_batch} "
-            f"clips: {_advice(config, share, what)}. {saved}resume=auto goes on from the last checkpoint."
+            f"clips: {_advice(config, share, what)}. {saved}resume=auto resumes from the last checkpoint."
         ) from None
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from nlvideo.data.clips.batch import Batch
 from nlvideo.runtime import distributed
+from nlvideo.runtime.copy_stream import HostCopy
 from nlvideo.runtime.errors import RunFailed
 from nlvideo.training.step_timer import StepTimer
 
@@ -39,7 +39,7 @@ class StepResult(NamedTuple):
 
 
 class LateResult:
-    """A step's result on its way from the device. Reading it waits for that step, not for those launched since.
+    """A step's result on its way from the device. Reading it waits for that step, not for those launched later.
 
     Args:
         values: (3,) float64 or, where the loss is scaled, (4,): loss, grad_norm, right, loss_scale of a StepResult.
@@ -47,16 +47,10 @@ class LateResult:
     """
 
     def __init__(self, values: Tensor, multi_label: bool):
-        self._values, self._multi_label, self._copied = values, multi_label, None
-        if values.is_cuda:
-            self._values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+        self._values, self._multi_label = HostCopy(values), multi_label
 
     def read(self) -> StepResult:
-        if self._copied:
-            self._copied.synchronize()
-        loss, grad_norm, right, *scale = self._values.tolist()
+        loss, grad_norm, right, *scale = self._values.read().tolist()
         return StepResult(loss, grad_norm, None if self._multi_label else right, scale[0] if scale else None)
 
 

@@ -60,18 +60,18 @@ def scored(recorder, views, videos_per_step=1, stopped=lambda: False):
     return score_videos(recorder, recorder, views, recorder, **parts)
 
 
-def test_the_next_frames_are_on_their_way_before_scores_are_waited_for():
+def test_the_next_video_is_launched_before_scores_are_waited_for():
     recorder = Recorder()
     assert scored(recorder, map(views_of, range(3))) == recorder.kept == {0: 0.0, 1: 1.0, 2: 2.0}
     first = ["upload 0", "score 0"]
-    assert recorder.done == [*first, *"upload 1|fetch 0|score 1|upload 2|fetch 1|score 2|fetch 2|flush".split("|")]
+    assert recorder.done == [*first, *"upload 1|score 1|fetch 0|upload 2|score 2|fetch 1|fetch 2|flush".split("|")]
 
 
 def test_scores_of_several_videos_are_fetched_together():
     recorder = Recorder()
     views = [views_of(0), without_views(1, "broken"), views_of(2), views_of(3)]
     assert scored(recorder, views, 2) == recorder.kept == {0: 0.0, 1: "broken", 2: 2.0, 3: 3.0}
-    assert recorder.done[2:] == ["upload 2", "score 2", "upload 3", "fetch 0", "fetch 2", "score 3", "fetch 3", "flush"]
+    assert recorder.done[2:] == ["upload 2", "score 2", "upload 3", "score 3", "fetch 0", "fetch 2", "fetch 3", "flush"]
 
 
 def test_what_is_scored_is_kept_however_the_evaluation_ends():
@@ -127,3 +127,26 @@ def test_scores_do_not_depend_on_where_views_are_cut(monkeypatch):
     on_cpu = scorer.view_scores(scorer.upload(views))
     monkeypatch.setattr(VideoViews, "_cut_on_cpu", VideoViews._cut_on_device)
     assert torch.equal(scorer.view_scores(scorer.upload(views)), on_cpu) and on_cpu.shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("_copy", "the 0 MB of a video's frames"),
+        ("normalize", "4 views of 4x32x32 at a time"),
+        ("cut", "4 views of 4x32x32 at a time"),
+    ],
+)
+def test_where_memory_runs_out_what_saves_some_is_said(monkeypatch, place, what):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    views = VideoViews(torch.zeros(7, 32, 40, 3, dtype=torch.uint8), torch.zeros(3, 4, dtype=torch.int64),
+                       [(0, 0), (0, 8)], (32, 32), 0, [])  # fmt: skip
+    scorer = Scorer(network(), torch.device("cpu"), torch.float32, colours=COLOURS, multi_label=False, views_per_step=4)
+    if place == "cut":
+        monkeypatch.setattr(VideoViews, "_cut_on_cpu", fail)
+    else:
+        monkeypatch.setattr(scorer, place, fail)
+    with pytest.raises(RunFailed, match=f"no memory for {what}; use a smaller views_per_step=4, fewer or smaller"):
+        scorer.view_scores(scorer.upload(views))

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_gpus import Calls
 from runs import StopAt, assert_equal, config_of, rows_of, weights_of
+from torch.utils._pytree import tree_leaves
 
 import nlvideo.train
 from nlvideo.build.model import build_model
@@ -132,10 +134,19 @@ def test_launching_a_step_reads_nothing_from_the_device(video_folder, tmp_path, 
     monkeypatch.setattr("nlvideo.train.LateResult", lambda values, _: values)
     monkeypatch.setattr(Learner, "autocast", nullcontext)  # which knows no meta device
     for _ in range(2):
-        values = train_step(learner, [host_batch(first, size, config.data) for first in range(0, 4, size)])
+        batches = [host_batch(first, size, config.data) for first in range(0, 4, size)]
+        with Calls() as calls:
+            values = train_step(learner, batches)
+        copies = [name for name, given, output in calls if devices(given) == {"cpu"} and devices(output) == {"meta"}]
+        assert copies == 2 * len(batches) * ["_to_copy"]  # clips and targets, by CopyStream
     assert values.is_meta and values.shape == (3,)
     with pytest.raises(RuntimeError, match="meta"):
         values.tolist()
+
+
+def devices(tensors) -> set[str]:
+    """Returns where tensors lie; numbers, which are no dimensions, do not count."""
+    return {t.device.type for t in tree_leaves(tensors) if isinstance(t, torch.Tensor) and t.ndim}
 
 
 def host_batch(first: int, count: int, data) -> Batch:

@@ -165,7 +165,7 @@ def test_a_run_that_runs_out_of_memory_says_what_saves_some_and_resumes_with_it(
     assert str(failed.value) == (
         "The device has no memory for step 4, with micro-batches of 2 clips: raise optim.accumulate=1, "
         "set model.activation_checkpointing=[res2,res3], or use fewer or smaller clips "
-        "(optim.batch_size=2). dry_run=true says what each would save; resume=auto goes on from the last checkpoint."
+        "(optim.batch_size=2). dry_run=true prints what each would save; resume=auto resumes from the last checkpoint."
     )
     train(config_of(video_folder, tmp_path / "run", *frozen, "resume=auto", "optim.accumulate=2"))
     assert read_status(tmp_path / "run")["state"] == "finished" and steps == [2, 2, 2, 2, 1, 1]
@@ -187,7 +187,7 @@ def test_what_follows_a_step_and_runs_out_of_memory_has_nothing_to_recompute(wha
         raise torch.OutOfMemoryError("no memory")
     assert str(failed.value) == (
         f"The device has no memory for {named}, with micro-batches of 8 clips: raise optim.accumulate=1, or use fewer "
-        "or smaller clips (optim.batch_size=8). resume=auto goes on from the last checkpoint."
+        "or smaller clips (optim.batch_size=8). resume=auto resumes from the last checkpoint."
     )
 
 

@@ -211,12 +211,11 @@ def check_waiting(found: Findings, size: Size, table: VideoTable) -> None:
 def waiting_time(learner: Learner, steps: Iterator[Sequence[Batch]]) -> tuple[float, int, float]:
     """Returns the seconds of waiting for batches after the first one, the steps after it, and when these began."""
     train_step(learner, list(next(steps)))
-    synchronize(learner.world.device)
-    begun = asked = time.perf_counter()
-    waited, count = 0.0, 0
-    for batches in steps:
-        waited += time.perf_counter() - asked
-        train_step(learner, list(batches))
-        synchronize(learner.world.device)  # so that waiting for data is told from waiting for the GPU
-        asked, count = time.perf_counter(), count + 1
-    return waited, count, begun
+    learner.timer.take()
+    begun, count, late = time.perf_counter(), 0, None
+    for batches in learner.timer.timed(steps):
+        launched = train_step(learner, list(batches))
+        if late:
+            late.read()
+        late, count = launched, count + 1
+    return learner.timer.take()["data_wait"], count, begun

@@ -26,11 +26,10 @@ from gpu_checks.step_measuring import (
     random_batch,
     step_config,
 )
+from nlvideo.data.clips.loading import PR_SET_PDEATHSIG
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.gradients import share_gradients
 from nlvideo.training.learner import Learner
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_checks.findings import FAIL, Finding, read_findings
+from nlvideo.runtime.launch import ending
 
 TOOLS = Path(__file__).parents[1]
 LOG_LINES = 60  # of a part that failed, kept in the JSON file
@@ -85,8 +86,3 @@ def kill_group(process: subprocess.Popen) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def ending(code: int) -> str:
-    """Returns how a process ended, in words."""
-    return f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"

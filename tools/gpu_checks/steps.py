@@ -36,7 +36,7 @@ from nlvideo.runtime.distributed import World
 from nlvideo.training.memory import step_memory
 from nlvideo.training.memory_trial import free_cache
 
-MOST_SYNCS, LEAST_BUSY, MOST_OF_PLAN, MOST_BATCH_NORM, LEAST_OF_MATMUL, LEAST_AHEAD = 1, 85, 1.5, 25, 45, 1.5
+LEAST_BUSY, MOST_OF_PLAN, MOST_BATCH_NORM, LEAST_OF_MATMUL, LEAST_AHEAD = 85, 1.5, 25, 45, 1.5
 COMPILE_SECONDS = 90
 
 
@@ -118,7 +118,9 @@ def measure(found: Findings, case: Case, rate: float) -> float | None:
         found.show(f"{case.name}: speed", f"{1000 * case.clips / milliseconds:.0f} clips/s, "
                    f"{flops / milliseconds / 1e9:.0f} TFLOP/s")  # fmt: skip
         found.at_most(f"{case.name}: peak memory over the plan of {plan / 1e9:.1f} GB", peak / plan, MOST_OF_PLAN)
-        found.at_most(f"{case.name}: host synchronisations a step", synchronisations(step), MOST_SYNCS)
+        found.at_most(
+            f"{case.name}: host synchronisations beside the wait for the step before", synchronisations(step), 0
+        )
         kernels = kernel_times(step, found.device)
         assert kernels.busy is not None
         found.at_least(f"{case.name}: kernels over wall time", 100 * kernels.busy / milliseconds, LEAST_BUSY, "%")

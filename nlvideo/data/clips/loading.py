@@ -89,8 +89,10 @@ def reading(loader: DataLoader) -> Iterator[Iterator]:
     try:
         try:
             yield batches
-        except (EOFError, ConnectionError) as error:
-            raise _naming_the_dead(error, loader_workers(batches)) from error
+        except (EOFError, ConnectionError):
+            if pids := _dead(loader_workers(batches)):
+                raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(pids)}) exited unexpectedly") from None
+            raise
     except BaseException:  # also an iteration that is closed
         # the loader's handler takes a worker that is killed for a failure; on Windows there is none
         handled = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
@@ -103,14 +105,14 @@ def reading(loader: DataLoader) -> Iterator[Iterator]:
         raise
 
 
-def _naming_the_dead(error: Exception, workers: Sequence[BaseProcess]) -> Exception:
-    """Returns what a loader raises when a worker has died, for an error that its death causes now and then.
+def _dead(workers: Sequence[BaseProcess]) -> list[str]:
+    """Returns the numbers of the processes that have ended.
 
-    A tensor is fetched from its worker by a connection of its own, which breaks if the worker dies just then.
+    A tensor is fetched from its worker by a connection of its own, which breaks if the worker dies just then; the
+    loader raises another error where it finds a worker dead.
     """
     ended = wait([worker.sentinel for worker in workers], timeout=DEATH_SECONDS)
-    pids = [str(worker.pid) for worker in workers if worker.sentinel in ended]
-    return RuntimeError(f"DataLoader worker (pid(s) {', '.join(pids)}) exited unexpectedly") if pids else error
+    return [str(worker.pid) for worker in workers if worker.sentinel in ended]
 
 
 @dataclass(frozen=True)
