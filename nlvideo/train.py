@@ -154,6 +154,8 @@ def train_run(run: Run) -> TrainResult:
         print(to_yaml(config))
         for line in plan_lines(config, run.inputs, run.world, run.learner.dtype, run.notes, run.new_parts):
             print(line, flush=True)
+        if run.workers_note:
+            print(f"workers   {run.workers_note}", flush=True)
         for line in data_warnings(config.data, run.train_table, run.inputs.val_table):
             print(f"warning   {line}", flush=True)
     if config.dry_run:

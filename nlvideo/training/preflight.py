@@ -123,14 +123,31 @@ def batches_at_once(config: TrainConfig, workers: int) -> int:
 
 
 def check_shared_memory(config: TrainConfig) -> None:
-    """Raises UserError if shared memory has no room for the batches: the run would end when a worker finds none."""
+    """Raises UserError if shared memory has no room for the batches of so many workers as the config states: the run
+    would end when a worker finds none."""
     needed, room = shared_memory_needed(config), shared_memory()
-    if room is None or needed <= room.free:
+    if config.data.num_workers is None or room is None or needed <= room.free:
         return
-    workers = f"{num_workers(config.data, max(config.num_devices, ranks_here()))}"
-    if config.data.num_workers is None:
-        workers = f"null, here {workers}"
     raise UserError(
-        f"data.num_workers={workers}: their prefetched batches take {needed / 1e6:.0f} MB of shared memory, and "
-        f"{SHARED_MEMORY} has {room}. Use fewer workers, or give it more (docker run --shm-size)."
+        f"data.num_workers={config.data.num_workers}: their prefetched batches take {needed / 1e6:.0f} MB of shared "
+        f"memory, and {SHARED_MEMORY} has {room}. Use fewer workers, or give it more (docker run --shm-size)."
     )
+
+
+def fit_workers(config: TrainConfig) -> tuple[TrainConfig, str | None]:
+    """Returns the config with the number of workers that shared memory has room for, where the config leaves it open
+    and there is too little for all; then also a line that says so. Every rank must call it."""
+    wanted, room = num_workers(config.data), shared_memory()
+    if config.data.num_workers is not None or room is None:
+        return config, None
+    fits = (n for n in range(wanted, 0, -1) if shared_memory_needed(with_workers(config, n)) <= room.free)
+    number = min(distributed.gather(next(fits, 0)))
+    if number == wanted:
+        return config, None
+    needed = shared_memory_needed(with_workers(config, wanted))
+    why = f"{wanted} need {needed / 1e6:.0f} MB of shared memory, and {SHARED_MEMORY} has {room}"
+    return with_workers(config, number), f"{number} for each rank: {why} (docker run --shm-size)"
+
+
+def with_workers(config: TrainConfig, number: int) -> TrainConfig:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=number))

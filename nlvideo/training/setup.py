@@ -27,7 +27,7 @@ from nlvideo.training.clip_loss import build_loss
 from nlvideo.training.data_wait import DataWait
 from nlvideo.training.learner import Learner, build_learner
 from nlvideo.training.nodes import check_newest_on_main, check_same_on_all
-from nlvideo.training.preflight import Inputs, check_inputs, in_steps
+from nlvideo.training.preflight import Inputs, check_inputs, fit_workers, in_steps
 from nlvideo.training.resume import find_checkpoint, notes_on
 from nlvideo.training.step_files import FoundCheckpoint
 from nlvideo.training.step_metrics import StepMetrics
@@ -44,6 +44,7 @@ class Run:
         skipped: (training videos,) bool, shared with the workers: videos that took too long and are not opened again.
         notes: where the weights come from, then what differs from the run that is resumed.
         new_parts: names of the modules that did not start from pretrained weights.
+        workers_note: why there are fewer workers than cores would allow, if so.
     """
 
     config: TrainConfig
@@ -57,6 +58,7 @@ class Run:
     skipped: Tensor
     notes: list[str]
     new_parts: list[str]
+    workers_note: str | None
 
     @property
     def folder(self) -> Path:
@@ -94,7 +96,7 @@ def set_up(config: TrainConfig) -> Run:
     distributed.on_each_node(prepare_data, config.data)
     inputs = distributed.together(check_inputs, config)
     check_same_on_all(inputs, dtype)
-    config = in_steps(config, len(inputs.train_table))
+    config, workers_note = fit_workers(in_steps(config, len(inputs.train_table)))
     if not config.dry_run:
         distributed.on_main(lock_folder, Path(config.output_dir))
     found = distributed.on_main(find_checkpoint, config, inputs.train_table)
@@ -110,7 +112,7 @@ def set_up(config: TrainConfig) -> Run:
     learner = build_learner(config, inputs.network, world, dtype, loss=loss, new_parts=new_parts)
     if found:
         resume_learner(learner, found.content)
-    return _run_from(learner, inputs, found, notes, new_parts)
+    return _run_from(learner, inputs, found, notes, new_parts, workers_note)
 
 
 def resume_learner(learner: Learner, checkpoint: dict[str, Any]) -> None:
@@ -123,7 +125,12 @@ def resume_learner(learner: Learner, checkpoint: dict[str, Any]) -> None:
 
 
 def _run_from(
-    learner: Learner, inputs: Inputs, found: FoundCheckpoint | None, notes: list[str], new_parts: list[str]
+    learner: Learner,
+    inputs: Inputs,
+    found: FoundCheckpoint | None,
+    notes: list[str],
+    new_parts: list[str],
+    workers_note: str | None,
 ) -> Run:
     config = learner.config
     checkpoint: dict[str, Any] = found.content if found else {"step": 0, "meter": {}, "slow_videos": []}
@@ -142,6 +149,7 @@ def _run_from(
         skipped=skipped,
         notes=notes,
         new_parts=new_parts,
+        workers_note=workers_note,
     )
 
 

@@ -12,6 +12,7 @@ from nlvideo.build.data import num_workers
 from nlvideo.train import train
 from nlvideo.training import preflight
 from nlvideo.training.data_wait import DataWait, waiting_line
+from nlvideo.training.setup import set_up
 
 
 @pytest.fixture
@@ -40,8 +41,23 @@ def test_the_shared_memory_of_workers_that_were_not_counted(cores, video_folder,
     assert preflight.shared_memory_needed(config) == (2 * 3 * 4 * 32 * 32) * 23 * 2
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=64_000_000, free=100_000))
-    with pytest.raises(ValueError, match="data.num_workers=null, here 5: their prefetched batches take 1 MB"):
-        train(config)
+    with pytest.raises(ValueError, match="data.num_workers=5: their prefetched batches take 1 MB"):
+        train(preflight.with_workers(config, 5))
+
+
+@pytest.mark.parametrize(("free", "expected"), [(10**9, None), (470_000, 4), (175_000, 1), (100_000, 0)])
+def test_workers_whose_number_is_open_are_as_many_as_fit(
+    cores, video_folder, tmp_path, monkeypatch, capsys, free, expected
+):
+    cores(12)
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=10**9, free=free))
+    run = set_up(config_of(video_folder, tmp_path / "run", "data.num_workers=null"))
+    assert run.config.data.num_workers == expected
+    if expected is None:
+        assert run.workers_note is None
+    else:
+        assert run.workers_note.startswith(f"{expected} for each rank: 11 need 1 MB of shared memory, and /dev/shm has")
 
 
 def test_a_dry_run_says_how_many_workers_there_would_be(cores, video_folder, tmp_path, capsys):
