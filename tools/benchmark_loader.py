@@ -6,6 +6,9 @@ FOLDER holds videos; they are also prepared (tools/prepare_videos.py) and read a
   train_clip_over_reference   a training clip (32 of 64 frames, short side 256 to 320, crop 224) over decoding its
                               window without conversion, from the keyframe before it
   prepared_over_original      rate of training clips from the prepared videos over that from the originals
+  two_clips_over_one,         rate of training clips that are taken two or four of a video that is opened once
+  four_clips_over_one         (data.clips_per_video) over that of one of each; prepared_two_..., prepared_four_...:
+                              the same from the prepared videos
   eval_video_over_reference   all views (10 clips x 3 crops of 256) over one full decode with conversion of the
                               wanted frames
   eval_video_peak_MB          memory that reading all views of the largest of the videos adds to a process
@@ -35,6 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nlvideo.data.clips import sampling
+from nlvideo.data.clips.batch import SampleKey
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_sampling import view_indices
 from nlvideo.data.clips.views import MultiViews
@@ -63,6 +67,19 @@ TEST: dict[str, Any] = {
 }
 
 
+SEVERAL = {"two": 2, "four": 4}  # clips of a video that are read together
+RATIOS = {  # figure: (factor, case, case whose seconds those of the first are divided by)
+    "train_clip_over_reference": (1, "training clip", "reference, window"),
+    "prepared_over_original": (1, "training clip", "prepared training clip"),
+    **{f"{how}_clips_over_one": (k, "training clip", f"{how} clips of a video") for how, k in SEVERAL.items()},
+    **{
+        f"prepared_{how}_clips_over_one": (k, "prepared training clip", f"prepared, {how} clips of a video")
+        for how, k in SEVERAL.items()
+    },
+    "eval_video_over_reference": (1, "all views", "reference, whole video"),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
@@ -78,15 +95,16 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         originals = table_of(arguments.folder, videos, scratch)
+        # first of all: a process begins with the peak of the one that started it
+        spawned = multiprocessing.get_context("spawn").Pool(1, partial(torch.set_num_threads, 1), maxtasksperchild=1)
+        with spawned as pool:
+            peaks = pool.map(partial(peak_of_views, originals), range(len(originals)), chunksize=1)
         prepared_folder = Path(scratch, "prepared")
         for name in videos:
             encode_video(name, src=arguments.folder, dst=prepared_folder, short_side=256, gap=24, crf=20)
         prepared = table_of(prepared_folder, [str(Path(name).with_suffix(".mp4")) for name in videos], scratch)
         figures = measure(originals, prepared, arguments.rounds)
         figures["clips_per_second"] = 1 / figures["seconds"]["training clip"]
-        spawned = multiprocessing.get_context("spawn").Pool(1, partial(torch.set_num_threads, 1), maxtasksperchild=1)
-        with spawned as pool:
-            peaks = pool.map(partial(peak_of_views, originals), range(len(originals)), chunksize=1)
         figures["eval_video_peak_MB"] = max(peaks)
         figures["workers"] = arguments.workers
         figures["clips_per_second_of_workers"] = rate_of_workers(originals, arguments.workers, arguments.rounds)
@@ -114,6 +132,11 @@ def measure(originals, prepared, rounds: int) -> dict:
         "reference, window": lambda epoch, i: decode_window(originals.path(i), clips.draw(epoch, i).start),
         "training clip": lambda epoch, i: clips[epoch, i],
         "prepared training clip": lambda epoch, i: prepared_clips[epoch, i],
+        **{
+            f"{name}{how} clips of a video": partial(several, samples, count)
+            for name, samples in (("", clips), ("prepared, ", prepared_clips))
+            for how, count in SEVERAL.items()
+        },
         "opening": lambda epoch, i: PyavVideo(originals.path(i)).close(),
         "decoding": lambda epoch, i: decode_wanted(originals.path(i), clips.draw(epoch, i).start),
         "reference, whole video": lambda epoch, i: decode_and_convert(originals.path(i), wanted[i]),
@@ -134,19 +157,22 @@ def measure(originals, prepared, rounds: int) -> dict:
                     total -= time.perf_counter() - start
             if epoch:  # the first round fills caches
                 seconds[name].append(total / num)
-    pairs = {
-        "train_clip_over_reference": ("training clip", "reference, window"),
-        "prepared_over_original": ("training clip", "prepared training clip"),
-        "eval_video_over_reference": ("all views", "reference, whole video"),
+    ratios = {
+        key: [factor * a / b for a, b in zip(seconds[x], seconds[y], strict=True)]
+        for key, (factor, x, y) in RATIOS.items()
     }
-    ratios = {key: [a / b for a, b in zip(seconds[x], seconds[y], strict=True)] for key, (x, y) in pairs.items()}
     return {
-        **{key: sum(seconds[x]) / sum(seconds[y]) for key, (x, y) in pairs.items()},
+        **{key: factor * sum(seconds[x]) / sum(seconds[y]) for key, (factor, x, y) in RATIOS.items()},
         "spread": {key: [min(values), max(values)] for key, values in ratios.items()},
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "videos": num,
         "rounds": rounds,
     }
+
+
+def several(samples: TrainClips, count: int, epoch: int, index: int) -> None:
+    """Reads so many clips of a video together."""
+    samples.__getitems__([SampleKey(epoch, index, clip=clip) for clip in range(count)])
 
 
 def peak_of_views(table, index: int) -> float:

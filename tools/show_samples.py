@@ -3,8 +3,9 @@
     python tools/show_samples.py samples.png data=folder data.root=DIR                 # the first samples of epoch 0
     python tools/show_samples.py samples.png --samples 0:17 3:17 experiment=i3d_r50_nl5 data.root=DIR
 
-A row is one sample: some of its frames, and the video, start, crop and flip that (seed, epoch, index) draws, with the
-augmentation in force. Settings are the overrides of nlvideo-train.
+A row is one clip: some of its frames, and the video, start, crop and flip that (seed, epoch, index) draws, with the
+augmentation in force. With data.clips_per_video, a sample is so many rows, and an epoch a pass over the list. Settings
+are the overrides of nlvideo-train.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import torch
 from nlvideo.build.data import train_clips
 from nlvideo.build.tables import prepare_data, read_train_table
 from nlvideo.config.compose import compose_train_config
+from nlvideo.data.clips.batch import SampleKey
 from nlvideo.runtime.errors import UserError, reporting_errors
 
 
@@ -38,7 +40,9 @@ def draw(arguments: argparse.Namespace) -> None:
     prepare_data(config.data)
     table = read_train_table(config.data)
     clips = train_clips(config.data, table, torch.zeros(len(table), dtype=torch.bool), seed=config.seed)
-    keys = [_key(text, len(table)) for text in arguments.samples or [f"0:{i}" for i in range(min(6, len(table)))]]
+    samples = [_key(text, len(table)) for text in arguments.samples or [f"0:{i}" for i in range(min(6, len(table)))]]
+    together = config.data.clips_per_video
+    keys = [SampleKey(*sample, clip=clip) for sample in samples for clip in range(together)]
     shown = (
         np.linspace(0, config.data.num_frames - 1, min(arguments.frames, config.data.num_frames)).round().astype(int)
     )
@@ -48,21 +52,22 @@ def draw(arguments: argparse.Namespace) -> None:
     figure = Figure(figsize=(1.6 * len(shown), 2.0 * len(keys)))
     figure.subplots_adjust(left=0.01, right=0.99, wspace=0.04, hspace=0.3, bottom=0.01, top=1 - 0.4 / (2 * len(keys)))
     rows = figure.subplots(len(keys), len(shown), squeeze=False)
-    for (epoch, index), axes in zip(keys, rows, strict=True):
-        clip = clips[epoch, index]
+    for key, axes in zip(keys, rows, strict=True):
+        clip, (epoch, index, _) = clips[key], key.draw
         for axis, t in zip(axes, shown, strict=True):
             axis.imshow(clip.frames[t].numpy())
             axis.set_axis_off()
-        name, drawn = table.name(clip.video), clips.draw(epoch, index, len(clip.failures))
+        name, drawn = table.name(clip.video), clips.draw(epoch, index, len(clip.failures), key.clip)
         shown_classes = np.flatnonzero(clip.target) if table.multi_label else [clip.target]
         label = ", ".join(table.classes[k] for k in shown_classes) or "none"
-        caption = f"epoch {epoch}, index {index}: {name}, class {label}\n{drawn}"
+        which = f"epoch {epoch}, index {index}" + (f", clip {key.clip}" if together > 1 else "")
+        caption = f"{which}: {name}, class {label}\n{drawn}"
         caption += f", {clips.augmentation}" if clips.augmentation else ""
         if clip.failures:
             caption += f", instead of {table.name(index)}: {clip.failures[0].reason}"
         axes[0].set_title(caption, loc="left", fontsize=8)
     figure.savefig(arguments.picture, dpi=110)
-    print(f"{arguments.picture}: {len(keys)} samples of {table.source}")
+    print(f"{arguments.picture}: {len(samples)} samples of {table.source}")
 
 
 def _key(text: str, num_videos: int) -> tuple[int, int]:

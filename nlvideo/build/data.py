@@ -60,7 +60,7 @@ def train_batches(
     """
     dataset = train_clips(data, table, skipped, seed=seed)
     expected = expected_draws(table, data.balance) if data.balance != "none" else None
-    order = EpochOrder(len(table), seed, expected)
+    order = EpochOrder(len(table), seed, expected, clips_per_video=data.clips_per_video)
     return batches_of_steps(dataset, order, share, _loading(data), first_step=first_step, last_step=last_step)
 
 

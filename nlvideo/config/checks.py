@@ -103,7 +103,11 @@ def _check_data(data: DataConfig) -> None:
     if data.synthetic is not None:
         _check_choice("data.synthetic.kind", data.synthetic.kind, tuple(SETS))
         _check_long_range(data.synthetic)
-    _check_at_least_one(data, "num_classes num_frames frame_stride crop_size test.num_clips test.short_side", "data.")
+    _check_at_least_one(
+        data,
+        "num_classes num_frames frame_stride crop_size clips_per_video test.num_clips test.short_side",
+        "data.",
+    )
     _check_clips(data)
     _check_augmentation(data)
     _check_views(data)
@@ -226,6 +230,13 @@ def _check_optim(config: TrainConfig) -> None:
             f"optim.batch_size={optim.batch_size} cannot be divided evenly among num_devices={config.num_devices} "
             f"with optim.accumulate={optim.accumulate} micro-batches each; it must be a multiple of {parts}."
         )
+    together = config.data.clips_per_video
+    if optim.batch_size % (together * parts):
+        raise UserError(
+            f"data.clips_per_video={together}: the clips of a video stay in one micro-batch, so optim.batch_size="
+            f"{optim.batch_size} must be a multiple of {together * parts}, with num_devices={config.num_devices} and "
+            f"optim.accumulate={optim.accumulate}."
+        )
     if optim.max_grad_norm is not None and not 0 < optim.max_grad_norm < math.inf:
         raise UserError(f"optim.max_grad_norm={optim.max_grad_norm}: must be above 0, or null.")
     if optim.milestones != sorted(set(optim.milestones)):
@@ -255,12 +266,14 @@ def _check_loss(config: TrainConfig) -> None:
             f"optim.class_weights_beta={optim.class_weights_beta} has no effect on optim.class_weights="
             f"{optim.class_weights}."
         )
-    parts = config.num_devices * optim.accumulate
+    together = config.data.clips_per_video
+    pairs = 2 * together * config.num_devices * optim.accumulate
     for key in ("mixup", "cutmix"):
-        if getattr(optim, key) and optim.batch_size % (2 * parts):
+        if getattr(optim, key) and optim.batch_size % pairs:
+            several = f" of two videos with data.clips_per_video={together}" if together > 1 else ""
             raise UserError(
-                f"optim.{key}={getattr(optim, key)} mixes the clips of a micro-batch in pairs: optim.batch_size="
-                f"{optim.batch_size} must be a multiple of {2 * parts}."
+                f"optim.{key}={getattr(optim, key)} mixes the clips of a micro-batch in pairs{several}: "
+                f"optim.batch_size={optim.batch_size} must be a multiple of {pairs}."
             )
 
 

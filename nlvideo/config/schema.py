@@ -98,6 +98,7 @@ class DataConfig:
     augment: str = "none"  # none, colour, randaugment or trivial
     augment_strength: float | None = None  # colour: 0 to 1, null is 0.4; randaugment: 0 to 30, null is 9
     erasing: float = 0.0  # probability of erasing a rectangle of the clip
+    clips_per_video: int = 1  # that training takes of a video, opened once; an epoch remains as many clips as videos
     balance: str = "none"  # how often classes are drawn: none as listed, sqrt by root of their size, classes evenly
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # torchvision's, for its weights
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
@@ -128,7 +129,7 @@ class OptimConfig:
     batch_size: int = 64  # clips in one step, over all devices
     accumulate: int = 1  # micro-batches per step: each device takes its clips in so many parts
     max_steps: int = 400_000
-    max_epochs: float | None = None  # instead of max_steps: passes over the training list
+    max_epochs: float | None = None  # instead of max_steps: one is as many clips as the training list has videos
     schedule: str = "steps"  # steps or cosine
     milestones: list[int] = field(default_factory=lambda: [150_000, 300_000])  # lr / 10 at each, for steps
     warmup_steps: int = 0
@@ -160,7 +161,7 @@ class TrainConfig:
     dry_run: bool = False  # say what would be trained, try a few steps, write nothing
     log_every_steps: int = 20
     validate_every_steps: int = 5000
-    validate_every_epochs: float | None = None  # instead: passes over the training list
+    validate_every_epochs: float | None = None  # instead: counted as optim.max_epochs
     checkpoint_every_steps: int = 1000
     best_metric: str | None = None  # top1, top5, mean_class_accuracy, map or loss; null: top1, or map
     patience: int | None = None  # stop after so many validations without a better best_metric

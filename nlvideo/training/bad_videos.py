@@ -18,7 +18,7 @@ LEDGER_COLUMNS = ("step", "epoch", "video", "reason", "replaced_by")
 
 
 class BadVideos:
-    """Counts samples and the failures among them over all ranks.
+    """Counts samples and the failures among them over all ranks. A sample is a draw of a video, with all its clips.
 
     Args:
         table: the training videos.

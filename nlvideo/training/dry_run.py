@@ -62,7 +62,7 @@ def time_steps(run: Run, train_step: Callable[[Any, list], object]) -> StepParts
     learner, device = run.learner, run.world.device
     alone = dataclasses.replace(learner, model=learner.network, world=dataclasses.replace(run.world, size=1))
     found = []
-    with closing(_steps_in_this_process(run)) as steps:
+    with closing(_steps_in_this_process(run, run.config.data, DRY_STEPS)) as steps:
         for _ in range(DRY_STEPS):
             with threads_of_loading(run.config.data):
                 batches, decoding = timed(device, next, steps)
@@ -80,11 +80,21 @@ def time_steps(run: Run, train_step: Callable[[Any, list], object]) -> StepParts
     return StepParts(*np.mean(found[1:], axis=0).tolist())
 
 
-def _steps_in_this_process(run: Run) -> Generator[list[Batch], None, None]:
+def decoding_apart(run: Run) -> float | None:
+    """Returns the seconds that loading a step's clips takes with one of each video, as validation has them; None where
+    training has one of each, too."""
+    if run.config.data.clips_per_video == 1:
+        return None
+    data = dataclasses.replace(run.config.data, clips_per_video=1)
+    with closing(_steps_in_this_process(run, data, 1)) as steps, threads_of_loading(data):
+        return timed(run.world.device, next, steps)[1]
+
+
+def _steps_in_this_process(run: Run, data: DataConfig, count: int) -> Generator[list[Batch], None, None]:
     """Returns the batches of steps, loaded here: workers deliver their first ones together, which would hide what one
     batch costs."""
-    place = {"first_step": run.first_step, "last_step": run.first_step + DRY_STEPS}
-    data = dataclasses.replace(run.config.data, num_workers=0)
+    place = {"first_step": run.first_step, "last_step": run.first_step + count}
+    data = dataclasses.replace(data, num_workers=0)
     return train_batches(data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
 
 
@@ -201,7 +211,8 @@ def print_trial(run: Run, parts: StepParts) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    config, rank = run.config, Rank(cores_of_rank(), num_workers(run.config.data), run.world.device.type == "cuda")
+    config, work = run.config, work_of(run)._replace(decoding_apart=decoding_apart(run))
+    rank = Rank(cores_of_rank(), num_workers(config.data), run.world.device.type == "cuda")
     peak = peak_memory(run.world.device)
     table = Table("what", "value", show_header=False)
     if peak is not None:
@@ -213,7 +224,7 @@ def print_trial(run: Run, parts: StepParts) -> None:
         "shared memory", f"{shared_memory_needed(config) / 1e6:.0f} MB for the workers' batches; {room_line()}"
     )
     table.add_row("steps per epoch", f"{len(run.train_table) / config.optim.batch_size:.1f}")
-    for name, value in throughput_rows(parts, rank, work_of(run)):
+    for name, value in throughput_rows(parts, rank, work):
         table.add_row(name, value)
     Console(width=max(Console().width, 100)).print(table)
 

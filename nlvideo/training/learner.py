@@ -105,6 +105,10 @@ def build_learner(
         to_device=CopyStream(world.device),
         normalize=Normalizer(colours, world.device, input_dtype(dtype)),
         loss=loss,
-        mixer=PairMixer(optim.mixup, optim.cutmix, config.seed) if optim.mixup or optim.cutmix else None,
+        mixer=_mixer(config) if optim.mixup or optim.cutmix else None,
         averaged=averaged,
     )
+
+
+def _mixer(config: TrainConfig) -> PairMixer:
+    return PairMixer(config.optim.mixup, config.optim.cutmix, config.seed, config.data.clips_per_video)

@@ -1,6 +1,7 @@
 """Mixup and CutMix of neighbouring clips.
 
 Clips are mixed in pairs of the order in which the whole run draws them, which neither ranks nor micro-batches part.
+Where each video gives several clips, the first one of a video is mixed with the first one of the next, and so on.
 What a pair draws is a function of the seed and its place in that order. N clips, K classes.
 """
 
@@ -27,13 +28,14 @@ class PairMixer:
     Args:
         mixup, cutmix: the parameter of the Beta distribution of the shares, 0 for never; where both are given, each
             pair takes one of them with probability 1/2.
+        clips_per_video: clips in a row that are of the same video and not mixed with each other.
     """
 
-    def __init__(self, mixup: float, cutmix: float, seed: int):
-        self.mixup, self.cutmix, self.seed = mixup, cutmix, seed
+    def __init__(self, mixup: float, cutmix: float, seed: int, clips_per_video: int = 1):
+        self.mixup, self.cutmix, self.seed, self.clips_per_video = mixup, cutmix, seed, clips_per_video
 
     def draw(self, pair: int, height: int, width: int) -> Mixture:
-        """Returns how the clips 2 * pair and 2 * pair + 1 of the run are mixed."""
+        """Returns how the clips of a pair are mixed: with one clip a video, 2 * pair and 2 * pair + 1 of the run."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, pair], spawn_key=STREAM))
         if not (self.mixup and self.cutmix):
             cut = not self.mixup
@@ -54,16 +56,21 @@ class PairMixer:
         """Returns the mixed clips and the shares of the classes (N, K) float32.
 
         Args:
-            clips: (N, C, T, H, W) of a floating dtype, N even.
+            clips: (N, C, T, H, W) of a floating dtype, those of an even number of videos.
             targets: (N,) int64, or (N, K) bool.
             places: (N,) of the clips in the order of the run.
         """
-        assert len(clips) % 2 == 0 and (places[::2] % 2 == 0).all() and (places[1::2] == places[::2] + 1).all()
+        num = self.clips_per_video
+        of_two = places.view(-1, 2 * num)  # the clips of two videos in each row
+        assert (of_two[:, :1] % (2 * num) == 0).all() and (of_two == of_two[:, :1] + torch.arange(2 * num)).all()
         shares = (F.one_hot(targets, num_classes) if targets.ndim == 1 else targets).float()
         clips, shares, before = clips.clone(), shares.clone(), (clips, shares)
-        for a, place in enumerate(places[::2].tolist()):
-            kept, box = self.draw(place // 2, *clips.shape[3:])
-            for one, other in ((2 * a, 2 * a + 1), (2 * a + 1, 2 * a)):
+        for a, place in enumerate(places.tolist()):
+            videos, clip = divmod(place, 2 * num)
+            if clip >= num:  # the second of a pair
+                continue
+            kept, box = self.draw(videos * num + clip, *clips.shape[3:])
+            for one, other in ((a, a + num), (a + num, a)):
                 shares[one] = kept * before[1][one] + (1 - kept) * before[1][other]
                 if box is None:
                     torch.lerp(before[0][other], before[0][one], kept, out=clips[one])

@@ -36,7 +36,6 @@ def plan_lines(
     lines += class_lines(inputs.train_table, data.balance)
     clips = Share(optim.batch_size, 0, world.size, optim.accumulate).clips_per_micro_batch
     shares = f"{world.size} x {clips}" + (f" x {optim.accumulate} micro-batches" if optim.accumulate > 1 else "")
-    epochs = optim.max_steps * optim.batch_size / len(inputs.train_table)
     return [
         *lines,
         f"lr        {optim.lr * optim.batch_size / optim.lr_batch_size:g} = {optim.lr:g} x "
@@ -44,10 +43,22 @@ def plan_lines(
         f"takes {optim.batch_size} ({shares}), scaled linearly",
         *_changed_lines(config, network, new_parts),
         _norm_line(config, network, clips),
-        f"steps     {optim.max_steps} of {optim.batch_size} clips, {epochs:.1f} epochs",
+        _steps_line(config, len(inputs.train_table)),
         f"clips     {data.num_frames} frames, stride {data.frame_stride}, {data.crop_size} x {data.crop_size} pixels",
         f"device    {world.size} x {world.device.type}, {str(dtype).removeprefix('torch.')}",
     ]
+
+
+def _steps_line(config: TrainConfig, num_videos: int) -> str:
+    optim, together = config.optim, config.data.clips_per_video
+    epochs = optim.max_steps * optim.batch_size / num_videos
+    line = f"steps     {optim.max_steps} of {optim.batch_size} clips, {epochs:.1f} epochs"
+    if together == 1:
+        return line
+    return (
+        f"{line} of {num_videos} clips: {together} of each video that is drawn, {epochs / together:.1f} passes over "
+        "the list (data.clips_per_video)"
+    )
 
 
 def _changed_lines(config: TrainConfig, network: VideoResNet, new_parts: Sequence[str]) -> list[str]:

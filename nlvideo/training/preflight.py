@@ -62,7 +62,10 @@ def check_inputs(config: TrainConfig) -> Inputs:
 
 
 def in_steps(config: TrainConfig, num_videos: int) -> TrainConfig:
-    """Returns the config with the keys that count steps for those that count epochs, where these are given."""
+    """Returns the config with the keys that count steps for those that count epochs, where these are given.
+
+    An epoch is as many clips as there are videos, also where each of them gives several: a recipe keeps its steps.
+    """
     optim, every = config.optim, config.validate_every_steps
     if optim.max_epochs is not None:
         optim = dataclasses.replace(optim, max_steps=math.ceil(optim.max_epochs * num_videos / optim.batch_size))

@@ -136,7 +136,8 @@ def _run_from(
     checkpoint: dict[str, Any] = found.content if found else {"step": 0, "meter": {}, "slow_videos": []}
     skipped = torch.zeros(len(inputs.train_table), dtype=torch.bool).share_memory_()
     skipped[checkpoint["slow_videos"]] = True
-    num_samples, num_bad = checkpoint["step"] * config.optim.batch_size, checkpoint["meter"].get("num_bad", 0)
+    num_samples = checkpoint["step"] * config.optim.batch_size // config.data.clips_per_video
+    num_bad = checkpoint["meter"].get("num_bad", 0)
     return Run(
         config=config,
         world=learner.world,
@@ -155,17 +156,25 @@ def _run_from(
 
 def check_shares(config: TrainConfig, world: World) -> None:
     """Raises UserError if a step's clips cannot be divided among the ranks and their micro-batches."""
-    optim = config.optim
+    optim, together = config.optim, config.data.clips_per_video
     if optim.batch_size % (world.size * optim.accumulate):
         raise UserError(
             f"optim.batch_size={optim.batch_size} cannot be divided evenly among {world.size} ranks with "
             f"optim.accumulate={optim.accumulate} micro-batches each."
         )
-    if (optim.mixup or optim.cutmix) and optim.batch_size % (2 * world.size * optim.accumulate):
+    if optim.batch_size % (together * world.size * optim.accumulate):
         raise UserError(
-            f"optim.mixup={optim.mixup:g} optim.cutmix={optim.cutmix:g} mix the clips of a micro-batch in pairs: "
-            f"optim.batch_size={optim.batch_size} must be a multiple of {2 * world.size * optim.accumulate}, twice "
-            f"the {world.size} ranks with optim.accumulate={optim.accumulate}."
+            f"data.clips_per_video={together}: the clips of a video stay in one micro-batch, so optim.batch_size="
+            f"{optim.batch_size} must be a multiple of {together * world.size * optim.accumulate}, as many times the "
+            f"{world.size} ranks with optim.accumulate={optim.accumulate}."
+        )
+    if (optim.mixup or optim.cutmix) and optim.batch_size % (2 * together * world.size * optim.accumulate):
+        several = f" and data.clips_per_video={together}" if together > 1 else ""
+        raise UserError(
+            f"optim.mixup={optim.mixup:g} optim.cutmix={optim.cutmix:g} mix the clips of a micro-batch in pairs"
+            f"{' of two videos' if together > 1 else ''}: optim.batch_size={optim.batch_size} must be a multiple of "
+            f"{2 * together * world.size * optim.accumulate}, twice the {world.size} ranks with optim.accumulate="
+            f"{optim.accumulate}{several}."
         )
 
 

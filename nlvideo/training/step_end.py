@@ -63,7 +63,7 @@ def count_step(run: Run, launched: LaunchedStep, stopped: int) -> bool:
         for slow in distributed.gather([failure.video for failure in failures if failure.slow]):
             run.skipped[slow] = True
     run.bad_videos.note(step, failures)
-    run.bad_videos.count(totals.num_clips, totals.num_bad)
+    run.bad_videos.count(totals.num_clips // run.config.data.clips_per_video, totals.num_bad)
     run.metrics.add(totals)
     return totals.stop
 

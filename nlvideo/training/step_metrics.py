@@ -61,8 +61,8 @@ class StepTotals(NamedTuple):
     right: float | None  # mean
     grad_norm: float | None  # None where the update was skipped
     num_clips: int
-    num_bad: int  # samples that could not be decoded
-    num_slow: int  # samples that took too long
+    num_bad: int  # videos that could not be decoded, one however many clips it was to give
+    num_slow: int  # of them, those that took too long
     num_not_finite: int  # ranks
     stop: bool  # some rank was asked to stop
 

@@ -59,6 +59,7 @@ class Work(NamedTuple):
     validations: int
     videos: int  # of a validation, over all ranks
     precise_bn_steps: int  # before each validation
+    decoding_apart: float | None = None  # as StepParts.decoding, of clips of as many videos; None: as there
 
 
 class Pace(NamedTuple):
@@ -106,14 +107,15 @@ def workers_needed(parts: StepParts, rank: Rank) -> int:
 
 
 def run_seconds(parts: StepParts, rank: Rank, work: Work) -> RunSeconds:
-    """Returns how long a run takes. Validations are estimated: their clips take what those of training do, and the
-    forward pass alone."""
+    """Returns how long a run takes. Validations are estimated: their clips take what those of training do, or would
+    with one clip of each video, and the forward pass alone."""
     forward = parts._replace(computing=parts.forward, communication=0.0, exposed=0.0)
-    step, step_forward = pace_of(parts, rank).seconds, pace_of(forward, rank).seconds
+    apart = forward if work.decoding_apart is None else forward._replace(decoding=work.decoding_apart)
+    step, step_forward, step_apart = (pace_of(each, rank).seconds for each in (parts, forward, apart))
     steps_of_validation = math.ceil(work.videos / work.ranks) / work.clips
     return RunSeconds(
         work.steps * step,
-        work.validations * steps_of_validation * step_forward,
+        work.validations * steps_of_validation * step_apart,
         work.validations * work.precise_bn_steps * step_forward,
     )
 

@@ -154,6 +154,9 @@ def test_show_samples_draws_any_sample(run, video_folder, tmp_path):
     run("show_samples", tmp_path / "d.svg", "--samples", "2:4", *settings, *augmented)
     caption = (tmp_path / "d.svg").read_text().split("epoch 2, index 4: train/a video 4.mp4")[1]
     assert "of 64x48, resized to 40x40" in caption and ", colour 0.4, erasing 0.5" in caption
+    run("show_samples", tmp_path / "e.svg", "--samples", "2:4", *settings, "data.clips_per_video=2")
+    pages = (tmp_path / "e.svg").read_text()
+    assert all(f"epoch 2, index 4, clip {clip}: train/a video 4.mp4" in pages for clip in (0, 1))
     assert "give EPOCH:INDEX with an index below 6" in run(
         "show_samples", tmp_path / "c.png", *settings, "--samples", "0:6", code=1
     )
@@ -168,6 +171,7 @@ def test_benchmark_loader_gives_its_figures(tmp_path):
     )
     figures = json.loads(file.read_text())
     keys = "train_clip_over_reference prepared_over_original eval_video_over_reference eval_video_peak_MB"
+    keys += " two_clips_over_one four_clips_over_one prepared_two_clips_over_one prepared_four_clips_over_one"
     for key in keys.split():
         assert figures[key] > 0
     assert "2 steps/s of 64 clips need" in text

@@ -33,6 +33,20 @@ def test_a_run_over_a_list_with_bad_files_finishes_and_its_ledger_names_exactly_
     assert rows_of(tmp_path / "run")[-2]["bad_share"] == len(ledger) / 40
 
 
+def test_a_bad_video_counts_once_however_many_clips_it_was_to_give(video_folder, tmp_path):
+    option = list_with_broken(video_folder, tmp_path, 1)  # 5 %
+    several = ("data.clips_per_video=2", "optim.batch_size=4")
+    settings = (option, "data.max_bad_share=0.1", "optim.max_steps=20", "optim.schedule=steps")
+    train(config_of(video_folder, tmp_path / "one", *settings))
+    train(config_of(video_folder, tmp_path / "two", *settings, *several))  # 80 clips of 40 draws: two passes
+    ledger = ledger_of(tmp_path / "two")
+    assert ledger == ledger_of(tmp_path / "one") and len(ledger) >= 2
+    assert rows_of(tmp_path / "two")[-2]["bad_share"] == len(ledger) / 40
+    more = [*settings, *several, "resume=auto", "optim.max_steps=30"]
+    train(config_of(video_folder, tmp_path / "two", *[value for value in more if value != "optim.max_steps=20"]))
+    assert rows_of(tmp_path / "two")[-2]["bad_share"] == len(ledger_of(tmp_path / "two")) / 60
+
+
 def test_a_run_with_too_many_bad_files_stops_and_has_named_them(video_folder, tmp_path):
     option = list_with_broken(video_folder, tmp_path, 6)  # 30 %
     with pytest.raises(RunFailed, match="more than data.max_bad_share=0.1 allows; .*bad_videos.csv names each"):

@@ -83,6 +83,27 @@ def test_pairs_are_mixed_the_same_in_whatever_parts_they_come(mixup, cutmix):
     torch.testing.assert_close(whole[1][::2] + whole[1][1::2], shares[::2] + shares[1::2])
 
 
+@pytest.mark.parametrize("together", [2, 3])
+def test_clips_of_one_video_are_mixed_with_those_of_the_next(together):
+    mixer = PairMixer(0.4, 0.0, seed=3, clips_per_video=together)
+    size, first = 2 * together, 6 * together
+    clips = torch.eye(2 * size).view(2 * size, 1, 1, 1, 2 * size).expand(-1, 3, 2, 4, -1)
+    classes, places = torch.arange(2 * size), first + torch.arange(2 * size)
+    mixed, shares = mixer(clips, classes, places, 2 * size)
+    torch.testing.assert_close(mixed[:, 0, 0, 0], shares)  # a clip shows what its target says
+    kept = []
+    for i in range(2 * size):
+        other = i + together if i % size < together else i - together
+        assert set(shares[i].nonzero().flatten().tolist()) <= {i, other}
+        kept.append(shares[i, i].item())
+        assert kept[-1] == shares[other, other].item()
+    assert len(set(kept)) == size  # each pair draws its own
+    parts = [mixer(clips[a : a + size], classes[a : a + size], places[a : a + size], 2 * size) for a in (0, size)]
+    assert torch.equal(mixed, torch.cat([part[0] for part in parts]))
+    with pytest.raises(AssertionError):  # half of a pair is elsewhere
+        mixer(clips[together : together + size], classes[:size], places[together : together + size], 2 * size)
+
+
 def test_a_mixture_keeps_what_its_target_says():
     clips = torch.stack([torch.zeros(3, 2, 40, 60), torch.ones(3, 2, 40, 60)])
     targets, places = torch.tensor([0, 1]), torch.tensor([0, 1])

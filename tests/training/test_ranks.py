@@ -58,24 +58,28 @@ def five_steps(video_folder, output, batch_size, *overrides):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("batch_size", "options"),
     [
-        [],
-        [
-            "optim.mixup=0.4",
-            "optim.cutmix=1",
-            "optim.label_smoothing=0.1",
-            "optim.class_weights=inverse",
-            "data.balance=classes",
-            "data.augment=colour",
-        ],
+        ("4", []),
+        ("8", ["data.clips_per_video=2", "optim.mixup=0.4", "data.balance=sqrt"]),
+        (
+            "4",
+            [
+                "optim.mixup=0.4",
+                "optim.cutmix=1",
+                "optim.label_smoothing=0.1",
+                "optim.class_weights=inverse",
+                "data.balance=classes",
+                "data.augment=colour",
+            ],
+        ),
     ],
-    ids=["plain", "mixed"],
+    ids=["plain", "several", "mixed"],
 )
-def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_folder, tmp_path, options):
+def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_folder, tmp_path, batch_size, options):
     (tmp_path / "worker.py").write_text(WORKER)
-    five_steps(str(video_folder), str(tmp_path / "one.pt"), "4", *options)
-    five_steps(str(video_folder), str(tmp_path / "micro.pt"), "4", "optim.accumulate=2", *options)
+    five_steps(str(video_folder), str(tmp_path / "one.pt"), batch_size, *options)
+    five_steps(str(video_folder), str(tmp_path / "micro.pt"), batch_size, "optim.accumulate=2", *options)
     done = torchrun(
         2,
         str(tmp_path / "worker.py"),
@@ -83,7 +87,7 @@ def test_two_ranks_and_two_micro_batches_equal_one_with_the_doubled_batch(video_
         str(Path(__file__).parent),
         str(video_folder),
         str(tmp_path / "two.pt"),
-        "4",
+        batch_size,
         *options,
     )
     assert done.returncode == 0, done.stderr[-3000:]

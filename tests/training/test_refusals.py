@@ -27,6 +27,7 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(video_folder, tmp_path):
         ("seed=5", "seed: 0 -> 5"),
         ("data.num_frames=8", "data.num_frames: 4 -> 8"),
         ("optim.batch_size=4", "optim.batch_size: 2 -> 4"),
+        ("data.clips_per_video=2", "data.clips_per_video: 1 -> 2"),
     ],
 )
 def test_resuming_as_another_run_is_refused_with_the_difference(video_folder, tmp_path, override, message):

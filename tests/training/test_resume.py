@@ -31,6 +31,10 @@ from nlvideo.weights.checkpoint_file import load_checkpoint
             signal.SIGUSR1,
             ["precise_bn_steps=1", "optim.max_grad_norm=0.5", "data.augment=trivial", "data.crop=random_resized"],
         ),
+        (
+            signal.SIGINT,
+            ["data.clips_per_video=2", "optim.batch_size=4", "optim.mixup=0.4", "data.balance=classes"],
+        ),
         pytest.param(
             signal.SIGUSR2,
             ["precision=float16", "model.activation_checkpointing=[res2,res4]", "data.num_frames=2"],
@@ -143,8 +147,8 @@ def test_what_a_resumed_run_has_seen_is_not_decoded_again(video_folder, tmp_path
     from nlvideo.data.clips.train_clips import TrainClips
 
     train(config_of(video_folder, tmp_path / "run", "optim.max_steps=4", "optim.schedule=steps"))
-    read, asked = TrainClips.__getitem__, []
-    monkeypatch.setattr(TrainClips, "__getitem__", lambda self, key: asked.append(key) or read(self, key))
+    read, asked = TrainClips.__getitems__, []
+    monkeypatch.setattr(TrainClips, "__getitems__", lambda self, keys: asked.extend(keys) or read(self, keys))
     train(config_of(video_folder, tmp_path / "run", "optim.max_steps=6", "optim.schedule=steps", "resume=auto"))
     assert len(asked) == 4  # two steps of two clips
 

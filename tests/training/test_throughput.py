@@ -102,6 +102,9 @@ def test_a_run_with_its_validations():
     assert seconds.training == pytest.approx(100)
     assert seconds.validation == pytest.approx(10 * 201 / 8 * forward)
     assert seconds.precise_bn == pytest.approx(10 * 20 * forward)
+    apart = run_seconds(STEP, rank, work._replace(decoding_apart=2 * 8 / 18))  # two clips of each video in training
+    assert (apart.training, apart.precise_bn) == (seconds.training, seconds.precise_bn)
+    assert apart.validation == pytest.approx(2 * seconds.validation)
     shown = rows(STEP, rank, work)["the whole run"]
     assert shown == "about 2.14 minutes: 1000 steps 100 s; estimated: 10 validations 16 s, precise batch norm 12.7 s"
     assert "precise" not in rows(STEP, rank)["the whole run"]

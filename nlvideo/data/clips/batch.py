@@ -14,16 +14,24 @@ from nlvideo.runtime.shared_memory import stack
 
 
 class SampleKey(NamedTuple):
-    """Which training sample is wanted. The first three decide what it is, the last where it stands."""
+    """Which training clip is wanted. All but the place decide what it is, the place where it stands.
 
-    epoch: int
+    The first three are a draw of a video, which gives one clip or more.
+    """
+
+    epoch: int  # the pass over the list
     video: int  # index in the table
     copy: int = 0  # how often the epoch has drawn the video before
     place: int = 0  # among the clips of all steps
+    clip: int = 0  # of those that the draw gives
+
+    @property
+    def draw(self) -> tuple[int, int, int]:
+        return self[:3]
 
 
 class Failure(NamedTuple):
-    """A video that a sample was to come from and that could not be decoded."""
+    """A video that a sample, all clips of a draw, was to come from and that could not be decoded."""
 
     video: int  # index in the table
     epoch: int  # of the sample; 0 outside training
@@ -33,12 +41,12 @@ class Failure(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """One sample, and what was tried before it."""
+    """One clip, and what was tried before it."""
 
     frames: Tensor  # (T, H, W, C) uint8; T = 0 if there is none
     target: int | np.ndarray  # (classes,) bool where a clip may show several actions or none
     video: int  # index in the table
-    failures: list[Failure]
+    failures: list[Failure]  # of its draw; of clips that are read together, the first has them
     place: int = 0  # among the clips of all steps, that of the video that was wanted; in validation always 0
 
 

@@ -37,7 +37,7 @@ class EpochVideos(NamedTuple):
 
 
 class EpochOrder:
-    """The endless stream of samples that training takes, a function of the seed alone.
+    """The endless stream of clips that training takes, a function of the seed alone.
 
     An epoch is as many draws as there are videos: each once, in an order drawn for the epoch. With `expected`, each
     video comes as often as it says, rounded up or down by chance, so that it is right on average over epochs.
@@ -45,20 +45,23 @@ class EpochOrder:
     Args:
         expected: (videos,) float64, how often an epoch draws each on average, adding up to the number of videos. None:
             once.
+        clips_per_video: that each draw gives, one behind the other.
     """
 
-    def __init__(self, num_videos: int, seed: int, expected: np.ndarray | None = None):
+    def __init__(self, num_videos: int, seed: int, expected: np.ndarray | None = None, *, clips_per_video: int = 1):
         self.num_videos, self.seed, self.expected = num_videos, seed, expected
+        self.clips_per_video = clips_per_video
         self._epoch, self._drawn = -1, EpochVideos(np.empty(0, np.int64), np.empty(0, np.int64))
 
     def keys(self, first: int, stop: int) -> list[SampleKey]:
-        """Returns the samples at the places first .. stop - 1 of the stream."""
+        """Returns the clips at the places first .. stop - 1 of the stream."""
         found = []
         for place in range(first, stop):
-            epoch, i = divmod(place, self.num_videos)
+            drawn, clip = divmod(place, self.clips_per_video)
+            epoch, i = divmod(drawn, self.num_videos)
             if epoch != self._epoch:
                 self._epoch, self._drawn = epoch, self.draw(epoch)
-            found.append(SampleKey(epoch, int(self._drawn.videos[i]), int(self._drawn.copies[i]), place))
+            found.append(SampleKey(epoch, int(self._drawn.videos[i]), int(self._drawn.copies[i]), place, clip))
         return found
 
     def draw(self, epoch: int) -> EpochVideos:

@@ -13,14 +13,18 @@ ASPECTS = (3 / 4, 4 / 3)  # width over height, as torchvision's RandomResizedCro
 MAX_TRIES = 10  # as there
 
 
-def sample_rng(seed: int, epoch: int, video: int, attempt: int = 0, copy: int = 0) -> np.random.Generator:
-    """Returns the random numbers of one training sample, the same in any worker, rank or resumed run.
+def sample_rng(
+    seed: int, epoch: int, video: int, attempt: int = 0, copy: int = 0, clip: int = 0
+) -> np.random.Generator:
+    """Returns the random numbers of one training clip, the same in any worker, rank or resumed run.
 
     Args:
         attempt: replacements of a video that cannot be decoded, so far.
         copy: how often the epoch has drawn the video before.
+        clip: which of the clips that are drawn of the video together.
     """
-    return np.random.default_rng([seed, epoch, video, attempt, *([copy] if copy else [])])
+    behind = [copy, clip] if clip else [copy] if copy else []  # lists of other lengths give other numbers
+    return np.random.default_rng([seed, epoch, video, attempt, *behind])
 
 
 def clip_indices(start: int, num_video_frames: int, num_frames: int, frame_stride: int) -> np.ndarray:
@@ -31,6 +35,18 @@ def clip_indices(start: int, num_video_frames: int, num_frames: int, frame_strid
 def sample_start(rng: np.random.Generator, num_video_frames: int, num_frames: int, frame_stride: int) -> int:
     """Returns a start drawn evenly from all that keep the window inside the video; 0 if there is none."""
     return int(rng.integers(0, max(num_video_frames - num_frames * frame_stride, 0), endpoint=True))
+
+
+def near_start(rng: np.random.Generator, start: int, num_video_frames: int, num_frames: int, frame_stride: int) -> int:
+    """Returns a start near another one, so that the two clips share most of their frames.
+
+    The starts that sample_start draws from are parted into cells: whole strides from each other, within a quarter of a
+    window. This draws evenly from the other start's cell. So if that was drawn evenly from all, this is, too.
+    """
+    last, cell = max(num_video_frames - num_frames * frame_stride, 0), max(num_frames // 4, 1) * frame_stride
+    first = start // cell * cell + start % frame_stride
+    stop = min(start // cell * cell + cell, last + 1)
+    return first + frame_stride * int(rng.integers(0, (stop - 1 - first) // frame_stride, endpoint=True))
 
 
 def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:

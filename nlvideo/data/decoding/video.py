@@ -215,14 +215,63 @@ class Video(abc.ABC):
         frames = self._read_crop(unique, crop)
         return frames if np.array_equal(unique, wanted) else frames[torch.from_numpy(position)]
 
+    def read_clips(self, clips: Sequence[tuple[np.ndarray, Crop | Region]]) -> list[Tensor]:
+        """Returns what `read_clip` does for each (wanted, crop), and decodes and converts each frame once for all.
+
+        Whole frames are converted, of which crops that differ together need most as a rule.
+        """
+        if len(clips) == 1:
+            return [self.read_clip(*clips[0])]
+        union = np.unique(np.concatenate([wanted for wanted, _ in clips]))
+        shared = [_SharedClip(union, wanted, crop) for wanted, crop in clips]
+        done = 0
+        for source in self._read_parts(union, Crop((self.height, self.width), 0, 0, self.height, self.width)):
+            for clip in shared:
+                clip.take(source.frames, done)
+            done += len(source.frames)
+        return [clip.whole() for clip in shared]
+
     def _read_crop(self, indices: np.ndarray, crop: Crop | Region) -> Tensor:
         assert len(indices) and (np.diff(indices) > 0).all() and 0 <= indices[0] and indices[-1] < self.num_frames
-        # NumPy asks for large pages, which saves a thousand page faults and more
-        frames, done = torch.from_numpy(np.empty((len(indices), *crop.output, 3), np.uint8)), 0
+        frames, done = _room(len(indices), crop), 0
         for part, rows, columns in self._read_parts(indices, crop):
             resize_part(part, rows, columns, frames[done : done + len(part)])
             done += len(part)
         return frames
+
+
+class _SharedClip:
+    """What one clip takes of the frames that are decoded for several.
+
+    Args:
+        union: ascending indices of the frames that are decoded.
+        wanted: those of the clip, in any order and with repetitions.
+    """
+
+    def __init__(self, union: np.ndarray, wanted: np.ndarray, crop: Crop | Region):
+        unique, position = np.unique(wanted, return_inverse=True)
+        self._order = None if np.array_equal(unique, wanted) else torch.from_numpy(position)
+        self._places = np.searchsorted(union, unique)
+        self._crop, self._frames = crop, _room(len(unique), crop)
+
+    def take(self, frames: Tensor, first: int) -> None:
+        """Takes its part of whole frames (F, H, W, 3), of which the first is union[first]."""
+        start, stop = np.searchsorted(self._places, [first, first + len(frames)])
+        if start == stop:
+            return
+        rows, columns = self._crop.spans(*frames.shape[1:3])
+        part = frames[:, rows.first : rows.stop, columns.first : columns.stop]
+        if stop - start < len(frames):
+            part = part[torch.from_numpy(self._places[start:stop] - first)]
+        resize_part(part, rows, columns, self._frames[start:stop])
+
+    def whole(self) -> Tensor:
+        return self._frames if self._order is None else self._frames[self._order]
+
+
+def _room(count: int, crop: Crop | Region) -> Tensor:
+    # NumPy asks for large pages, which saves a thousand page faults and more
+    return torch.from_numpy(np.empty((count, *crop.output, 3), np.uint8))
 
 
 class Deadline:

@@ -7,10 +7,11 @@ import time
 
 import pytest
 import torch
+from clips import batches_of, stream
 from conftest import config_of_data as config_of
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from nlvideo.build.data import center_batches, train_batches, video_views
+from nlvideo.build.data import center_batches, video_views
 from nlvideo.data.clips.epoch_order import EpochOrder
 from nlvideo.data.clips.loading import Loading, Share, StepSampler, batches_of_steps
 from nlvideo.data.clips.train_clips import TrainClips
@@ -34,24 +35,6 @@ def no_workers_left(monkeypatch):
     for worker in set(multiprocessing.active_children()) - others:
         worker.kill()
     gc.collect()
-
-
-def stream(batches):
-    """Returns for each step its videos and the sums of their clips, its micro-batches joined."""
-    steps = []
-    for parts in batches:
-        videos = [video for batch in parts for video in batch.videos.tolist()]
-        steps.append((videos, [total for batch in parts for total in batch.clips.sum((1, 2, 3, 4)).tolist()]))
-    return steps
-
-
-def batches_of(folder, rank=0, size=1, num_micro_batches=1, first_step=0, **changes):
-    table = read_table(str(folder), "train.csv", None)
-    skipped = torch.zeros(len(table), dtype=torch.bool)
-    share = Share(4, rank, size, num_micro_batches)
-    return train_batches(
-        config_of(folder, **changes), table, share, skipped, seed=0, first_step=first_step, last_step=4
-    )
 
 
 def test_clips_of_two_epochs_do_not_depend_on_workers_their_start_ranks_or_the_first_step(video_folder):
@@ -169,13 +152,13 @@ class SlowClips(TrainClips):
 
     slow_video, hangs = 2, False
 
-    def _read(self, index, rng):
+    def _read(self, index, _rngs, clips):
         with self.opener(self.table.path(index)) as video:
             if index == self.slow_video:
                 if self.hangs:
                     time.sleep(60)
                 video._deadline.end = 0  # what was allowed is over
-            return video.read([0], (48, 64), (0, 0, 40, 40)), 0
+            return [(video.read([0], (48, 64), (0, 0, 40, 40)), 0)] * len(clips)
 
 
 def slow_clips(folder, hangs=False, **options):
@@ -250,11 +233,11 @@ def test_training_continues_without_a_video_that_hangs_if_it_may(video_folder):
 
 
 class DyingClips(SlowClips):
-    def _read(self, index, rng):
+    def _read(self, index, _rngs, clips):
         with self.opener(self.table.path(index)):
             if index == 2:
                 os.kill(os.getpid(), 11)
-        return torch.zeros(1, 40, 40, 3, dtype=torch.uint8), 0
+        return [(torch.zeros(1, 40, 40, 3, dtype=torch.uint8), 0)] * len(clips)
 
 
 def test_a_worker_that_dies_is_named_with_its_video(video_folder):

@@ -1,22 +1,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from clips import broken_list, train_clips
 from conftest import config_of_data as config_of
 from conftest import frame_numbers
 
 from nlvideo.build.data import center_batches
 from nlvideo.data.clips.batch import SampleKey
-from nlvideo.data.clips.train_clips import Drawn, TrainClips
+from nlvideo.data.clips.train_clips import Drawn
 from nlvideo.data.clips.views import CenterClips, MultiViews
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import Crop, Region
 from nlvideo.data.lists.path_list import read_table
-
-
-def train_clips(folder, table=None, **changes):
-    table = table or read_table(str(folder), "train.csv", None)
-    options = {"num_frames": 4, "frame_stride": 3, "scale_range": (48, 60), "crop_size": 40, "flip": True, "seed": 0}
-    return TrainClips(table, **(options | changes))
 
 
 def test_a_training_clip_is_every_third_frame_of_its_window(video_folder):
@@ -115,15 +110,6 @@ def test_flipping_mirrors_and_leaves_all_else(tmp_path):
         assert torch.equal(a, b) or torch.equal(a.flip(2), b)
         mirrored += torch.equal(a.flip(2), b)
     assert 4 <= mirrored <= 16
-
-
-def broken_list(folder, tmp_path):
-    """A list whose video 1 is no video."""
-    (tmp_path / "broken.mp4").write_text("no video")
-    rows = (folder / "train.csv").read_text().splitlines()
-    rows[1] = f"{tmp_path / 'broken.mp4'} 1"
-    (tmp_path / "list.csv").write_text("\n".join(rows))
-    return read_table(str(folder), str(tmp_path / "list.csv"), None)
 
 
 def test_a_broken_video_is_replaced_by_a_fixed_rule_and_reported(video_folder, tmp_path):

@@ -8,13 +8,14 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import torch
 from videos import plain_decode, write_video
 
 from nlvideo.data.decoding import decoded_index
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.orientation import UPRIGHT, Orientation, orientation
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.decoding.video import DecodeError
+from nlvideo.data.decoding.video import Crop, DecodeError, Region
 from nlvideo.data.synthetic.motions import Action, render
 
 
@@ -235,6 +236,13 @@ def test_sizes_that_change_are_each_resized(tmp_path, moving, suffix):
         crop = video.read([45], (48, 64), (10, 20, 30, 40)).float()
     assert (frames[0] - frames[1]).abs().mean() < 12  # the same picture, once resized from twice the size
     assert (crop[0] - frames[1, 10:40, 20:60]).abs().max() <= 1
+    clips = [
+        (np.arange(30, 50, 2), Crop((60, 80), 8, 9, 32, 40)),
+        (np.arange(36, 56, 2), Region((96, 128), 6, 8, 50, 60, (32, 40))),
+    ]
+    with open_video(path) as video:
+        together, alone = video.read_clips(clips), [video.read_clip(*clip) for clip in clips]
+    assert torch.equal(torch.stack(together), torch.stack(alone))
 
 
 @pytest.mark.parametrize("name", ["12:30.mp4", "50%d %s.mp4", 'it\'s "a" name.mp4', "a\nb.mp4", "x" * 200 + ".mp4"])
