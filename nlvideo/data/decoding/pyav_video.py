@@ -288,14 +288,16 @@ class PyavVideo(Video):
     def _packets_at(self, keyframe: int) -> tuple[av.Packet, Iterator[av.Packet]]:
         """Seeks to the presentation time of a keyframe and returns the packet found there and those after it.
 
-        Not every header has an index of the keyframes, and then FFmpeg finds only those that it has come by.
+        MP4 is sought by decoding times, which may lead to the keyframe before. Anything else says that the header has
+        no index of the keyframes: then FFmpeg finds only those that it has come by.
         """
         if self._unread:
+            place = int(np.searchsorted(self._key_times, keyframe))
             try:
                 self._container.seek(keyframe, stream=self._stream)
                 packets = self._container.demux(self._stream)
                 first = next(packets)
-                if first.pts is not None and first.pts >= keyframe and first.pts in self._key_times:
+                if first.pts in self._key_times[max(place - 1, 0) :]:
                     return first, packets
             except FAILURES:
                 pass
