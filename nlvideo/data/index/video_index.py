@@ -77,7 +77,9 @@ class VideoIndex:
         except OSError:
             return None
         name = os.path.abspath(path)
-        return FileState(os.fsencode(name.removeprefix(os.path.join(self.file.parent, ""))), status.st_size, status.st_mtime_ns)
+        return FileState(
+            os.fsencode(name.removeprefix(os.path.join(self.file.parent, ""))), status.st_size, status.st_mtime_ns
+        )
 
     def find(self, state: FileState) -> VideoFacts | None:
         """Returns what is known of a file in this state, None if that is nothing."""
@@ -87,7 +89,7 @@ class VideoIndex:
         try:
             row = reader.execute(SELECT, (state.name,)).fetchone()
         except sqlite3.Error:  # damaged; the next merge makes it anew
-            self._reader = None
+            self._close_reader()
             return None
         if row is None or row[: len(state)] != state or not is_whole(row):
             return None
@@ -95,19 +97,21 @@ class VideoIndex:
 
     def add(self, state: FileState, facts: VideoFacts) -> None:
         """Notes what reading a file in this state has told."""
-        if self._process != os.getpid():
-            self._begin()
+        self._begin_in_fork()
         line = note_line(checked_row((*state, *facts.as_row())))
         for _ in range(2):  # another machine's merge may have removed the notes, which a network disk tells late
             if not self._writable:
                 return
             try:
-                if self._notes is None or not os.fstat(self._notes).st_nlink:
+                if self._notes is not None and not os.fstat(self._notes).st_nlink:
+                    self._close_notes()
+                if self._notes is None:
                     self._notes = self._new_notes()
                 os.write(self._notes, line)
                 return
             except OSError:
-                self._writable, self._notes = self._notes is not None, None
+                self._writable = self._notes is not None
+                self._close_notes()
 
     def count(self) -> int:
         """Returns how many videos it holds."""
@@ -118,22 +122,44 @@ class VideoIndex:
         """Makes what all processes have noted part of the file."""
         _merge(self.file, os.getpid())
 
+    def __del__(self) -> None:
+        self._close()
+
+    def _begin_in_fork(self) -> None:
+        if self._process != os.getpid():
+            self._close()
+            self._begin()
+
+    def _close(self) -> None:
+        self._close_reader()
+        self._close_notes()
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _close_notes(self) -> None:
+        if self._notes is not None:
+            os.close(self._notes)
+            self._notes = None
+
     def _new_notes(self) -> int:
         path = self.file.with_name(f"{self.file.name}.{uuid.uuid4().hex[:8]}{NOTES}")
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY, 0o666)
 
     def _current_reader(self) -> sqlite3.Connection | None:
-        if self._process != os.getpid():
-            self._begin()
+        self._begin_in_fork()
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + LOOK_SECONDS
             try:
                 status = os.stat(self.file)
                 if self._read != (status.st_ino, status.st_mtime_ns):
-                    self._read, self._reader = (status.st_ino, status.st_mtime_ns), None
+                    self._close_reader()
+                    self._read = status.st_ino, status.st_mtime_ns
                     self._reader = open_index(self.file)
             except (OSError, BrokenIndex):
-                self._reader = None
+                self._close_reader()
         return self._reader
 
 
