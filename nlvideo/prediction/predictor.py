@@ -182,8 +182,8 @@ class Predictor:
         """
         try:
             data = self.config.data
-            options = {"clip_fps": data.clip_fps, "index": self._index}
-            video = open_video(os.fspath(path), data.decoder, time_limit, data.frame_rate, **options)
+            settings = data.decoder, time_limit, data.frame_rate
+            video = open_video(os.fspath(path), *settings, clip_fps=data.clip_fps, index=self._index)
         except OSError as error:
             raise DecodeError(os.fspath(path), error.strerror or str(error)) from None
         with video:

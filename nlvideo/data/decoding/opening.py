@@ -126,8 +126,10 @@ class Opener:
     @contextmanager
     def __call__(self, path: str, part: tuple[float, float] | None = None) -> Iterator[Video]:
         settings = self.decoder, self.time_limit, self.frame_rate
-        options = {"part": part, "clip_fps": self.clip_fps, "index": self.index}
-        with self.watch.at(path), open_video(path, *settings, **options) as video:
+        with (
+            self.watch.at(path),
+            open_video(path, *settings, part=part, clip_fps=self.clip_fps, index=self.index) as video,
+        ):
             yield video
 
 
