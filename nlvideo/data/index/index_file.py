@@ -148,7 +148,7 @@ def _read_notes(path: Path) -> Iterator[list[Any]]:
                 row = json.loads(line)
                 for i in blobs:
                     row[i] = base64.b64decode(row[i])
-                if len(row) == len(COLUMNS) and is_whole(row):
+                if len(row) == len(COLUMNS):
                     yield row
             except (ValueError, TypeError, IndexError):
                 continue

@@ -299,6 +299,8 @@ def test_processes_write_at_once(folder, scans, method):
     assert index.find(index.state(folder / "videos/0.mp4")) is None  # it looks again later
     index = VideoIndex(folder / "index")
     assert index.find(index.state(folder / "videos/0.mp4")) is not None
+    os.utime(folder / "videos/0.mp4", ns=(0, 1))
+    see(index, folder, [0])  # and so has it notes of its own
     context = multiprocessing.get_context(method)
     workers = [
         context.Process(target=see_twice, args=(Opener(index=index), folder, part)) for part in ([1, 2, 3], [3, 4, 5])
@@ -308,7 +310,7 @@ def test_processes_write_at_once(folder, scans, method):
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    assert len(notes_files(index.file)) == 2
+    assert len(notes_files(index.file)) == 3
     scans.clear()
     index.merge()
     see(VideoIndex(folder / "index"), folder)
