@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nlvideo.build.data import video_views, view_workers
+from nlvideo.build.data import build_index, index_note, video_views, view_workers
 from nlvideo.build.model import check_clip
 from nlvideo.build.tables import class_names, prepare_data, read_val_table
 from nlvideo.config.compose import command_line_keys, compose_stated, run_command, to_yaml
@@ -198,7 +198,12 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
         shutil.rmtree(job.folder / KEPT_FOLDER, ignore_errors=True)  # a kill may have left it
     if world.is_main:
         if config.report and not (job.folder / REPORT_FILE).exists():
-            opener = partial(open_video, decoder=config.data.decoder, frame_rate=config.data.frame_rate)
+            opener = partial(
+                open_video,
+                decoder=config.data.decoder,
+                frame_rate=config.data.frame_rate,
+                index=build_index(config.data),
+            )
             write_report(read_results(job.folder), job.table, opener)
         print_table(result, job.folder)
         if config.report:
@@ -229,6 +234,9 @@ def plan_evaluation(config: EvaluateConfig, trained: TrainedCheckpoint, world: W
         "num_threads": torch.get_num_threads() if world.device.type == "cpu" else None,
         "torch": str(torch.__version__),
     }
+    note = distributed.on_main(index_note, config.data)
+    if note and world.is_main:
+        print(f"index     {note}")
     workers = view_workers(config.data)  # before any rank on this machine starts its own
     if workers.note and world.is_main:
         print(f"workers   {workers.note}")

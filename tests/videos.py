@@ -6,6 +6,9 @@ import av
 import pytest
 from av.video.reformatter import VideoReformatter
 
+from nlvideo.data.decoding.pyav_video import PyavVideo
+from nlvideo.data.index.facts import facts_of_row
+
 
 def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=None, times=None, **options):
     with av.open(str(path), "w") as container:
@@ -23,6 +26,18 @@ def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=None,
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def facts_of(path):
+    """What an index knows of a file that it has seen, after a comparison with what was put into it."""
+    with PyavVideo(path) as video:
+        row = video.facts.as_row()
+    facts = facts_of_row(row)
+    with PyavVideo(path, facts=facts) as again:
+        assert facts.as_row() == again.facts.as_row() == row
+        for name in [name for name in vars(video) if not name.startswith("_")]:
+            assert getattr(again, name) == getattr(video, name), name
+    return facts
 
 
 def plain_decode(path):

@@ -1,6 +1,7 @@
 """Builds loaders of clips from the config."""
 
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,8 +16,10 @@ from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_loading import center_clip_batches, each_video
 from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews
 from nlvideo.data.decoding.opening import Opener
+from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, index_problem
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.cores import cores_of_rank, ranks_here
+from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.shared_memory import SHARED_MEMORY, shared_memory
 
 MAX_WORKERS = 16  # of a loader, unless the config says more
@@ -145,7 +148,39 @@ def usual_views_bytes(data: DataConfig) -> int:
 
 
 def build_opener(data: DataConfig) -> Opener:
-    return Opener(data.decoder, data.time_limit_seconds, data.frame_rate, data.clip_fps)
+    return Opener(data.decoder, data.time_limit_seconds, data.frame_rate, data.clip_fps, build_index(data))
+
+
+def build_index(data: DataConfig) -> VideoIndex | None:
+    """Returns the index that data.index names, or that of data.root; None if there shall be none."""
+    file = index_file(data)
+    return VideoIndex(file) if file is not None else None
+
+
+def index_file(data: DataConfig) -> Path | None:
+    """Returns where the index of the videos is kept; None if there shall be none, or the decoder has no use for it.
+
+    Raises:
+        UserError: data.index names a file that cannot be.
+    """
+    if data.index == "none" or data.decoder != "pyav":
+        return None
+    if data.index is None:
+        return Path(data.root, INDEX_FILE)
+    file = Path(data.index)
+    if file.is_dir() or not file.parent.is_dir():
+        what = "this is a folder" if file.is_dir() else f"the folder {file.parent} does not exist"
+        raise UserError(f"data.index={data.index}: {what}. Give a file, which is made if it does not exist, or none.")
+    return file
+
+
+def index_note(data: DataConfig) -> str | None:
+    """Returns a line about an index that is not what is expected of it, None if there is nothing to say."""
+    file = index_file(data)
+    problem = index_problem(file) if file is not None else None
+    if problem is None or data.index is not None:
+        return problem
+    return f"{problem}; data.index=FILE keeps it elsewhere, data.index=none does without"
 
 
 def _loading(data: DataConfig) -> Loading:

@@ -17,7 +17,8 @@ def merge_settings(cls: type[Settings], trained: TrainConfig, given: dict[str, A
     container: dict[str, Any] = {"data": to_container(trained.data), "precision": trained.precision}
     # The checkpoint knows its class names. If the list's own class file exists, the two are compared.
     container["data"]["num_classes"] = None
-    container["data"]["num_workers"] = None  # of the machine that it was trained on
+    for key in ("num_workers", "index"):
+        container["data"][key] = None  # of the machine that it was trained on
     names = container["data"]["classes"]
     if names is not None and not Path(given.get("data.root", trained.data.root), names).is_file():
         container["data"]["classes"] = None

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from nlvideo.build.data import build_index
 from nlvideo.build.model import check_clip
 from nlvideo.build.tables import class_names
 from nlvideo.config.schema import PredictConfig
@@ -37,7 +38,7 @@ BLOCK_BYTES = 2**28  # of decoded frames in memory at a time; each block costs d
 # The data settings that answers depend on, besides data.test; the others name lists or are about training.
 DATA_KEYS = [
     f"data.{name}"
-    for name in "num_frames frame_stride mean std decoder frame_rate clip_fps time_limit_seconds classes".split()
+    for name in "num_frames frame_stride mean std decoder frame_rate clip_fps time_limit_seconds classes index".split()
 ]
 WINDOW_POOLINGS: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max}
 
@@ -90,6 +91,8 @@ class Predictor:
             trained = _with_names(trained, self.config)
         self.classes, self.multi_label = trained.classes, trained.config.data.is_multi_label
         load_decoder(self.config.data.decoder)
+        # Nothing is written beside videos that may be anywhere unless the user says so.
+        self._index = build_index(self.config.data) if self.config.data.index is not None else None
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         use_tf32(False, self.device)
         self._scorer = Scorer(
@@ -179,7 +182,8 @@ class Predictor:
         """
         try:
             data = self.config.data
-            video = open_video(os.fspath(path), data.decoder, time_limit, data.frame_rate, clip_fps=data.clip_fps)
+            settings = data.decoder, time_limit, data.frame_rate
+            video = open_video(os.fspath(path), *settings, clip_fps=data.clip_fps, index=self._index)
         except OSError as error:
             raise DecodeError(os.fspath(path), error.strerror or str(error)) from None
         with video:

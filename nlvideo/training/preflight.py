@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from nlvideo.build.data import num_workers
+from nlvideo.build.data import index_file, num_workers
 from nlvideo.build.model import build_model, check_clip
 from nlvideo.build.tables import prepare_data, read_train_table, read_val_table
 from nlvideo.config.schema import TrainConfig
@@ -43,6 +43,7 @@ def check_inputs(config: TrainConfig) -> Inputs:
     if distributed.is_first():  # the only rank that writes there
         check_writable(Path(config.output_dir))
     load_decoder(config.data.decoder)
+    index_file(config.data)
     check_logger(config.logger)
     prepare_data(config.data)
     train_table = read_train_table(config.data)

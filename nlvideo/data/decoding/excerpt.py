@@ -29,6 +29,16 @@ def frames_at_rate(num_frames: int, fps: float, clip_fps: float) -> np.ndarray:
     return np.minimum((np.arange(count) * (fps / clip_fps) + ROUNDING).astype(np.int64), num_frames - 1)
 
 
+def frames_taken(num_frames: int, fps: float, part: tuple[float, float] | None, clip_fps: float | None) -> int:
+    """Returns how many frames an Excerpt of such a video has; 0 if the part begins past its end."""
+    if part is not None:
+        if part[0] * fps >= num_frames + ROUNDING:
+            return 0
+        first, stop = frames_within(num_frames, fps, *part)
+        num_frames = stop - first
+    return num_frames if clip_fps is None else len(frames_at_rate(num_frames, fps, clip_fps))
+
+
 class Excerpt(Video):
     """Some frames of a video in ascending order, possibly repeated.
 

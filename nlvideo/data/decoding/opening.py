@@ -18,6 +18,7 @@ from nlvideo.data.decoding.excerpt import Excerpt
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import Video
+from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.runtime.errors import UserError
 
 # name: (module and class, the package it needs and how that is installed)
@@ -36,6 +37,7 @@ def open_video(
     *,
     part: tuple[float, float] | None = None,
     clip_fps: float | None = None,
+    index: VideoIndex | None = None,
 ) -> Video:
     """Returns an open video: a file, read by one of DECODERS, or a folder of its frames as pictures.
 
@@ -47,12 +49,18 @@ def open_video(
         frame_rate: frames a second of a folder of pictures, which does not tell.
         part: start and end in seconds of the part that is wanted.
         clip_fps: frames a second to take by time, whatever the video has.
+        index: what is known of files from before, for the decoder pyav; it learns of those that it does not know.
 
     Raises:
         DecodeError: no such file, no video, or one that the decoder does not read rightly.
         UserError: the decoder is not installed.
     """
-    video = _open_whole(path, decoder, time_limit, frame_rate)
+    if os.path.isdir(path):
+        video: Video = FrameFolder(path, frame_rate)
+    elif decoder == "pyav":
+        video = _open_with_pyav(path, time_limit, index)
+    else:
+        video = load_decoder(decoder)(path, time_limit)
     if part is None and clip_fps is None:
         return video
     try:
@@ -62,12 +70,15 @@ def open_video(
         raise
 
 
-def _open_whole(path: str | os.PathLike, decoder: str, time_limit: float | None, frame_rate: float) -> Video:
-    if os.path.isdir(path):
-        return FrameFolder(path, frame_rate)
-    if decoder == "pyav":
+def _open_with_pyav(path: str | os.PathLike, time_limit: float | None, index: VideoIndex | None) -> PyavVideo:
+    state = index.state(path) if index is not None else None
+    if index is None or state is None:  # without a file, the decoder says why
         return PyavVideo(path, time_limit)
-    return load_decoder(decoder)(path, time_limit)
+    facts = index.find(state)
+    video = PyavVideo(path, time_limit, facts)
+    if facts is None and index.state(path) == state:  # it was not written meanwhile
+        index.add(state, video.facts)
+    return video
 
 
 def load_decoder(name: str) -> Callable[..., Video]:
@@ -97,6 +108,7 @@ class Opener:
             inside a packet ends itself a little later, and `watch` knows at which video.
         frame_rate: frames per second of folders of pictures.
         clip_fps: frames per second that are taken; None is each video's own rate.
+        index: what is known of videos, for the decoder pyav.
     """
 
     def __init__(
@@ -105,15 +117,19 @@ class Opener:
         time_limit: float | None = None,
         frame_rate: float = 30.0,
         clip_fps: float | None = None,
+        index: VideoIndex | None = None,
     ):
         self.decoder, self.time_limit = decoder, time_limit
-        self.frame_rate, self.clip_fps = frame_rate, clip_fps
+        self.frame_rate, self.clip_fps, self.index = frame_rate, clip_fps, index
         self.watch = Watch(None if time_limit is None else 1.5 * time_limit + 5)
 
     @contextmanager
     def __call__(self, path: str, part: tuple[float, float] | None = None) -> Iterator[Video]:
         settings = self.decoder, self.time_limit, self.frame_rate
-        with self.watch.at(path), open_video(path, *settings, part=part, clip_fps=self.clip_fps) as video:
+        with (
+            self.watch.at(path),
+            open_video(path, *settings, part=part, clip_fps=self.clip_fps, index=self.index) as video,
+        ):
             yield video
 
 

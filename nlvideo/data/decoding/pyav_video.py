@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
@@ -24,6 +25,7 @@ from nlvideo.data.decoding.packets import (
     times_are_frames,
 )
 from nlvideo.data.decoding.video import Crop, CropSource, Deadline, DecodeError, Region, Video
+from nlvideo.data.index.facts import VideoFacts
 
 # In these codecs, skipping frames that no other refers to leaves all others unchanged. In AV1 the same setting loses
 # wanted frames.
@@ -33,6 +35,8 @@ FAILURES = (av.FFmpegError, OSError, IndexError, ValueError)
 # Any doubt of the decoder's is an error; what such an error means, a plain decode decides.
 STRICT = {"err_detect": "crccheck+explode"}
 TRIM_EVERY = 200  # videos; trimming takes some milliseconds
+RECALLED = [field.name for field in fields(VideoFacts) if field.name not in ("stream", "times", "key_times")]
+NO_TIMES = np.empty(0, np.int64)
 RATE_TOLERANCE = 0.1  # a frame rate that the header gives wrong by more than this is taken from the times
 
 
@@ -46,6 +50,9 @@ class PyavVideo(Video):
 
     Colours follow the file's matrix and range; where it names none, BT.601 and limited range, as in FFmpeg.
     Interlaced frames are given as they are.
+
+    Opening it reads the whole file, unless `facts` tell what that has told before: then its header. They must be of
+    this very file; of another one, frames whose times differ are noticed, and nothing else.
 
     Attributes:
         timed: frames are found by their presentation times; otherwise they are counted from the first.
@@ -65,15 +72,19 @@ class PyavVideo(Video):
         SlowVideo: opening it took longer than `time_limit` seconds.
     """
 
-    def __init__(self, path: str | os.PathLike, time_limit: float | None = None):
+    def __init__(self, path: str | os.PathLike, time_limit: float | None = None, facts: VideoFacts | None = None):
         self.path = os.fspath(path)
         self._deadline = Deadline(self.path, time_limit)
         self._container: Any = None
         self._stream: Any = None
-        self._place: int | None = None  # of the stream
+        self._place = None if facts is None else facts.stream
+        self._unread = facts is not None  # FFmpeg knows of the file what its header says
         try:
             self._open(strict=True)
-            self._read_index()
+            if facts is None:
+                self._read_index()
+            else:
+                self._recall(facts)
         except FAILURES as error:
             self.close()
             raise DecodeError(self.path, _reason(error)) from None
@@ -137,6 +148,19 @@ class PyavVideo(Video):
         self.open_gops = self.timed and _has_open_gops(packets)
         if min(self.height, self.width) < 1:
             raise DecodeError(self.path, f"the video stream says its frames are {self.width}x{self.height}")
+
+    def _recall(self, facts: VideoFacts) -> None:
+        for name in RECALLED:
+            setattr(self, name, getattr(facts, name))
+        self._times, self._key_times = facts.times, facts.key_times
+
+    @property
+    def facts(self) -> VideoFacts:
+        """What opens this file again without reading all of it."""
+        assert self._place is not None
+        times, key_times = (self._times, self._key_times) if self.timed else (NO_TIMES, NO_TIMES)
+        plain = {name: getattr(self, name) for name in RECALLED}
+        return VideoFacts(stream=self._place, times=times, key_times=key_times, **plain)
 
     def _take(self, decoded: DecodedIndex) -> int:
         """Takes over what a decode has told; returns the time from the first frame to the last."""
@@ -252,9 +276,7 @@ class PyavVideo(Video):
         if not self._strict:
             self._open(strict=True)
         for keyframe in self._key_times[self._key_times <= time][::-1].tolist():
-            self._container.seek(keyframe, stream=self._stream)
-            packets = self._container.demux(self._stream)
-            first = next(packets)
+            first, packets = self._packets_at(keyframe)
             if first.pts is not None and first.pts <= time:
                 break
         else:
@@ -262,6 +284,30 @@ class PyavVideo(Video):
         yield first
         # Frames shown before that keyframe need others before it; nothing needs them.
         yield from (packet for packet in packets if packet.pts is None or packet.pts >= first.pts)
+
+    def _packets_at(self, keyframe: int) -> tuple[av.Packet, Iterator[av.Packet]]:
+        """Seeks to the presentation time of a keyframe and returns the packet found there and those after it.
+
+        MP4 is sought by decoding times, which may lead to the keyframe before. Anything else says that the header has
+        no index of the keyframes: then FFmpeg finds only those that it has come by.
+        """
+        if self._unread:
+            place = int(np.searchsorted(self._key_times, keyframe))
+            try:
+                self._container.seek(keyframe, stream=self._stream)
+                packets = self._container.demux(self._stream)
+                first = next(packets)
+                if first.pts in self._key_times[max(place - 1, 0) :]:
+                    return first, packets
+            except FAILURES:
+                pass
+            self._open(strict=True)
+            for _ in self._container.demux(self._stream):
+                self._deadline.check()
+            self._unread = False
+        self._container.seek(keyframe, stream=self._stream)
+        packets = self._container.demux(self._stream)
+        return next(packets), packets
 
     def _frames_by_count(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         """Yields the wanted frames of a plain decode."""

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from videos import plain_decode, write_video
+from videos import facts_of, plain_decode, write_video
 
 from nlvideo.data.decoding import decoded_index
 from nlvideo.data.decoding.opening import open_video
@@ -25,11 +25,13 @@ def moving():
 
 
 def check(path, count, timed=None):
-    """Compares a file with a plain decode: whole, and in parts that are each read alone."""
+    """Compares a file with a plain decode: whole, and in parts that are each read alone, also with what an index knows
+    of it."""
     expected = plain_decode(path)
     assert len(expected) == count
-    for wanted in (range(count), range(0, count, 7), [count - 1], [count // 2], [0], range(count // 3, count, 5)):
-        with open_video(path) as video:
+    parts = (range(count), range(0, count, 7), [count - 1], [count // 2], [0], range(count // 3, count, 5))
+    for wanted, facts in itertools.product(parts, (None, facts_of(path))):
+        with PyavVideo(path, facts=facts) as video:
             assert video.num_frames == count
             assert timed is None or video.timed == timed
             for i, frame in zip(wanted, video.read(list(wanted), (video.height, video.width)).numpy(), strict=True):

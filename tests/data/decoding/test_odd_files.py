@@ -11,10 +11,11 @@ import torch
 from av.video.reformatter import VideoReformatter
 from conftest import frame_numbers, write_grey_video
 from PIL import Image
-from videos import plain_decode, write_video
+from videos import facts_of, plain_decode, write_video
 
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.opening import DECODERS, open_video
+from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import DecodeError, Region, SlowVideo
 from nlvideo.data.synthetic.motions import Action, render
 
@@ -33,12 +34,13 @@ def full_decode(path):
 
 def check_against_full_decode(path):
     expected = full_decode(path)
-    with open_video(path) as video:
-        n, size = video.num_frames, (video.height, video.width)
-        assert n == len(expected) and size == expected[0].shape[:2]
-        for wanted in (range(n), range(0, n, 7), [n - 1], [n // 2], range(n // 3, min(n, n // 3 + 20), 2)):
-            for i, frame in zip(wanted, video.read(list(wanted), size).numpy(), strict=True):
-                assert np.array_equal(frame, expected[i]), f"frame {i}"
+    n, size = len(expected), expected[0].shape[:2]
+    for facts in (None, facts_of(path)):
+        with PyavVideo(path, facts=facts) as video:
+            assert n == video.num_frames and size == (video.height, video.width)
+            for wanted in (range(n), range(0, n, 7), [n - 1], [n // 2], range(n // 3, min(n, n // 3 + 20), 2)):
+                for i, frame in zip(wanted, video.read(list(wanted), size).numpy(), strict=True):
+                    assert np.array_equal(frame, expected[i]), f"frame {i}"
 
 
 @pytest.fixture(scope="module")
