@@ -15,6 +15,7 @@ from nlvideo.data.index.index_file import (
     NOTES,
     SELECT,
     BrokenIndex,
+    UnusableIndex,
     check_index,
     checked_row,
     is_whole,
@@ -123,8 +124,8 @@ class VideoIndex:
 
     def count(self) -> int:
         """Returns how many videos it holds."""
-        reader = self._current_reader()
         try:
+            reader = self._current_reader()
             return reader.execute("SELECT count(*) FROM videos").fetchone()[0] if reader is not None else 0
         except sqlite3.Error:
             return 0
@@ -169,7 +170,7 @@ class VideoIndex:
                     self._close_reader()
                     self._read = status.st_ino, status.st_mtime_ns
                     self._reader = open_index(self.file)
-            except (OSError, BrokenIndex):
+            except (OSError, sqlite3.Error, UnusableIndex):
                 self._close_reader()
         return self._reader
 
@@ -183,6 +184,8 @@ def index_problem(file: Path) -> str | None:
         return None if writable else f"no index of the videos is kept: {file.parent} cannot be written"
     except BrokenIndex as error:
         return f"{file} {error}: it is {'made anew' if writable else 'not used'}"
+    except UnusableIndex as error:
+        return f"{file} {error}: it is not used, and left as it is"
     return None
 
 
@@ -191,5 +194,5 @@ def _merge(file: Path, process: int) -> None:
         return
     try:
         merge_notes(file)
-    except (OSError, sqlite3.Error):
+    except (OSError, sqlite3.Error, UnusableIndex):
         pass  # the notes are still there

@@ -136,7 +136,8 @@ def test_videos_that_cannot_be_opened_are_tried_again(folder, scans):
 
 
 def damage_header(file):
-    file.write_bytes(b"something else" * 100)
+    data = file.read_bytes()
+    file.write_bytes(data[:16] + b"\xff\xff" + data[18:])  # no size of a page
 
 
 def cut(file):
@@ -152,11 +153,6 @@ def raise_version(file):
         database.execute("PRAGMA user_version=2")
 
 
-def another_program(file):
-    with sqlite3.connect(file) as database:
-        database.execute("PRAGMA application_id=7")
-
-
 def damage_pages(file):
     file.write_bytes(file.read_bytes()[:4096] + b"\xff" * (file.stat().st_size - 4096))
 
@@ -165,11 +161,10 @@ def damage_pages(file):
     ("change", "reason"),
     [
         (damage_header, "cannot be read (file is not a database)"),
-        (empty, "is no index of nlvideo"),
+        (empty, "is empty"),
         (cut, "cannot be read (database disk image is malformed)"),
         (damage_pages, ""),
         (raise_version, "has version 2 and not 1"),
-        (another_program, "is no index of nlvideo"),
     ],
 )
 def test_what_is_no_index_of_this_version_is_made_anew(folder, scans, change, reason):
@@ -190,6 +185,63 @@ def test_what_is_no_index_of_this_version_is_made_anew(folder, scans, change, re
     assert see(VideoIndex(file), folder) == [20, 21, 22, 23, 24, 25] and len(scans) == 6
     assert index_problem(file) is None
     assert see(VideoIndex(file), folder) == [20, 21, 22, 23, 24, 25] and len(scans) == 6
+
+
+def test_an_index_that_cannot_be_opened_is_none(folder, scans, monkeypatch):
+    file = folder / "index"
+    see(VideoIndex(file), folder, [0, 1])
+
+    def failing(*_, **__):
+        raise sqlite3.OperationalError("unable to open database file")
+
+    before = file.read_bytes()
+    monkeypatch.setattr(sqlite3, "connect", failing)
+    index = VideoIndex(file)
+    assert see(index, folder, [0]) == [20] and index.count() == 0
+    assert index_problem(file) == (
+        f"{file} cannot be read (unable to open database file): it is not used, and left as it is"
+    )
+    del index
+    assert file.read_bytes() == before and len(notes_files(file)) == 1
+    monkeypatch.undo()
+    real = open
+
+    def refusing(name, *rest, **more):
+        if name == file:
+            raise PermissionError(13, "Permission denied")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr("builtins.open", refusing)
+    assert VideoIndex(file).count() == 0
+    assert index_problem(file) == f"{file} cannot be read (Permission denied): it is not used, and left as it is"
+
+
+class Failing:
+    """A database that cannot be read for a while."""
+
+    def __init__(self, database):
+        self.database = database
+
+    def execute(self, statement, *rest):
+        if statement.startswith(("PRAGMA quick", "SELECT")):
+            raise sqlite3.OperationalError("disk I/O error")
+        return self.database.execute(statement, *rest)
+
+    def close(self):
+        self.database.close()
+
+
+def test_an_error_that_passes_costs_no_index(folder, scans, monkeypatch):
+    file, connect = folder / "index", sqlite3.connect
+    see(VideoIndex(file), folder, [0, 1])
+    index = VideoIndex(file)
+    see(index, folder, [2])
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: Failing(connect(*given, **named)))
+    index.merge()
+    assert "cannot be read (disk I/O error): it is not used" in index_problem(file)
+    monkeypatch.undo()
+    index.merge()
+    assert VideoIndex(file).count() == 3
 
 
 def test_a_record_with_a_flipped_bit_is_not_believed(folder, scans):
