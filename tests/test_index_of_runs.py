@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -124,10 +125,10 @@ def test_rates_that_differ_are_named(videos, tmp_path):
 
 
 def test_what_is_wrong_with_an_index_is_said_once(videos, tmp_path, capsys, monkeypatch):
-    (videos / INDEX_FILE).write_bytes(b"something else" * 400)
+    (videos / INDEX_FILE).touch()
     train(config_of(videos, tmp_path / "run", "data.num_workers=2"))
     out = capsys.readouterr().out
-    assert out.count("it is made anew") == 1 and "cannot be read (file is not a database)" in out
+    assert out.count("it is made anew") == 1 and f"{INDEX_FILE} is empty" in out
     assert known_to(videos / INDEX_FILE) > 0
     monkeypatch.setattr("nlvideo.data.index.video_index.os.access", lambda *_: False)
     (videos / INDEX_FILE).unlink()
@@ -140,9 +141,20 @@ def test_what_is_wrong_with_an_index_is_said_once(videos, tmp_path, capsys, monk
 
 
 @pytest.mark.parametrize(
-    ("index", "reason"), [("{}", "this is a folder"), ("{}/no/index", "the folder {}/no does not exist")]
+    ("index", "reason"),
+    [
+        ("{}", "this is a folder"),
+        ("{}/no/index", "the folder {}/no does not exist"),
+        ("{}/videos/train.csv", "this file is no index of videos, and is not overwritten"),
+        ("{}/foreign.sqlite", "this file is no index of videos, and is not overwritten"),
+        ("/dev/null", "this file is no index of videos, and is not overwritten"),
+    ],
 )
 def test_an_index_that_cannot_be_is_refused(videos, tmp_path, index, reason):
     index, reason = index.format(tmp_path), reason.format(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "foreign.sqlite")) as database, database:
+        database.execute("PRAGMA application_id=7")
+    before = {path: path.read_bytes() for path in (videos / "train.csv", tmp_path / "foreign.sqlite")}
     with pytest.raises(UserError, match=f"data.index={index}: {reason}. Give a file"):
         train(config_of(videos, tmp_path / "run", f"data.index={index}"))
+    assert all(path.read_bytes() == data for path, data in before.items())

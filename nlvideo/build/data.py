@@ -16,7 +16,7 @@ from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_loading import center_clip_batches, each_video
 from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews
 from nlvideo.data.decoding.opening import Opener
-from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, index_problem
+from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, chosen_index, index_problem
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.cores import cores_of_rank, ranks_here
 from nlvideo.runtime.errors import UserError
@@ -167,11 +167,7 @@ def index_file(data: DataConfig) -> Path | None:
         return None
     if data.index is None:
         return Path(data.root, INDEX_FILE)
-    file = Path(data.index)
-    if file.is_dir() or not file.parent.is_dir():
-        what = "this is a folder" if file.is_dir() else f"the folder {file.parent} does not exist"
-        raise UserError(f"data.index={data.index}: {what}. Give a file, which is made if it does not exist, or none.")
-    return file
+    return chosen_index(data.index, f"data.index={data.index}")
 
 
 def index_note(data: DataConfig) -> str | None:

@@ -18,11 +18,13 @@ from nlvideo.data.index.index_file import (
     UnusableIndex,
     check_index,
     checked_row,
+    is_foreign,
     is_whole,
     merge_notes,
     note_line,
     open_index,
 )
+from nlvideo.runtime.errors import UserError
 
 INDEX_FILE = ".nlvideo_index"  # in the folder of the videos
 LIBRARIES = (av.library_versions[name] for name in ("libavformat", "libavcodec"))
@@ -77,7 +79,7 @@ class VideoIndex:
         self._read: tuple[int, int] | None = None  # inode and time of change of the file that it reads
         self._look_at = 0.0
         self._notes: int | None = None  # file descriptor
-        self._writable = self.grows
+        self._writable = self.grows and not is_foreign(self.file)
 
     def state(self, path: str | os.PathLike) -> FileState | None:
         """Returns the state of a file; None if there is none."""
@@ -173,6 +175,27 @@ class VideoIndex:
             except (OSError, sqlite3.Error, UnusableIndex):
                 self._close_reader()
         return self._reader
+
+
+def chosen_index(name: str, given: str) -> Path:
+    """Returns the file that a user has named for an index.
+
+    Args:
+        given: how the user named it, such as "data.index=FILE".
+
+    Raises:
+        UserError: it cannot be, or is a file of something else, which an index would replace.
+    """
+    file, what = Path(name), ""
+    if file.is_dir():
+        what = "this is a folder"
+    elif not file.parent.is_dir():
+        what = f"the folder {file.parent} does not exist"
+    elif is_foreign(file):
+        what = "this file is no index of videos, and is not overwritten"
+    if what:
+        raise UserError(f"{given}: {what}. Give a file, which is made if it does not exist, or none.")
+    return file
 
 
 def index_problem(file: Path) -> str | None:

@@ -216,6 +216,17 @@ def test_an_index_that_cannot_be_opened_is_none(folder, scans, monkeypatch):
     assert index_problem(file) == f"{file} cannot be read (Permission denied): it is not used, and left as it is"
 
 
+@pytest.mark.parametrize("content", [b"videos/0.mp4 0\n", b"SQLite format 3\0" + bytes(200)])
+def test_a_file_of_something_else_is_left_alone(folder, scans, content):
+    file = folder / "index"
+    file.write_bytes(content)
+    index = VideoIndex(file)
+    assert see(index, folder) == [20, 21, 22, 23, 24, 25]
+    index.merge()
+    assert file.read_bytes() == content and notes_files(file) == []
+    assert index_problem(file) == f"{file} is no index of nlvideo: it is not used, and left as it is"
+
+
 class Failing:
     """A database that cannot be read for a while."""
 
