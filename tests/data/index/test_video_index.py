@@ -1,5 +1,6 @@
 """An index: what it knows, what it does not believe, and who may write it at the same time."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -331,6 +332,42 @@ def test_a_disk_that_is_full_keeps_the_notes(folder, monkeypatch):
     assert VideoIndex(index.file).count() == 6
 
 
+@pytest.mark.parametrize(("whole", "rest"), [(0, 0), (0, 50), (2, 0), (2, 50)])  # lines that fit, bytes of the next
+def test_a_full_disk_ends_the_notes_of_a_process(folder, scans, monkeypatch, whole, rest):
+    """No file is left for each video, and none that is empty."""
+    file, write, tries = folder / "index", os.write, []
+
+    def full(descriptor, data):
+        tries.append(descriptor)
+        if len(tries) > whole and not rest:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data if len(tries) <= whole else data[:rest])
+
+    index = VideoIndex(file)
+    monkeypatch.setattr(os, "write", full)
+    assert see(index, folder) == [20, 21, 22, 23, 24, 25]
+    monkeypatch.undo()
+    assert len(notes_files(file)) == (whole + rest > 0) and len(tries) == whole + 1
+    del index
+    assert VideoIndex(file).count() == whole
+
+
+def test_notes_that_a_merge_removes_late_are_begun_anew(folder, scans, monkeypatch):
+    index, write = VideoIndex(folder / "index"), os.write
+    see(index, folder, [0])
+
+    def stale(descriptor, data):
+        monkeypatch.undo()
+        merge_notes(index.file)  # after the look whether the file is still there
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "write", stale)
+    see(index, folder, [1])
+    assert os.write is write
+    index.merge()
+    assert VideoIndex(index.file).count() == 2
+
+
 def test_without_permission_videos_are_read_as_ever(folder, scans, monkeypatch):
     real = os.open
 
@@ -362,7 +399,6 @@ def test_processes_write_at_once(folder, scans, method):
     index = VideoIndex(folder / "index")
     see(index, folder, [0])  # the parent has opened it before its workers do
     index.merge()
-    assert index.find(index.state(folder / "videos/0.mp4")) is None  # it looks again later
     index = VideoIndex(folder / "index")
     assert index.find(index.state(folder / "videos/0.mp4")) is not None
     os.utime(folder / "videos/0.mp4", ns=(0, 1))
@@ -436,14 +472,45 @@ def test_notes_that_were_merged_are_begun_anew(folder, scans):
 
 def test_an_index_that_is_replaced_is_looked_at_again(folder, scans, monkeypatch):
     monkeypatch.setattr("nlvideo.data.index.video_index.LOOK_SECONDS", 0.0)
-    index = VideoIndex(folder / "index")
+    reader, index = (VideoIndex(folder / "index", grows=grows) for grows in (False, True))
+    assert reader.count() == 0
     see(index, folder)
     merge_notes(index.file)
     scans.clear()
-    see(index, folder)
+    see(reader, folder)
     assert scans == []
     index.file.write_bytes(b"damaged")
-    assert see(index, folder, [0]) == [20] and len(scans) == 1
+    assert see(reader, folder, [0]) == [20] and len(scans) == 1
+
+
+def test_an_error_that_passes_ends_no_reading(folder, scans, monkeypatch):
+    monkeypatch.setattr("nlvideo.data.index.video_index.LOOK_SECONDS", 0.0)
+    see(VideoIndex(folder / "index"), folder)
+    index = VideoIndex(folder / "index", grows=False)
+    assert index.count() == 6
+    index._reader = Failing(index._reader)
+    scans.clear()
+    see(index, folder, [0, 1])
+    assert scans == [str(folder / "videos/0.mp4")]
+
+
+def test_what_a_process_has_noted_it_knows_and_notes_once(folder, scans, monkeypatch):
+    index = VideoIndex(folder / "index")
+    for _ in range(2):
+        assert see(index, folder) == [20, 21, 22, 23, 24, 25] and len(scans) == 6
+    (notes,) = notes_files(index.file)
+    index.add(index.state(folder / "videos/3.mp4"), index.find(index.state(folder / "videos/3.mp4")))
+    lines = notes.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 6
+    os.utime(folder / "videos/3.mp4", ns=(0, 1))
+    see(index, folder, [3])
+    assert len(scans) == 7
+    monkeypatch.setattr("nlvideo.data.index.video_index.NOTED_BYTES", 4 * len(lines[0]))
+    index = VideoIndex(folder / "elsewhere")
+    see(index, folder, [0, 1, 2, 0, 3, 4, 0])  # the one that was not used for longest is left out
+    scans.clear()
+    see(index, folder, [0, 4, 1])
+    assert scans == [str(folder / "videos/1.mp4")]
 
 
 def test_an_index_that_does_not_grow_writes_nothing(folder, scans):
