@@ -30,6 +30,7 @@ HEADER_BYTES = 72  # to the end of it
 KEY_COLUMNS = {"name": "BLOB PRIMARY KEY", "bytes": "INTEGER", "mtime_ns": "INTEGER", "reader": "TEXT"}
 COLUMNS = KEY_COLUMNS | FACT_COLUMNS | {"checksum": "INTEGER"}
 TABLE = f"CREATE TABLE videos ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())}) WITHOUT ROWID"
+SCHEMA = ("table", "videos", TABLE)  # all there is in the database
 SELECT = "SELECT * FROM videos WHERE name = ?"
 INSERT = f"INSERT OR REPLACE INTO videos VALUES ({', '.join('?' * len(COLUMNS))})"
 NOTES = ".notes"  # ending of the files of notes
@@ -80,6 +81,9 @@ def open_index(file: Path) -> sqlite3.Connection:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             raise BrokenIndex(f"has version {version} and not {VERSION}")
+        # Nothing else that SQLite would run on reading or writing, such as a view or a trigger, whoever made the file.
+        if database.execute("SELECT type, name, sql FROM sqlite_master LIMIT 2").fetchall() != [SCHEMA]:
+            raise BrokenIndex("has other tables")
     except sqlite3.Error as error:
         database.close()
         raise _unusable(error) from None
@@ -203,7 +207,9 @@ def _read_notes(path: Path) -> Iterator[list[Any]]:
 
 
 def _connect(file: Path, options: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(os.fsencode(file))}?{options}", uri=True, check_same_thread=False)
+    database = sqlite3.connect(f"file:{quote(os.fsencode(file))}?{options}", uri=True, check_same_thread=False)
+    database.execute("PRAGMA trusted_schema=OFF")
+    return database
 
 
 @contextmanager

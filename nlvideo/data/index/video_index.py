@@ -102,7 +102,10 @@ class VideoIndex:
         row = self._noted_row(state.name) or self._kept_row(state.name)
         if row is None or row[: len(state)] != state or not is_whole(row):
             return None
-        return facts_of_row(row[len(state) : -1])
+        try:
+            return facts_of_row(row[len(state) : -1], state.size)
+        except Exception:  # anybody may have written the index
+            return None
 
     def _noted_row(self, name: bytes) -> tuple[Any, ...] | None:
         """Returns what this process has noted: the file has it only after a merge, which may be that of the next run."""

@@ -8,6 +8,7 @@ import pickle
 import signal
 import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 from conftest import frame_numbers, write_grey_video
@@ -16,7 +17,8 @@ from nlvideo.data.decoding.opening import Opener, open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.index import index_file
-from nlvideo.data.index.index_file import BrokenIndex, check_index, merge_notes, notes_files, open_index
+from nlvideo.data.index.facts import HEADER
+from nlvideo.data.index.index_file import BrokenIndex, check_index, checked_row, merge_notes, notes_files, open_index
 from nlvideo.data.index.video_index import VideoIndex, index_problem
 
 START_METHODS = [name for name in ("fork", "spawn", "forkserver") if name in multiprocessing.get_all_start_methods()]
@@ -154,6 +156,17 @@ def raise_version(file):
         database.execute("PRAGMA user_version=2")
 
 
+def add_a_trigger(file):
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("CREATE TRIGGER more AFTER INSERT ON videos BEGIN DELETE FROM videos; END")
+
+
+def become_a_view(file):
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("ALTER TABLE videos RENAME TO others")
+        database.execute("CREATE VIEW videos AS SELECT * FROM others")
+
+
 def damage_pages(file):
     file.write_bytes(file.read_bytes()[:4096] + b"\xff" * (file.stat().st_size - 4096))
 
@@ -165,6 +178,8 @@ def damage_pages(file):
         (empty, "is empty"),
         (cut, "cannot be read (database disk image is malformed)"),
         (damage_pages, ""),
+        (add_a_trigger, "has other tables"),
+        (become_a_view, "has other tables"),
         (raise_version, "has version 2 and not 1"),
     ],
 )
@@ -264,6 +279,32 @@ def test_a_record_with_a_flipped_bit_is_not_believed(folder, scans):
     scans.clear()
     assert see(VideoIndex(file), folder) == [20, 21, 22, 23, 24, 25]
     assert scans == [str(folder / "videos/2.mp4")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_frames": 10**6, "times": HEADER.pack(0, 512, 10**6)},  # more than the file has bytes
+        {"times": HEADER.pack(0, 512, 19)},
+        {"key_times": HEADER.pack(0, 512, 21)},
+        {"key_times": b"few"},
+        {"num_frames": 0, "times": HEADER.pack(0, 1, 0), "key_times": HEADER.pack(0, 1, 0)},
+        {"num_frames": "many"},
+        {"time_base": "1/0"},
+        {"time_base": "1e99999999"},
+        {"fps": 0.0},
+        {"codec": None},
+    ],
+)
+def test_a_row_that_cannot_be_true_is_not_believed(folder, scans, change):
+    file = folder / "index"
+    see(VideoIndex(file), folder, [0])
+    with closing(sqlite3.connect(file)) as database, database:
+        (row,) = database.execute("SELECT * FROM videos").fetchall()
+        values = dict(zip(index_file.COLUMNS, row, strict=True)) | change
+        database.execute(index_file.INSERT, checked_row(list(values.values())[:-1]))
+    scans.clear()
+    assert see(VideoIndex(file, grows=False), folder, [0]) == [20] and len(scans) == 1
 
 
 def test_what_another_version_of_ffmpeg_has_seen_is_not_believed(folder, scans, monkeypatch):
