@@ -11,7 +11,8 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from shutil import copyfile
 from stat import S_ISREG
@@ -215,7 +216,7 @@ def _connect(file: Path, options: str) -> sqlite3.Connection:
 @contextmanager
 def _lock(file: Path) -> Iterator[bool]:
     """Yields whether this process may merge. Without locks each may, and what one of two merges is learned again."""
-    lock = os.open(file.with_name(f"{file.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    lock = _open_lock(file)
     try:
         try:
             lock_file(lock, wait=False)
@@ -224,6 +225,29 @@ def _lock(file: Path) -> Iterator[bool]:
         except OSError:
             yield True
         else:
+            _remove_partial_files(file)
             yield True
     finally:
         os.close(lock)
+
+
+def lock_of(file: Path) -> Path:
+    """Returns the file that those who merge lock."""
+    return file.with_name(f"{file.name}.lock")
+
+
+def _open_lock(file: Path) -> int:
+    path = lock_of(file)
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return os.open(path, os.O_RDWR)
+    with suppress(OSError):
+        path.chmod(0o666)  # whatever the umask: others who share the folder lock it, too
+    return lock
+
+
+def _remove_partial_files(file: Path) -> None:
+    """Removes what merges that were killed have left; the caller holds the lock."""
+    for path in file.parent.glob(f".{escape(file.name)}.{'[0-9a-f]' * 8}.part*"):  # the database's or its journal
+        path.unlink(missing_ok=True)

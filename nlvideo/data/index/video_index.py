@@ -22,6 +22,7 @@ from nlvideo.data.index.index_file import (
     checked_row,
     is_foreign,
     is_whole,
+    lock_of,
     merge_notes,
     note_line,
     open_index,
@@ -240,11 +241,15 @@ def index_problem(file: Path) -> str | None:
     try:
         check_index(file)
     except FileNotFoundError:
-        return None if writable else f"no index of the videos is kept: {file.parent} cannot be written"
+        if not writable:
+            return f"no index of the videos is kept: {file.parent} cannot be written"
     except BrokenIndex as error:
         return f"{file} {error}: it is {'made anew' if writable else 'not used'}"
     except UnusableIndex as error:
         return f"{file} {error}: it is not used, and left as it is"
+    lock = lock_of(file)
+    if writable and lock.exists() and not os.access(lock, os.R_OK | os.W_OK):
+        return f"{file} does not grow: {lock} is another user's, who can give it to all (chmod 666)"
     return None
 
 

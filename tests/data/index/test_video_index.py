@@ -502,6 +502,32 @@ def test_one_merges_at_a_time(folder):
     assert file.exists()
 
 
+def test_the_lock_is_for_all_users(folder, monkeypatch):
+    file, lock, access = folder / "index", folder / "index.lock", os.access
+    before = os.umask(0o022)
+    try:
+        see(VideoIndex(file), folder, [0])
+    finally:
+        os.umask(before)
+    assert lock.stat().st_mode & 0o777 == 0o666 or os.name == "nt"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != lock and access(path, mode))
+    for _ in range(2):
+        assert index_problem(file) == (
+            f"{file} does not grow: {lock} is another user's, who can give it to all (chmod 666)"
+        )
+        file.unlink(missing_ok=True)
+
+
+def test_what_killed_merges_leave_is_removed(folder):
+    index = VideoIndex(folder / "index")
+    see(index, folder, [0])
+    for name in (".index.0123abcd.part", ".index.0123abcd.part-journal", ".other.0123abcd.part", ".index.old.part"):
+        (folder / name).touch()
+    index.merge()
+    found = {path.name for path in folder.iterdir()}
+    assert found == {"index", "index.lock", "videos", ".other.0123abcd.part", ".index.old.part"}
+
+
 def test_notes_that_were_merged_are_begun_anew(folder, scans):
     index = VideoIndex(folder / "index")
     see(index, folder, [0, 1])
