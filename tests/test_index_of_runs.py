@@ -96,6 +96,11 @@ def test_a_dry_run_makes_no_index_and_uses_the_one_that_is_there(videos, tmp_pat
     train(config_of(videos, tmp_path / "out", "dry_run=true"))
     said = "6 of the 6 training videos looked at are in the index: 0.4 to 1.6 s, median 1.6 s, at 25 frames per second"
     assert said in capsys.readouterr().out
+    before = (videos / INDEX_FILE).read_bytes()
+    for path in videos.glob("train/*"):
+        os.utime(path, ns=(0, 1))
+    train(config_of(videos, tmp_path / "out", "dry_run=true"))
+    assert (videos / INDEX_FILE).read_bytes() == before and not list(videos.glob(f"{INDEX_FILE}.*.notes"))
 
 
 def test_short_videos_and_mixed_rates_are_known_without_opening_any(videos, tmp_path, scans):

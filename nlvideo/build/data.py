@@ -28,7 +28,9 @@ VIDEOS_IN_USE = 2
 USUAL_FRAME = (9, 16)  # height to width
 
 
-def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int) -> TrainClips:
+def train_clips(
+    data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int, index_grows: bool = True
+) -> TrainClips:
     """Returns the training samples, see train_batches."""
     (low, high), (smallest, largest) = data.scale_range, data.crop_area
     augments = data.augment != "none" or data.erasing > 0
@@ -43,25 +45,34 @@ def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: i
         seed=seed,
         crop_area=(smallest, largest) if data.crop == "random_resized" else None,
         augmentation=Augmentation(data.augment, data.augment_strength, data.erasing, colour) if augments else None,
-        opener=build_opener(data),
+        opener=build_opener(data, index_grows=index_grows),
         skip_slow=data.skip_slow,
         skipped=skipped,
     )
 
 
 def train_batches(
-    data: DataConfig, table: VideoTable, share: Share, skipped: Tensor, *, seed: int, first_step: int, last_step: int
+    data: DataConfig,
+    table: VideoTable,
+    share: Share,
+    skipped: Tensor,
+    *,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    index_grows: bool = True,
 ) -> Generator[list[Batch], None, None]:
     """Yields this rank's micro-batches of the steps first_step .. last_step - 1, one list per step.
 
     Args:
         skipped: (videos,) bool in shared memory: videos that took too long. It is read before each video is opened,
             and marked here if a worker hangs and data.skip_slow allows it.
+        index_grows: the index of the videos learns of those that it does not know.
 
     Raises:
         RunFailed: a video took too long or a worker died at it; names the video and the worker, with its stack.
     """
-    dataset = train_clips(data, table, skipped, seed=seed)
+    dataset = train_clips(data, table, skipped, seed=seed, index_grows=index_grows)
     expected = expected_draws(table, data.balance) if data.balance != "none" else None
     order = EpochOrder(len(table), seed, expected, clips_per_video=data.clips_per_video)
     return batches_of_steps(dataset, order, share, _loading(data), first_step=first_step, last_step=last_step)
@@ -147,14 +158,15 @@ def usual_views_bytes(data: DataConfig) -> int:
     return data.test.num_clips * data.num_frames * height * width * 3
 
 
-def build_opener(data: DataConfig) -> Opener:
-    return Opener(data.decoder, data.time_limit_seconds, data.frame_rate, data.clip_fps, build_index(data))
+def build_opener(data: DataConfig, *, index_grows: bool = True) -> Opener:
+    index = build_index(data, grows=index_grows)
+    return Opener(data.decoder, data.time_limit_seconds, data.frame_rate, data.clip_fps, index)
 
 
-def build_index(data: DataConfig) -> VideoIndex | None:
+def build_index(data: DataConfig, *, grows: bool = True) -> VideoIndex | None:
     """Returns the index that data.index names, or that of data.root; None if there shall be none."""
     file = index_file(data)
-    return VideoIndex(file) if file is not None else None
+    return VideoIndex(file, grows=grows) if file is not None else None
 
 
 def index_file(data: DataConfig) -> Path | None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from nlvideo.build.data import index_file, num_workers, train_batches
+from nlvideo.build.data import num_workers, train_batches
 from nlvideo.build.model import build_model
 from nlvideo.config.schema import DataConfig, TrainConfig
 from nlvideo.data.clips.batch import Batch
@@ -96,10 +96,8 @@ def _steps_in_this_process(run: Run, data: DataConfig, count: int) -> Generator[
     batch costs."""
     place = {"first_step": run.first_step, "last_step": run.first_step + count}
     data = dataclasses.replace(data, num_workers=0)
-    file = index_file(data)
-    if file is None or not file.exists():  # a dry run makes none
-        data = dataclasses.replace(data, index="none")
-    return train_batches(data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
+    given = data, run.train_table, run.share(), run.skipped
+    return train_batches(*given, seed=run.config.seed, **place, index_grows=False)
 
 
 @contextmanager
