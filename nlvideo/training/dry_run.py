@@ -21,7 +21,6 @@ from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.free_memory import free_memory, peak_memory
 from nlvideo.runtime.shared_memory import room_line
-from nlvideo.training.known_videos import known_videos
 from nlvideo.training.memory import savings, step_memory
 from nlvideo.training.memory_trial import free_cache, largest_measured
 from nlvideo.training.preflight import Inputs, planned_share, shared_memory_needed
@@ -167,10 +166,6 @@ def print_plan(config: TrainConfig, inputs: Inputs, world: World) -> None:
         shown = f"{len(missing)}" + (f", first {missing[0]}" if missing else "")
         table.add_row(name, str(len(videos)), str(len(videos.classes)), shown, videos.digest()[:16])
     console.print(table)
-    known = known_videos(data, inputs.train_table)
-    if len(known.taken):
-        print(known.line())
-
     print_memory(config, inputs, world)
 
 
