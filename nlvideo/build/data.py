@@ -19,7 +19,6 @@ from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, chosen_index, index_problem
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.cores import cores_of_rank, ranks_here
-from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.shared_memory import SHARED_MEMORY, shared_memory
 
 MAX_WORKERS = 16  # of a loader, unless the config says more
@@ -31,7 +30,11 @@ USUAL_FRAME = (9, 16)  # height to width
 def train_clips(
     data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int, index_grows: bool = True
 ) -> TrainClips:
-    """Returns the training samples, see train_batches."""
+    """Returns the training samples, see train_batches.
+
+    Args:
+        index_grows: the index learns of videos that it does not know.
+    """
     (low, high), (smallest, largest) = data.scale_range, data.crop_area
     augments = data.augment != "none" or data.erasing > 0
     colour = [255 * value for value in data.mean]
@@ -52,29 +55,28 @@ def train_clips(
 
 
 def train_batches(
-    data: DataConfig,
-    table: VideoTable,
-    share: Share,
-    skipped: Tensor,
-    *,
-    seed: int,
-    first_step: int,
-    last_step: int,
-    index_grows: bool = True,
+    data: DataConfig, table: VideoTable, share: Share, skipped: Tensor, *, seed: int, first_step: int, last_step: int
 ) -> Generator[list[Batch], None, None]:
     """Yields this rank's micro-batches of the steps first_step .. last_step - 1, one list per step.
 
     Args:
         skipped: (videos,) bool in shared memory: videos that took too long. It is read before each video is opened,
             and marked here if a worker hangs and data.skip_slow allows it.
-        index_grows: the index of the videos learns of those that it does not know.
 
     Raises:
         RunFailed: a video took too long or a worker died at it; names the video and the worker, with its stack.
     """
-    dataset = train_clips(data, table, skipped, seed=seed, index_grows=index_grows)
+    dataset = train_clips(data, table, skipped, seed=seed)
+    return batches_of_clips(data, dataset, share, first_step=first_step, last_step=last_step)
+
+
+def batches_of_clips(
+    data: DataConfig, dataset: TrainClips, share: Share, *, first_step: int, last_step: int
+) -> Generator[list[Batch], None, None]:
+    """Yields the batches of train_batches from what train_clips has returned."""
+    table = dataset.table
     expected = expected_draws(table, data.balance) if data.balance != "none" else None
-    order = EpochOrder(len(table), seed, expected, clips_per_video=data.clips_per_video)
+    order = EpochOrder(len(table), dataset.seed, expected, clips_per_video=data.clips_per_video)
     return batches_of_steps(dataset, order, share, _loading(data), first_step=first_step, last_step=last_step)
 
 
@@ -173,7 +175,7 @@ def index_file(data: DataConfig) -> Path | None:
     """Returns where the index of the videos is kept; None if there shall be none, or the decoder has no use for it.
 
     Raises:
-        UserError: data.index names a file that cannot be.
+        UserError: see chosen_index.
     """
     if data.index == "none" or data.decoder != "pyav":
         return None

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from nlvideo.build.data import num_workers, train_batches
+from nlvideo.build.data import batches_of_clips, num_workers, train_clips
 from nlvideo.build.model import build_model
 from nlvideo.config.schema import DataConfig, TrainConfig
 from nlvideo.data.clips.batch import Batch
@@ -95,8 +95,8 @@ def _steps_in_this_process(run: Run, data: DataConfig, count: int) -> Generator[
     batch costs."""
     place = {"first_step": run.first_step, "last_step": run.first_step + count}
     data = dataclasses.replace(data, num_workers=0)
-    given = data, run.train_table, run.share(), run.skipped
-    return train_batches(*given, seed=run.config.seed, **place, index_grows=False)
+    clips = train_clips(data, run.train_table, run.skipped, seed=run.config.seed, index_grows=False)
+    return batches_of_clips(data, clips, run.share(), **place)
 
 
 @contextmanager

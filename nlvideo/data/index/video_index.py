@@ -55,8 +55,8 @@ class VideoIndex:
 
     An object is used by any number of processes, forked or spawned; each opens the file for itself when it first needs
     it. What processes have learned is merged into the file when an object is made and when it ends, in the process that
-    made it; until then each knows what it has noted itself. What cannot be read or written is done without: an index changes how long it takes to open a video and
-    nothing else.
+    made it; until then each knows what it has noted itself. What cannot be read or written is done without: an index
+    changes how long it takes to open a video and nothing else.
 
     Args:
         grows: what is learned is written down.
@@ -109,7 +109,7 @@ class VideoIndex:
             return None
 
     def _noted_row(self, name: bytes) -> tuple[Any, ...] | None:
-        """Returns what this process has noted: the file has it only after a merge, which may be that of the next run."""
+        """Returns what this process has noted, which the file has only after a merge, maybe the next run's."""
         self._begin_in_fork()
         if name not in self._noted:
             return None
