@@ -133,16 +133,19 @@ class VideoIndex:
             return
         line = note_line(row)
         self._remember(state.name, row, len(line))
-        while self._writable:
+        for last_try in (False, True):
+            if not self._writable:
+                return
             try:
                 self._write_note(line)
                 return
             except OSError:
                 # Another machine's merge may have removed the notes, which a network disk tells late.
-                self._writable = self._notes is not None and _is_removed(self._notes)
-                if not self._writable:
+                removed = self._notes is not None and _is_removed(self._notes)
+                if not removed:
                     self._remove_empty_notes()
                 self._close_notes()
+                self._writable = removed and not last_try
 
     def _remember(self, name: bytes, row: tuple[Any, ...], size: int) -> None:
         self._noted_bytes += size - self._noted.pop(name, ((), 0))[1]

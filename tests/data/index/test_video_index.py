@@ -18,7 +18,15 @@ from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.index import index_file
 from nlvideo.data.index.facts import HEADER
-from nlvideo.data.index.index_file import BrokenIndex, check_index, checked_row, merge_notes, notes_files, open_index
+from nlvideo.data.index.index_file import (
+    BrokenIndex,
+    check_index,
+    checked_row,
+    merge_notes,
+    note_line,
+    notes_files,
+    open_index,
+)
 from nlvideo.data.index.video_index import VideoIndex, index_problem
 
 START_METHODS = [name for name in ("fork", "spawn", "forkserver") if name in multiprocessing.get_all_start_methods()]
@@ -341,6 +349,20 @@ def test_notes_that_a_kill_has_cut_cost_their_last_line(folder, scans):
     scans.clear()
     see(VideoIndex(folder / "index"), folder)
     assert scans == [str(folder / "videos/5.mp4")]
+
+
+@pytest.mark.parametrize("value", [2**64, "\ud800", ["a list"], None])
+def test_notes_of_values_that_no_index_holds_cost_their_line(folder, value):
+    index = VideoIndex(folder / "index")
+    see(index, folder, [0])
+    (notes,) = notes_files(index.file)
+    state, facts = index.state(folder / "videos/1.mp4"), index.find(index.state(folder / "videos/0.mp4"))
+    row = note_line(checked_row((*state, value, *facts.as_row()[1:])))
+    notes.write_bytes(row + b"[" * 10**5 + b"\n" + notes.read_bytes())
+    del index
+    index = VideoIndex(folder / "index")
+    assert notes_files(index.file) == [] and index.find(state) is None
+    assert index.find(index.state(folder / "videos/0.mp4")) is not None
 
 
 def test_a_kill_while_writing_leaves_the_old_index(folder, monkeypatch):
