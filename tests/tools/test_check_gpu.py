@@ -208,6 +208,7 @@ def test_help_says_what_it_costs_and_mistakes_are_one_line(command, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_quick_check_of_a_cpu_passes(tmp_path):
     command = [sys.executable, TOOLS / "check_gpu.py", "--quick", "--minutes", "8"]
     command += ["--parts", "A,B,D", "--output", tmp_path / "out.json"]

@@ -149,6 +149,7 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @needs_root
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_nodes_without_a_common_disk_one_late_and_one_killed_equal_an_undisturbed_run(undisturbed, tmp_path):
     (tmp_path / "late.py").write_text(LATE)
     disk = tmp_path / "disk"
