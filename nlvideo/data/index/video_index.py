@@ -49,9 +49,9 @@ class VideoIndex:
     """Facts of videos in a file that processes and machines share.
 
     A video is known by its name, size and time of change, and by the versions of PyAV and FFmpeg, another of which may
-    see something else in it. The name is relative to the folder of the index where it
-    lies below that, so that a folder can be moved with its index, and absolute elsewhere. A file that is replaced by
-    one of equal size with the old one's time of change (to the nanosecond) is not noticed.
+    see something else in it. The name is relative to the folder of the index where it lies below that, so that a folder
+    can be moved with its index, and absolute elsewhere. A file that is replaced by one of equal size with the old one's
+    time of change (to the nanosecond) is not noticed.
 
     An object is used by any number of processes, forked or spawned; each opens the file for itself when it first needs
     it. What processes have learned is merged into the file when an object is made and when it ends, in the process that

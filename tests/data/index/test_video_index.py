@@ -10,6 +10,8 @@ import sqlite3
 import time
 from contextlib import closing
 
+import av
+import numpy as np
 import pytest
 from conftest import frame_numbers, write_grey_video
 
@@ -302,6 +304,8 @@ def test_a_record_with_a_flipped_bit_is_not_believed(folder, scans):
         {"time_base": "1e99999999"},
         {"fps": 0.0},
         {"codec": None},
+        {"stream": 5},
+        {"stream": -1},
     ],
 )
 def test_a_row_that_cannot_be_true_is_not_believed(folder, scans, change):
@@ -311,6 +315,29 @@ def test_a_row_that_cannot_be_true_is_not_believed(folder, scans, change):
         (row,) = database.execute("SELECT * FROM videos").fetchall()
         values = dict(zip(index_file.COLUMNS, row, strict=True)) | change
         database.execute(index_file.INSERT, checked_row(list(values.values())[:-1]))
+    scans.clear()
+    assert see(VideoIndex(file, grows=False), folder, [0]) == [20] and len(scans) == 1
+
+
+def test_a_row_that_names_the_sound_is_not_believed(folder, scans):
+    path = folder / "videos/0.mp4"
+    with av.open(str(path)) as before, av.open(str(folder / "both.mp4"), "w") as after:
+        sound, stream = after.add_stream("aac", rate=16000), after.add_stream_from_template(before.streams.video[0])
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 16000
+        after.mux(sound.encode(silence))
+        after.mux(sound.encode(None))
+        for packet in (packet for packet in before.demux(video=0) if packet.size):
+            packet.stream = stream
+            after.mux(packet)
+    (folder / "both.mp4").replace(path)
+    file = folder / "index"
+    see(VideoIndex(file), folder, [0])
+    with closing(sqlite3.connect(file)) as database, database:
+        (row,) = database.execute("SELECT * FROM videos").fetchall()
+        values = dict(zip(index_file.COLUMNS, row, strict=True))
+        assert values["stream"] == 1
+        database.execute(index_file.INSERT, checked_row(list((values | {"stream": 0}).values())[:-1]))
     scans.clear()
     assert see(VideoIndex(file, grows=False), folder, [0]) == [20] and len(scans) == 1
 
