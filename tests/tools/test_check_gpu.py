@@ -419,16 +419,3 @@ def test_an_error_of_torchrun_is_named(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "module_environment", lambda: os.environ | {"PYTHONPATH": ""})  # finds no rank_program
     with pytest.raises(RuntimeError, match="No module named|ModuleNotFoundError|ChildFailedError"):
         ranks.run_ranks("gloo", 1, tmp_path)
-
-
-def test_views_gathered_by_hand_are_the_programs_own(tool, tmp_path):
-    data = tool("gpu_checks.data")
-    size = data.ON_CPU._replace(videos=1, frames=24, network=(*data.ON_CPU.network, "model.width=4"))
-    (tmp_path / "originals").mkdir()
-    data.write_video(tmp_path / "originals/0.mp4", size)
-    (tmp_path / "originals/list.csv").write_text("0.mp4 0\n")
-    table = data.read_table(str(tmp_path / "originals"), "list.csv", None)
-    (views,) = data.views_of_videos(size, table)
-    assert views.num_views == 30
-    ours, by_hand = (torch.cat(list(clips)) for clips in (views.chunks(7), data.gathered_clips(views, 7)))
-    assert torch.equal(ours, by_hand) and by_hand.shape == (30, 3, size.clip_frames, size.crop, size.crop)
