@@ -76,7 +76,7 @@ def h100(machine, monkeypatch):
     monkeypatch.setattr(doctor, "library_versions", device_facts.library_versions)
     for module in (cores, device_facts, doctor):
         monkeypatch.setattr(module, "usable_cores", lambda: 16)
-    kernels = {256: AttentionKernel("flash", ("flash",)), 512: AttentionKernel("chunked", ("efficient",))}
+    kernels = {256: AttentionKernel("flash", ("flash",)), 512: AttentionKernel("ours", ("efficient",))}
     monkeypatch.setattr(doctor, "attention_kernel", lambda _device, _dtype, width: kernels[width])
     monkeypatch.setattr(doctor, "batch_norm_kernel", lambda *_: "native, 4 dimensions")
 
@@ -88,7 +88,7 @@ def test_a_gpu_is_described_in_eight_lines(h100):
         "gpu       capability 9.0, 84.1 of 85.0 GB free, driver 580.65.06",
         "libraries CUDA 13.0, cuDNN 9.24.0, NCCL 2.30.7",
         "numbers   bfloat16 yes, TF32 yes (tf32=true), float16 yes",
-        "attention flash at 256 channels, chunked at 512 channels",
+        "attention flash at 256 channels, ours at 512 channels",
         "batchnorm native, 4 dimensions (bfloat16)",
     ]
     assert lines[7] == "cores     16, 8 for each GPU; data.num_workers=null gives each 7 workers"

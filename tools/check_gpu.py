@@ -36,6 +36,7 @@ from gpu_checks.table import print_table, write_json
 
 from nlvideo.runtime.errors import UserError, reporting_errors
 from nlvideo.runtime.files import check_writable
+from nlvideo.runtime.precision import use_tf32
 
 PARTS = {  # in this order: module of gpu_checks, title, seconds that it may take
     "A": ("versions", "versions", 60),
@@ -128,6 +129,7 @@ def run_limited(name: str, folder: Path, left: float, options: Sequence[str]) ->
 def run_here(name: str, folder: Path, quick: bool, seconds: float) -> None:
     """Runs a part in this process."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    use_tf32(False, device)  # as the programs do
     found = Findings(folder / "findings.jsonl", device, quick=quick, seconds=seconds)
     importlib.import_module(f"gpu_checks.{PARTS[name][0]}").run(found, folder)
 

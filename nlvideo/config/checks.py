@@ -288,11 +288,27 @@ def _check_model(config: TrainConfig) -> None:
             raise UserError(f"{key}={_value(config, key)} has no effect where only the head is trained.")
     for stage in model.activation_checkpointing:
         _check_choice("model.activation_checkpointing", stage, STAGES)
+    if config.cuda_graph:
+        _check_recordable(config)
     if config.compile and model.activation_checkpointing:
         raise UserError(
             f"model.activation_checkpointing={model.activation_checkpointing} does not go together with "
             "compile=true, which decides itself what is computed again."
         )
+
+
+def _check_recordable(config: TrainConfig) -> None:
+    """Refuses what a recorded pass would do wrongly or not at all."""
+    model, optim = config.model, config.optim
+    for key, excluded, reason in (
+        ("compile", config.compile, "a compiled network starts its kernels in its own way"),
+        ("sync_bn", config.sync_bn, "ranks would wait for each other inside of the recording"),
+        ("model.activation_checkpointing", model.activation_checkpointing, "a recording cannot save random states"),
+        ("optim.accumulate", optim.accumulate > 1, "the gradients of a pass lie where those of the next one will"),
+    ):
+        if excluded:
+            value = str(_value(config, key)).lower()
+            raise UserError(f"cuda_graph=true does not go together with {key}={value}: {reason}.")
 
 
 def _check_choice(key: str, value: Any, allowed: tuple) -> None:

@@ -156,6 +156,7 @@ class TrainConfig:
     precision: str = "auto"
     tf32: bool = False  # CUDA: float32 products with 10 bits of mantissa
     compile: bool = False  # torch.compile
+    cuda_graph: bool = False  # record the training passes once and replay them: faster with few clips per GPU
     sync_bn: bool = False  # CUDA: batch norm over the clips of all devices
     precise_bn_steps: int = 0  # validate with statistics of the batch norms over the clips of so many steps
     resume: str = "never"  # never, auto

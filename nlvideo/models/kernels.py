@@ -16,7 +16,7 @@ POSITIONS = 64  # of the tensors that are asked about; the choice depends on wid
 class AttentionKernel(NamedTuple):
     """What takes the softmax attention of queries and keys with D channels."""
 
-    chosen: str  # flash, efficient or cudnn, or chunked: ours, where none of these is taken
+    chosen: str  # flash, efficient or cudnn, or ours, where none of these is taken
     possible: tuple[str, ...]  # PyTorch's kernels that would take it
 
 
@@ -27,7 +27,7 @@ def attention_kernel(device: torch.device, dtype: torch.dtype, channels: int) ->
     query, key, value = (torch.empty(1, 1, POSITIONS, channels, **made) for _ in range(3))
     possible = _possible_kernels(query, key, value)
     if not pairwise._fused_attention_takes(query, key, value):
-        return AttentionKernel("chunked", possible)
+        return AttentionKernel("ours", possible)
     return AttentionKernel(attention_choice(query, key, value).removesuffix("_ATTENTION").lower(), possible)
 
 

@@ -30,10 +30,14 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Returns the context in which a float32 network computes its products in 16 bits, if that is the type."""
+def autocast(device: torch.device, dtype: torch.dtype, *, cached: bool = True) -> torch.autocast:
+    """Returns the context in which a float32 network computes its products in 16 bits, if that is the type.
+
+    Args:
+        cached: weights in 16 bits are kept until the context ends, for a second use.
+    """
     half = dtype in (torch.bfloat16, torch.float16)
-    return torch.autocast(device.type, dtype if half else torch.bfloat16, enabled=half)
+    return torch.autocast(device.type, dtype if half else torch.bfloat16, enabled=half, cache_enabled=cached)
 
 
 def use_tf32(allowed: bool, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from nlvideo.data.clips.batch import Colours, Normalizer
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.convolutions import time_algorithms
 from nlvideo.runtime.copy_stream import CopyStream
+from nlvideo.runtime.cuda_graph import record_passes
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.gradients import share_gradients
 from nlvideo.runtime.precision import autocast, input_dtype
@@ -93,21 +95,33 @@ def build_learner(
     averaged = None if optim.ema_decay is None else WeightAverage(network, optim.ema_decay)
     if config.compile:
         network.compile()
+    normalize = Normalizer(colours, world.device, input_dtype(dtype))
+    trained = _recorded(network, normalize, config, world, dtype) if config.cuda_graph else network
     return Learner(
         config=config,
         world=world,
         network=network,
-        model=share_gradients(network, world, timer.now, timer.add_communication),
+        model=share_gradients(trained, world, timer.now, timer.add_communication),
         optimizer=build_optimizer(network, optim, new_parts),
         scaler=torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16),
         timer=timer,
         dtype=dtype,
         to_device=CopyStream(world.device),
-        normalize=Normalizer(colours, world.device, input_dtype(dtype)),
+        normalize=normalize,
         loss=loss,
         mixer=_mixer(config) if optim.mixup or optim.cutmix else None,
         averaged=averaged,
     )
+
+
+def _recorded(
+    network: VideoResNet, normalize: Normalizer, config: TrainConfig, world: World, dtype: torch.dtype
+) -> nn.Module:
+    """Returns the network with its training passes as CUDA graphs, for this rank's clips of a step."""
+    data, clips = config.data, config.optim.batch_size // world.size
+    shape = (clips, data.num_frames, data.crop_size, data.crop_size, 3)
+    noise = torch.zeros(shape, dtype=torch.uint8, device=world.device).permute(0, 4, 1, 2, 3)
+    return record_passes(network, normalize(noise), partial(autocast, world.device, dtype, cached=False))
 
 
 def _mixer(config: TrainConfig) -> PairMixer:

@@ -59,6 +59,8 @@ def check_inputs(config: TrainConfig) -> Inputs:
     check_shared_memory(config)
     if config.sync_bn and not torch.cuda.is_available():
         raise UserError("sync_bn=true: PyTorch has synchronised batch norm for CUDA only, and there is no GPU here.")
+    if config.cuda_graph and not torch.cuda.is_available():
+        raise UserError("cuda_graph=true: only NVIDIA GPUs have CUDA graphs, and there is none here.")
     return Inputs(train_table, val_table, network)
 
 

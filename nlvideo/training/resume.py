@@ -19,7 +19,7 @@ CONFIG_FILE = "config.yaml"
 # What a resumed run may change, because the result is the same run.
 FREE_KEYS = (
     "output_dir num_devices resume dry_run keep profile_steps log_every_steps validate_every_steps "
-    "validate_every_epochs checkpoint_every_steps patience logger compile model.pretrained "
+    "validate_every_epochs checkpoint_every_steps patience logger compile cuda_graph model.pretrained "
     "model.activation_checkpointing optim.accumulate optim.max_steps optim.max_epochs data.root data.videos "
     "data.index data.num_workers data.start_method data.time_limit_seconds data.skip_slow data.max_bad_share"
 ).split()
@@ -119,6 +119,7 @@ def notes_on(found: FoundCheckpoint, config: TrainConfig, world_size: int, dtype
         lines.append(f"compute dtype {dtype} instead of {old['dtype']}")
     for key, now in (
         ("compile", config.compile),
+        ("cuda_graph", config.cuda_graph),
         ("activation_checkpointing", config.model.activation_checkpointing),
     ):
         was = (before["model"] if key in before["model"] else before).get(key, now)

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 def test_attention_is_flash_on_a_cpu_unless_ours_takes_it(monkeypatch):
     assert attention_kernel(CPU, torch.float32, 256) == ("flash", ("flash",))
     monkeypatch.setattr(pairwise, "_fused_attention_takes", lambda *_: False)
-    assert attention_kernel(CPU, torch.float32, 256) == ("chunked", ("flash",))
+    assert attention_kernel(CPU, torch.float32, 256) == ("ours", ("flash",))
 
 
 def test_pytorchs_predicates_are_asked_about_a_gpu(monkeypatch):

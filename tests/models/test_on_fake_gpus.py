@@ -171,7 +171,22 @@ def test_logits_are_float32_and_all_factors_of_16_bits_stay_so(dtype, autocast, 
     for x in inputs:
         assert (gradients[x].shape, gradients[x].dtype, gradients[x].device) == (x.shape, dtype, GPU)
     assert products(forward) == [(dtype, torch.float32), (dtype, dtype)]
-    assert products(back) == [(dtype, torch.float32), *[(dtype, dtype)] * 4]
+    assert products(back) == [(dtype, torch.float32), *[(dtype, dtype)] * 3]
+
+
+def test_a_small_matrix_is_kept_and_a_large_one_computed_again(monkeypatch):
+    """Operators that a backward pass takes: of 8 clips in res4, and of more than one chunk."""
+
+    def calls(batch: int) -> int:
+        with fake_gpu(), GPU:
+            inputs = [torch.empty(batch, 512, n, dtype=torch.bfloat16, requires_grad=True) for n in (784, 196, 196)]
+            y = pairwise.embedded_gaussian(*inputs)
+            with Calls() as found:
+                backward(y, torch.empty_like(y))
+        return len(found)
+
+    kept, again = calls(8), calls(800)
+    assert kept < 0.5 * again
 
 
 def test_before_torch_2_8_logits_are_products_of_float32(monkeypatch):

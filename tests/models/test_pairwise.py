@@ -180,6 +180,28 @@ def test_chunked_attention_gradients_by_differences(monkeypatch):
     torch.autograd.gradcheck(pairwise.embedded_gaussian, [t.requires_grad_() for t in random_inputs()])
 
 
+def test_kept_attention_gradients_by_differences(monkeypatch):
+    monkeypatch.setattr(pairwise, "_fused_attention_takes", lambda *_: False)
+    monkeypatch.setattr(pairwise, "_is_one_chunk_on_a_gpu", lambda *_: True)
+    inputs = [t.requires_grad_() for t in random_inputs()]
+    torch.autograd.gradcheck(lambda *x: pairwise.embedded_gaussian(*x, 0.7), inputs)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)]
+)
+def test_kept_attention_gives_what_chunks_give(dtype, tolerance, monkeypatch):
+    monkeypatch.setattr(pairwise, "_fused_attention_takes", lambda *_: False)
+    inputs, results = softmax_inputs("random", dtype), []
+    for kept in (True, False):
+        monkeypatch.setattr(pairwise, "_is_one_chunk_on_a_gpu", lambda *_, kept=kept: kept)
+        ours = [t.clone().requires_grad_() for t in inputs]
+        y = pairwise.embedded_gaussian(*ours, 0.5)
+        results.append((y, *torch.autograd.grad(y, ours, torch.ones_like(y))))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
 def test_rows_of_a_softmax_map_sum_to_one():
     theta, phi, _ = random_inputs()
     torch.testing.assert_close(pairwise.embedded_gaussian_map(theta, phi).sum(2), torch.ones(B, N).double())

@@ -15,6 +15,7 @@ import torch
 from nlvideo.models import pairwise
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.torch_private import FakeTensorMode
+from nlvideo.training import learner
 from nlvideo.training.memory import StepMemory
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -359,9 +360,11 @@ def test_the_training_step_is_measured_as_on_a_gpu(tool, gpu, tmp_path, monkeypa
     monkeypatch.setattr(steps, "step_memory", lambda *_: StepMemory(300_000_000, 0, 2, 1.0))
     monkeypatch.setattr(steps, "step_flops", lambda _: 1e9)
     monkeypatch.setattr(steps, "matmul_rate", lambda _: 0.001)
-    monkeypatch.setattr(steps, "kernel_times", lambda *_: measuring.KernelTimes(1e-6, 0.5, 0.3))
+    monkeypatch.setattr(steps, "kernel_times", lambda *_: measuring.KernelTimes(1e-6, 0.5, 0.4))
     monkeypatch.setattr(steps, "milliseconds_a_step", lambda step, *_, **__: 12.0 + 0 * bool(step()))
     monkeypatch.setattr(steps, "compile_step", lambda *_: None)  # its process has a test of its own
+    monkeypatch.setattr(learner, "record_passes", lambda network, *_: network)
+    monkeypatch.setattr(tool("gpu_checks.recorded"), "CASES", {"bfloat16": tiny})
     steps.run(gpu, tmp_path)
     states = {name: finding.state for name, finding in listed(tool, tmp_path).items()}
     assert states["base: a step"] == states["frozen: a step"] == "-"
@@ -369,8 +372,11 @@ def test_the_training_step_is_measured_as_on_a_gpu(tool, gpu, tmp_path, monkeypa
     assert (
         states["base: host synchronisations beside the wait for the step before"] == "pass"
     )  # none is counted on a CPU
-    assert states["base: kernels over wall time"] == states["base: batch norm of the kernels' time"] == "FAIL"
-    assert states["base: of the matrix product's rate, in kernels"] == "pass"
+    assert states["base: batch norm of the kernels' time"] == "FAIL"
+    assert states["base, cuda_graph=true: kernels over wall time"] == "FAIL"
+    assert states["base: kernels over wall time"] == states["base: of the matrix product's rate, in kernels"] == "-"
+    assert states["frozen, cuda_graph=true: a step"] == "-"
+    assert states["cuda_graph=true, bfloat16: difference of the updates"] == "pass"
     assert {"base, cudnn.benchmark off", "base, float16", "frozen, norms that train"} <= states.keys()
     assert states["base, PyTorch's batch norm"] == "skipped"  # on a CPU ours is PyTorch's
     assert states["frozen, PyTorch's batch norm"] == "-"

@@ -29,6 +29,7 @@ from gpu_checks.step_measuring import (
 from nlvideo.data.clips.loading import PR_SET_PDEATHSIG
 from nlvideo.runtime.distributed import World
 from nlvideo.runtime.gradients import share_gradients
+from nlvideo.runtime.precision import use_tf32
 from nlvideo.training.learner import Learner
 
 
@@ -37,6 +38,7 @@ def main() -> None:
     if sys.platform == "linux":  # torchrun puts its ranks into sessions of their own: end with it where it is killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     rank = int(os.environ["RANK"])
+    use_tf32(False, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     result = alone() if how == "alone" else with_gloo(synchronised=how == "sync_bn")
     torch.save(result, folder / f"rank{rank}.pt")
     dist.destroy_process_group()

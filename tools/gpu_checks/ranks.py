@@ -102,7 +102,7 @@ def run_ranks(how: str, number: int, folder: Path) -> list[dict[str, Any]]:
     done = subprocess.run(command, env=module_environment(), capture_output=True, text=True, timeout=RANK_SECONDS)
     if done.returncode:
         print(done.stdout, done.stderr, sep="\n", flush=True)
-        errors = [line for line in done.stderr.splitlines() if "Error" in line]
+        errors = [line for line in done.stderr.splitlines() if "Error: " in line]
         raise RuntimeError((errors or ["torchrun failed without an error"])[0])
     return [torch.load(target / f"rank{rank}.pt", weights_only=True) for rank in range(number)]
 

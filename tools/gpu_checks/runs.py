@@ -40,8 +40,10 @@ OPTIONS = {
     "float16": ["precision=float16"],
     "accumulate": ["optim.accumulate=4"],
     "precise_bn": ["precise_bn_steps=4"],
+    "cuda_graph": ["cuda_graph=true"],
     "compile": ["compile=true"],
 }
+OF_A_GPU = ("cuda_graph", "compile")
 SHORT = ["optim.max_steps=15", "validate_every_steps=15"]
 STOP_AFTER = 5  # steps
 STOP_SECONDS, RESUMED_LOSS = 10, 1e-2
@@ -64,12 +66,14 @@ def run(found: Findings, folder: Path) -> None:
         check_resume(found, runs)
     with found.case("quickstart, evaluated"):
         check_evaluation(found, runs)
-    shorts = {name: runs.start(name, *SHORT, *OPTIONS[name]) for name in OPTIONS if name != "compile"}
+    options = OPTIONS if found.cuda else [name for name in OPTIONS if name not in OF_A_GPU]
+    shorts = {name: runs.start(name, *SHORT, *OPTIONS[name]) for name in options if name != "compile"}
     for name, process in (shorts | ({"compile": compiled} if compiled else {})).items():
         with found.case(f"15 steps, {name}"):
             check_short(found, runs, name, process)
     if not found.cuda:
         found.skip("15 steps, compile", "compiling takes minutes on a CPU")
+        found.skip("15 steps, cuda_graph", "there is no GPU")
 
 
 class Runs:

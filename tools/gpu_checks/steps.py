@@ -14,6 +14,7 @@ from benchmark_model import plain_step
 from torch import nn
 
 from gpu_checks.findings import Findings
+from gpu_checks.recorded import check_recorded
 from gpu_checks.running import module_command, module_environment
 from gpu_checks.step_measuring import (
     NUM_CLASSES,
@@ -36,8 +37,9 @@ from nlvideo.runtime.distributed import World
 from nlvideo.training.memory import step_memory
 from nlvideo.training.memory_trial import free_cache
 
-LEAST_BUSY, MOST_OF_PLAN, MOST_BATCH_NORM, LEAST_OF_MATMUL, LEAST_AHEAD = 85, 1.5, 25, 45, 1.5
+LEAST_BUSY, MOST_OF_PLAN, MOST_BATCH_NORM, LEAST_AHEAD = 85, 1.5, 30, 1.3
 COMPILE_SECONDS = 90
+RECORDED = "cuda_graph=true"
 
 
 class Case(NamedTuple):
@@ -76,13 +78,16 @@ def run(found: Findings, _folder: Path) -> None:
         run_on_cpu(found)
         return
     base = measure(found, R50, rate)
-    if base:
-        compare_with_plain(found, R50, base)
+    recorded = measure_recorded(found, R50, base)
+    if recorded:
+        compare_with_plain(found, R50, recorded)
+    check_recorded(found)
     if found.quick:
         return
     frozen = None
     for case in CASES[1:]:
         milliseconds = measure(found, case, rate)
+        measure_recorded(found, case, milliseconds)
         frozen = milliseconds if case is FROZEN else frozen
     if base:
         for variant in variants():
@@ -123,15 +128,28 @@ def measure(found: Findings, case: Case, rate: float) -> float | None:
         )
         kernels = kernel_times(step, found.device)
         assert kernels.busy is not None
-        found.at_least(f"{case.name}: kernels over wall time", 100 * kernels.busy / milliseconds, LEAST_BUSY, "%")
+        found.show(f"{case.name}: kernels over wall time", 100 * kernels.busy / milliseconds, "%")
         found.show(f"{case.name}: convolutions of the kernels' time", 100 * kernels.convolution, "%")
         found.at_most(f"{case.name}: batch norm of the kernels' time", 100 * kernels.batch_norm, MOST_BATCH_NORM, "%")
         reached = 100 * flops / kernels.busy / 1e9 / rate
-        check = f"{case.name}: of the matrix product's rate, in kernels"
-        if case.overrides == R50.overrides:
-            found.at_least(check, reached, LEAST_OF_MATMUL, "%")
-        else:
-            found.show(check, reached, "%")
+        found.show(f"{case.name}: of the matrix product's rate, in kernels", reached, "%")
+    free_cache()
+    return milliseconds
+
+
+def measure_recorded(found: Findings, case: Case, base: float | None) -> float | None:
+    """Notes what a case's step costs with recorded passes, beside `base`, and returns its milliseconds."""
+    check, milliseconds = f"{case.name}, cuda_graph=true", None
+    with found.case(check):
+        learner = make_learner(step_config(case.clips, *case.overrides, RECORDED), found.device, torch.bfloat16)
+        step = one_step(learner, pinned_batch(learner))
+        milliseconds = milliseconds_a_step(step, found.device, 10)
+        learner.timer.take()
+        times = f", {base / milliseconds:.2f} times as fast" if base else ""
+        found.show(f"{check}: a step", f"{milliseconds:.1f} ms, {1000 * case.clips / milliseconds:.0f} clips/s{times}")
+        busy = kernel_times(step, found.device).busy
+        assert busy is not None
+        found.at_least(f"{check}: kernels over wall time", 100 * busy / milliseconds, LEAST_BUSY, "%")
     free_cache()
     return milliseconds
 
@@ -160,7 +178,7 @@ def pytorchs_batch_norm() -> AbstractContextManager:
 
 
 def compare_with_plain(found: Findings, case: Case, base: float) -> None:
-    """Notes how far the step is ahead of a plain loop with the matrices of all pairs, in the same dtype and float32."""
+    """Notes how far a step of `base` ms is ahead of a plain loop with the matrices of all pairs, in both dtypes."""
     config = step_config(case.clips, *case.overrides)
     for name, dtype in (("bfloat16 by autocast", torch.bfloat16), ("float32", torch.float32)):
         check = f"{case.name}: ahead of a plain loop in {name}"

@@ -27,5 +27,5 @@ def run(found: Findings, _folder: Path) -> None:
 def shown(found: Findings, dtype: torch.dtype, width: int) -> str:
     """Returns what takes the attention, and in brackets PyTorch's kernels that would where it is ours."""
     kernel = attention_kernel(found.device, dtype, width)
-    offered = f" ({', '.join(kernel.possible) or 'no other'})" if kernel.chosen == "chunked" else ""
+    offered = f" ({', '.join(kernel.possible) or 'no other'})" if kernel.chosen == "ours" else ""
     return f"{kernel.chosen}{offered}"
