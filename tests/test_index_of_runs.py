@@ -41,6 +41,7 @@ def known_to(file) -> int:
     return VideoIndex(file, grows=False).count()
 
 
+@pytest.mark.slow
 def test_a_run_with_an_index_is_the_run_without(videos, tmp_path, scans):
     broken = videos / "train/a video 2.mp4"
     broken.write_bytes(broken.read_bytes()[:-400])
@@ -63,6 +64,7 @@ def test_a_run_with_an_index_is_the_run_without(videos, tmp_path, scans):
     assert known_to(videos / INDEX_FILE) == known_to(tmp_path / "elsewhere") == NUM_VIDEOS - 1
 
 
+@pytest.mark.slow
 def test_an_evaluation_and_a_prediction_with_an_index_are_those_without(videos, tmp_path, scans, capsys):
     train(config_of(videos, tmp_path / "run", f"data.index={tmp_path}/of_training"))
     scores = {}
@@ -83,6 +85,7 @@ def test_an_evaluation_and_a_prediction_with_an_index_are_those_without(videos, 
     assert known_to(tmp_path / "mine") == 1 and scans == [str(video)]  # of the predictor without an index
 
 
+@pytest.mark.slow
 def test_a_dry_run_makes_no_index_and_uses_the_one_that_is_there(videos, tmp_path, capsys):
     train(config_of(videos, tmp_path / "out", "dry_run=true"))
     assert not [path for path in videos.iterdir() if path.name.startswith(INDEX_FILE)]
@@ -130,8 +133,9 @@ def test_what_is_wrong_with_an_index_is_said_once(videos, tmp_path, capsys, monk
     (videos / INDEX_FILE).unlink()
     data = config_of(videos, tmp_path / "x").data
     warnings = data_warnings(data, read_train_table(data), read_train_table(data))
-    assert f"no index of the videos is kept: {videos} cannot be written; data.index=FILE keeps it elsewhere" in " ".join(
-        warnings
+    assert (
+        f"no index of the videos is kept: {videos} cannot be written; data.index=FILE keeps it elsewhere"
+        in " ".join(warnings)
     )
 
 

@@ -6,6 +6,8 @@
 OUT gets videos.csv, one line a video: codec, frames, rate, size, keyframes, what is wrong. A list comes out as
 OUT/NAME without the rows of corrupt videos: path and label, and start and end where it has them. The same command
 resumes. On several machines: --shard 1/4 ... 4/4 with the same OUT, then once without --shard, which joins them.
+
+SRC/.nlvideo_index gets what opening each video has told, so that runs with data.root=SRC need not read it all again.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
+from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, index_problem
 from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.list_writing import write_list
 from nlvideo.data.lists.path_list import read_table
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, metavar="N", help="decode 8 frames at N places instead of all")
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--time-limit", type=float, default=600, metavar="SECONDS", help="for one video")
+    parser.add_argument("--index", metavar="FILE", help="instead of SRC/.nlvideo_index; none: no such file")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
     arguments = parser.parse_args()
     with reporting_errors():
@@ -80,13 +84,16 @@ def check(arguments: argparse.Namespace) -> int:
     records = open_records(out, "videos", arguments.shard, COLUMNS)
     done = {row["video"] for row in records.rows}
     todo = [name for name in mine if name not in done]
-    look = partial(look_at, src=src, sample=arguments.sample)
+    index = open_index_of(src, arguments.index)
+    look = partial(look_at, src=src, sample=arguments.sample, index=index)
     bar = progress_bar(total=len(mine), initial=len(mine) - len(todo), desc=f"checking {src}", unit="video")
     with bar:
         for outcome in each(look, todo, arguments.workers, arguments.time_limit):
             found = outcome.result or {"problem": outcome.failure}
             records.add({column: found.get(column, "") for column in COLUMNS} | {"video": outcome.item})
             bar.update()
+    if index is not None:
+        index.merge()
     rows = [row for row in records.rows if row["video"] in set(mine)]
     bad = {row["video"] for row in rows if row["problem"]}
     if arguments.shard == "1/1":
@@ -96,15 +103,28 @@ def check(arguments: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
-def look_at(name: str, *, src: Path, sample: int | None) -> dict:
-    """Returns the columns of one video; raises DecodeError if it is corrupt."""
+def open_index_of(src: Path, given: str | None) -> VideoIndex | None:
+    """Returns the index to be filled, after a line about what is wrong with it, if anything is."""
+    if given == "none":
+        return None
+    file = Path(given or src / INDEX_FILE)
+    if problem := index_problem(file):
+        print(problem)
+    return VideoIndex(file)
+
+
+def look_at(name: str, *, src: Path, sample: int | None, index: VideoIndex | None) -> dict:
+    """Returns the columns of one video; raises DecodeError if it is corrupt. The index learns of it, unasked."""
     path = src / name
     if path.is_dir():
         with FrameFolder(path) as video:
             for i in range(video.num_frames):
                 video.read([i], (16, 16))
             return {"codec": "pictures", "frames": video.num_frames, "height": video.height, "width": video.width}
+    state = index.state(path) if index is not None else None
     with PyavVideo(path) as video:
+        if index is not None and state is not None and index.state(path) == state:
+            index.add(state, video.facts)
         facts = {
             "codec": video.codec,
             "frames": video.num_frames,

@@ -2,16 +2,16 @@
 
 import time
 
-from nlvideo.build.data import index_note
+from nlvideo.build.data import index_file, index_note
 from nlvideo.config.schema import DataConfig
 from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
+from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.lists.list_warnings import list_warnings
 from nlvideo.data.lists.video_table import VideoTable
-from nlvideo.training.known_videos import known_videos
+from nlvideo.training.known_videos import MAX_SECONDS, known_videos
 
 MAX_OPENED = 64  # videos that are opened to see how long they are
-MAX_SECONDS = 5.0
 
 
 def data_warnings(data: DataConfig, train: VideoTable, val: VideoTable) -> list[str]:
@@ -35,7 +35,9 @@ def data_warnings(data: DataConfig, train: VideoTable, val: VideoTable) -> list[
 def count_short(data: DataConfig, table: VideoTable) -> tuple[int, int]:
     """Returns how many of some videos, spread over the list, are shorter than a clip's window, and of how many."""
     # PyAV whatever the decoder: others start threads, which the workers that are forked later would lack.
-    opener = Opener("pyav", MAX_SECONDS, data.frame_rate, data.clip_fps)
+    file = index_file(data)
+    index = VideoIndex(file, grows=False) if file is not None else None
+    opener = Opener("pyav", MAX_SECONDS, data.frame_rate, data.clip_fps, index)
     short = looked_at = 0
     end = time.monotonic() + MAX_SECONDS
     for i in range(0, len(table), -(-len(table) // MAX_OPENED)):

@@ -18,6 +18,7 @@ from PIL import Image
 from nlvideo.data.collections.records import Records, read_records
 from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex
 from nlvideo.data.lists.path_list import read_table
 
 
@@ -72,6 +73,10 @@ def test_check_videos_names_the_damaged_and_writes_a_clean_list(collection, tmp_
     assert [clean.name(i) for i in range(4)] == [f"class {i % 2}/v {i}.mp4" for i in (0, 1, 3, 5)]
     assert clean.targets.tolist() == [0, 1, 1, 1]
     assert "6 videos, 2 damaged" in text and "class 0/v 4.mp4: Invalid data" in text
+    index = VideoIndex(collection / INDEX_FILE, grows=False)
+    facts = {name: index.find(index.state(collection / name)) for name in rows}
+    assert {name for name, known in facts.items() if known is None} == {"class 0/v 2.mp4", "class 0/v 4.mp4"}
+    assert facts["class 1/v 1.mp4"].num_frames == 40
 
 
 def test_check_videos_in_shards_is_joined_and_not_done_twice(run, collection, tmp_path):

@@ -95,12 +95,12 @@ FACT_COLUMNS = {
 
 def facts_of_row(row: tuple[Any, ...]) -> VideoFacts:
     """Returns the facts that `as_row` has written."""
-    *plain, times, key_times = row
-    turns, time_base, interlaced, aspect = plain[6], plain[7], plain[9], plain[10]
-    plain[6] = Orientation(bool(turns & 1), bool(turns & 2), bool(turns & 4))
-    plain[7], plain[10] = Fraction(time_base), Fraction(aspect)
-    plain[9], plain[11:14] = bool(interlaced), map(bool, plain[11:14])
-    return VideoFacts(*plain, unpacked(times), unpacked(key_times))
+    values: dict[str, Any] = dict(zip(FACT_COLUMNS, row, strict=True))
+    turns = values.pop("turns")
+    values |= {name: bool(values[name]) for name in ("interlaced", "timed", "reordered", "open_gops")}
+    values |= {name: Fraction(values[name]) for name in ("time_base", "pixel_aspect")}
+    values |= {name: unpacked(values[name]) for name in ("times", "key_times")}
+    return VideoFacts(orientation=Orientation(bool(turns & 1), bool(turns & 2), bool(turns & 4)), **values)
 
 
 def packed(times: np.ndarray) -> bytes:

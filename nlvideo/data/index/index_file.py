@@ -23,7 +23,7 @@ from nlvideo.runtime.folder_lock import lock_file
 
 VERSION = 1  # of the columns and of what they mean; rises with any change to what opening a video tells
 APPLICATION = 0x6E6C7669  # "nlvi", which says whose database it is
-KEY_COLUMNS = {"name": "BLOB PRIMARY KEY", "bytes": "INTEGER", "mtime_ns": "INTEGER"}
+KEY_COLUMNS = {"name": "BLOB PRIMARY KEY", "bytes": "INTEGER", "mtime_ns": "INTEGER", "reader": "TEXT"}
 COLUMNS = KEY_COLUMNS | FACT_COLUMNS | {"checksum": "INTEGER"}
 TABLE = f"CREATE TABLE videos ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())}) WITHOUT ROWID"
 SELECT = "SELECT * FROM videos WHERE name = ?"

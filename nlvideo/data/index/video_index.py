@@ -8,6 +8,8 @@ import weakref
 from pathlib import Path
 from typing import NamedTuple
 
+import av
+
 from nlvideo.data.index.facts import VideoFacts, facts_of_row
 from nlvideo.data.index.index_file import (
     NOTES,
@@ -23,27 +25,32 @@ from nlvideo.data.index.index_file import (
 from nlvideo.data.shards.video_file import file_status
 
 INDEX_FILE = ".nlvideo_index"  # in the folder of the videos
+LIBRARIES = (av.library_versions[name] for name in ("libavformat", "libavcodec"))
+READER = "/".join([av.__version__, *(".".join(map(str, version)) for version in LIBRARIES)])
 LOOK_SECONDS = 30.0  # from one look whether the index has been replaced to the next
 
 
 class FileState(NamedTuple):
-    """A file as it was before it was read."""
+    """A file as it was before it was read, and by what."""
 
     name: bytes  # see VideoIndex
     size: int
     mtime_ns: int
+    reader: str = READER
 
 
 class VideoIndex:
     """Facts of videos in a file that processes and machines share.
 
-    A video is known by its name, size and time of change. The name is relative to the folder of the index where it
+    A video is known by its name, size and time of change, and by the versions of PyAV and FFmpeg, another of which may
+    see something else in it. The name is relative to the folder of the index where it
     lies below that, so that a folder can be moved with its index, and absolute elsewhere. A file that is replaced by
     one of equal size with the old one's time of change (to the nanosecond) is not noticed.
 
     An object is used by any number of processes, forked or spawned; each opens the file for itself when it first needs
-    it. What they learn is merged into the file when the object ends, in the process that made it. What cannot be read
-    or written is done without: an index changes how long it takes to open a video and nothing else.
+    it. What processes have learned is merged into the file when an object is made and when it ends, in the process that
+    made it. What cannot be read or written is done without: an index changes how long it takes to open a video and
+    nothing else.
 
     Args:
         grows: what is learned is written down.
@@ -53,6 +60,7 @@ class VideoIndex:
         self.file, self.grows = Path(os.path.abspath(file)), grows
         self._begin()
         if grows:
+            self.merge()  # what an earlier process left when it was killed
             weakref.finalize(self, _merge, self.file, os.getpid())
 
     def __getstate__(self) -> tuple[Path, bool]:
@@ -115,7 +123,10 @@ class VideoIndex:
     def count(self) -> int:
         """Returns how many videos it holds."""
         reader = self._current_reader()
-        return reader.execute("SELECT count(*) FROM videos").fetchone()[0] if reader is not None else 0
+        try:
+            return reader.execute("SELECT count(*) FROM videos").fetchone()[0] if reader is not None else 0
+        except sqlite3.Error:
+            return 0
 
     def merge(self) -> None:
         """Makes what all processes have noted part of the file."""

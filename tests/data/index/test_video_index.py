@@ -184,6 +184,7 @@ def test_what_is_no_index_of_this_version_is_made_anew(folder, scans, change, re
     change(file)
     assert index_problem(file) == f"{file} {reason}: it is made anew" or not reason
     assert "made anew" in index_problem(file)
+    assert VideoIndex(file, grows=False).count() in (0, 126)
     scans.clear()
     assert see(VideoIndex(file), folder) == [20, 21, 22, 23, 24, 25] and len(scans) == 6
     assert index_problem(file) is None
@@ -198,6 +199,29 @@ def test_a_record_with_a_flipped_bit_is_not_believed(folder, scans):
     scans.clear()
     assert see(VideoIndex(file), folder) == [20, 21, 22, 23, 24, 25]
     assert scans == [str(folder / "videos/2.mp4")]
+
+
+def test_what_another_version_of_ffmpeg_has_seen_is_not_believed(folder, scans, monkeypatch):
+    index = VideoIndex(folder / "index")
+    see(index, folder)
+    index.merge()
+    state = index.state(folder / "videos/0.mp4")
+    assert VideoIndex(folder / "index").find(state) is not None
+    assert VideoIndex(folder / "index").find(state._replace(reader="17.0.0/61.7.100/61.19.100")) is None
+
+
+def test_notes_of_a_killed_process_are_merged_by_the_next(folder, scans):
+    def worker():
+        index = VideoIndex(folder / "index")
+        see(index, folder)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=worker)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not (folder / "index").exists()
+    index = VideoIndex(folder / "index")
+    assert see(index, folder) == [20, 21, 22, 23, 24, 25] and scans == []
 
 
 def test_notes_that_a_kill_has_cut_cost_their_last_line(folder, scans):
