@@ -11,7 +11,7 @@ import struct
 import tarfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from posixpath import normpath
@@ -76,7 +76,7 @@ class Scan:
 
     Attributes:
         entries: its regular files; of several with one name the last, as unpacking would leave it.
-        others: what is no regular file, by the keys of the names.
+        others: why other members are not read, by the keys of their names.
         problem: why this is not a whole tar file that can be read in place, if it is not.
     """
 
@@ -137,39 +137,54 @@ def _scan(path: str) -> Scan:
     found: dict[int, Entry] = {}
     others: dict[int, str] = {}
     with open(path, "rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        start = _read_at(file, 0, 6)
-        compressed = next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), None)
-        if compressed is not None:
-            problem = f"is compressed ({compressed}); members are read in place, which takes an uncompressed tar file"
-            return Scan(Entries(lambda *_: b"", 0), problem=problem)
-        file.seek(0)
-        end = 0
+        size, end = file.seek(0, io.SEEK_END), 0
+        problem = _compression(file)
         try:
-            tar: Any = tarfile.open(fileobj=file, mode="r:")
-            with tar:
-                while (member := tar.next()) is not None:
-                    tar.members.clear()  # which would keep an object of each
-                    end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isreg() else 0)
-                    _note(file, member, found, others)
+            for member in _members(file) if not problem else ():
+                key, (entry, why_not) = name_key(member.name), _entry(file, member, size)
+                found.pop(key, None)
+                others.pop(key, None)
+                if entry is not None:
+                    found[key] = entry
+                else:
+                    others[key] = f"in {os.path.basename(path)} it is {why_not}"
+                end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isreg() else 0)
         except (tarfile.TarError, ValueError, OverflowError) as error:
-            if not end:
-                return Scan(Entries(lambda *_: b"", 0), problem=f"is no tar file ({error})")
-        problem = _end_problem(file, end, size)
+            problem = "" if end else f"is no tar file ({error})"
+        problem = problem or _end_problem(file, end, size)
     data = packed_entries(list(found.values()))
     return Scan(Entries(lambda offset, length: data[offset : offset + length], len(found)), others, problem)
 
 
-def _note(file: BinaryIO, member: tarfile.TarInfo, found: dict[int, Entry], others: dict[int, str]) -> None:
-    key = name_key(member.name)
-    others.pop(key, None)
-    found.pop(key, None)
-    if member.isreg() and not member.issparse():
-        length = member.offset_data - member.offset
-        crc = zlib.crc32(_read_at(file, member.offset, length))
-        found[key] = Entry(key, member.offset, member.size, length, crc)
-    else:
-        others[key] = "stored with holes (sparse)" if member.issparse() else KINDS.get(member.type, "no regular file")
+def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    file.seek(0)
+    tar: Any = tarfile.open(fileobj=file, mode="r:")
+    with tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # which would keep an object of each
+            yield member
+
+
+def _compression(file: BinaryIO) -> str:
+    """Returns what is wrong with a compressed file, empty for others."""
+    start = _read_at(file, 0, 6)
+    kind = next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), None)
+    if kind is None:
+        return ""
+    return f"is compressed ({kind}); members are read in place, which takes an uncompressed tar file"
+
+
+def _entry(file: BinaryIO, member: tarfile.TarInfo, size: int) -> tuple[Entry | None, str]:
+    """Returns where a member lies in a tar file of `size` bytes, or why it is not read."""
+    if member.issparse() or not member.isreg():
+        kind = "stored with holes (sparse)" if member.issparse() else KINDS.get(member.type, "no regular file")
+        return None, f"{kind}, which is not read"
+    length = member.offset_data - member.offset
+    crc = zlib.crc32(_read_at(file, member.offset, length))
+    entry = Entry(name_key(member.name), member.offset, member.size, length, crc)
+    if entry.stop > size:
+        return None, f"cut short: the tar file ends after {size} bytes, this video would end after {entry.stop}"
+    return entry, ""
 
 
 def _end_problem(file: BinaryIO, end: int, size: int) -> str:

@@ -139,11 +139,7 @@ def _keys_in(tar: str) -> np.ndarray:
             written = written_entries(file, whole=True)
             if written is not None:
                 return written.keys()
-            size = file.seek(0, io.SEEK_END)
-        entries = scanned(tar).entries
-        last = max(entries, key=lambda entry: entry.stop, default=None)
-        keys = entries.keys()
-        return keys if last is None or last.stop <= size else keys[keys != last.key]
+        return scanned(tar).entries.keys()
     except OSError:
         return np.empty(0, np.uint64)
 
@@ -168,16 +164,12 @@ def _scanned_entry(tar: str, member: str, key: int) -> Entry:
     scan, name = scanned(tar), os.path.basename(tar)
     entry = scan.entries.find(key)
     if entry is None and key in scan.others:
-        raise OSError(errno.EINVAL, f"in {name} it is {scan.others[key]}, which is not read", tar)
-    if entry is None and not len(scan.entries) and scan.problem:
+        raise OSError(errno.EINVAL, scan.others[key], tar)
+    if entry is None and not len(scan.entries) and not scan.others and scan.problem:
         raise OSError(errno.EINVAL, f"{name} {scan.problem}", tar)
     if entry is None:
         where = f"{name} {scan.problem}, and up to there it" if scan.problem else f"the tar file {name}"
         raise FileNotFoundError(errno.ENOENT, f"{where} holds no {member}", tar)
-    size = os.path.getsize(tar)
-    if entry.stop > size:
-        reason = f"{name} is cut short: it ends after {size} bytes, this video would end after {entry.stop}"
-        raise OSError(errno.EINVAL, reason, tar)
     return entry
 
 
