@@ -6,6 +6,7 @@ FOLDER holds videos; they are also prepared (tools/prepare_videos.py) and read a
   train_clip_over_reference   a training clip (32 of 64 frames, short side 256 to 320, crop 224) over decoding its
                               window without conversion, from the keyframe before it
   prepared_over_original      rate of training clips from the prepared videos over that from the originals
+  shard_over_files            rate of training clips from the prepared videos in a shard over that from their files
   eval_video_over_reference   all views (10 clips x 3 crops of 256) over one full decode with conversion of the
                               wanted frames
   eval_video_peak_MB          memory that reading all views of the largest of the videos adds to a process
@@ -42,6 +43,7 @@ from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.folder_tree import videos_below
 from nlvideo.data.lists.path_list import read_table
+from nlvideo.data.shards.shard_writing import write_shard
 from nlvideo.runtime.cores import usable_cores
 
 TRAIN: dict[str, Any] = {
@@ -81,8 +83,10 @@ def main() -> None:
         prepared_folder = Path(scratch, "prepared")
         for name in videos:
             encode_video(name, src=arguments.folder, dst=prepared_folder, short_side=256, gap=24, crf=20)
-        prepared = table_of(prepared_folder, [str(Path(name).with_suffix(".mp4")) for name in videos], scratch)
-        figures = measure(originals, prepared, arguments.rounds)
+        made = [str(Path(name).with_suffix(".mp4")) for name in videos]
+        write_shard(Path(scratch, "shard.tar"), [(name, prepared_folder / name) for name in made])
+        prepared, packed = (table_of(folder, made, scratch) for folder in (prepared_folder, Path(scratch, "shard.tar")))
+        figures = measure(originals, prepared, packed, arguments.rounds)
         figures["clips_per_second"] = 1 / figures["seconds"]["training clip"]
         spawned = multiprocessing.get_context("spawn").Pool(1, partial(torch.set_num_threads, 1), maxtasksperchild=1)
         with spawned as pool:
@@ -102,11 +106,11 @@ def table_of(folder: Path, names: list[str], scratch: str):
     return read_table(str(folder), str(file), None)
 
 
-def measure(originals, prepared, rounds: int) -> dict:
+def measure(originals, prepared, packed, rounds: int) -> dict:
     """Returns the ratios of the times of all rounds, their spread over the rounds, and the medians of seconds."""
     opener = Opener()
     clips = TrainClips(originals, **TRAIN, opener=opener)
-    prepared_clips = TrainClips(prepared, **TRAIN, opener=opener)
+    prepared_clips, packed_clips = (TrainClips(table, **TRAIN, opener=opener) for table in (prepared, packed))
     views = MultiViews(originals, **TEST, opener=opener)
     num = len(originals)
     wanted = [frames_of_views(originals.path(i)) for i in range(num)]
@@ -114,6 +118,7 @@ def measure(originals, prepared, rounds: int) -> dict:
         "reference, window": lambda epoch, i: decode_window(originals.path(i), clips.draw(epoch, i).start),
         "training clip": lambda epoch, i: clips[epoch, i],
         "prepared training clip": lambda epoch, i: prepared_clips[epoch, i],
+        "training clip from a shard": lambda epoch, i: packed_clips[epoch, i],
         "opening": lambda epoch, i: PyavVideo(originals.path(i)).close(),
         "decoding": lambda epoch, i: decode_wanted(originals.path(i), clips.draw(epoch, i).start),
         "reference, whole video": lambda epoch, i: decode_and_convert(originals.path(i), wanted[i]),
@@ -137,6 +142,7 @@ def measure(originals, prepared, rounds: int) -> dict:
     pairs = {
         "train_clip_over_reference": ("training clip", "reference, window"),
         "prepared_over_original": ("training clip", "prepared training clip"),
+        "shard_over_files": ("prepared training clip", "training clip from a shard"),
         "eval_video_over_reference": ("all views", "reference, whole video"),
     }
     ratios = {key: [a / b for a, b in zip(seconds[x], seconds[y], strict=True)] for key, (x, y) in pairs.items()}

@@ -171,7 +171,7 @@ def test_a_packer_that_is_killed_at_any_moment_makes_the_same_shards(tmp_path, m
             moment_passes()
 
         def write(file, members):
-            half = folder / f".{file.name}.0.part"
+            half = folder / f".{file.name}.{dies_at}.part"
             half.write_text("half")
             moment_passes()
             half.unlink()

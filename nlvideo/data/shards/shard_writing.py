@@ -38,7 +38,7 @@ def _add_table(tar: tarfile.TarFile, entries: list[Entry]) -> None:
     """Adds the table, filled up so that its footer stands at a known distance from the end of the file."""
     data, start = packed_entries(entries), tar.offset + BLOCK
     total = -(-(start + len(data) + BLOCK + END) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-    footer = FOOTER.pack(MAGIC, total, start, len(entries), zlib.crc32(data)).ljust(BLOCK, b"\0")
+    footer = FOOTER.pack(MAGIC, start, len(entries), zlib.crc32(data)).ljust(BLOCK, b"\0")
     filled = data.ljust(total - END - BLOCK - start, b"\0") + footer
     tar.addfile(_info(TABLE_MEMBER, len(filled)), BytesIO(filled))
 

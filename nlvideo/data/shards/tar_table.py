@@ -22,7 +22,7 @@ import numpy as np
 TABLE_MEMBER = ".nlvideo_members"
 ENTRY = struct.Struct("<QQQII")  # the fields of Entry
 ENTRY_TYPE = np.dtype("<u8,<u8,<u8,<u4,<u4")
-FOOTER = struct.Struct("<16sQQQI")  # magic, bytes of the tar file, first byte of the entries, their number, CRC-32
+FOOTER = struct.Struct("<16sQQI")  # magic, first byte of the entries, their number, their CRC-32
 MAGIC = b"nlvideo members1"
 BLOCK = tarfile.BLOCKSIZE
 END = 2 * BLOCK  # zeros with which a tar file ends
@@ -106,8 +106,8 @@ def written_entries(file: BinaryIO, *, whole: bool = False) -> Entries | None:
     footer = _read_at(file, max(size - END - BLOCK, 0), FOOTER.size)
     if len(footer) < FOOTER.size:
         return None
-    magic, total, start, count, crc = FOOTER.unpack(footer)
-    if magic != MAGIC or total != size:
+    magic, start, count, crc = FOOTER.unpack(footer)
+    if magic != MAGIC:
         return None
     if whole and zlib.crc32(_read_at(file, start, count * ENTRY.size)) != crc:
         return None

@@ -26,7 +26,7 @@ class FileStatus(NamedTuple):
     mtime_ns: int  # of the file, or of the tar file that it is in
 
 
-class Stretch(NamedTuple):
+class MemberPlace(NamedTuple):
     """Where the bytes of a video are."""
 
     file: str
@@ -48,7 +48,7 @@ def exists(path: str) -> bool:
     if parts is None:
         return os.path.exists(path)
     try:
-        _stretch(*parts)
+        _place_of(*parts)
     except OSError:
         return False
     return True
@@ -59,7 +59,7 @@ def reason_in_tar(path: str) -> str:
     parts = split_member(path)
     try:
         if parts is not None:
-            _stretch(*parts)
+            _place_of(*parts)
     except OSError as error:
         return f" ({error.strerror})"
     return ""
@@ -75,8 +75,8 @@ def file_status(path: str | os.PathLike) -> FileStatus:
     if parts is None:
         status = os.stat(path)
         return FileStatus(status.st_size, status.st_mtime_ns)
-    stretch = _stretch(*parts)
-    return FileStatus(stretch.stop - stretch.start, os.stat(stretch.file).st_mtime_ns)
+    place = _place_of(*parts)
+    return FileStatus(place.stop - place.start, os.stat(place.file).st_mtime_ns)
 
 
 def open_bytes(path: str) -> BinaryIO:
@@ -88,7 +88,7 @@ def open_bytes(path: str) -> BinaryIO:
     parts = split_member(path)
     if parts is None:
         return open(path, "rb")
-    return io.BufferedReader(_MemberBytes(_stretch(*parts)))
+    return io.BufferedReader(_MemberBytes(_place_of(*parts)))
 
 
 def member_address(path: str) -> str | None:
@@ -100,11 +100,11 @@ def member_address(path: str) -> str | None:
     parts = split_member(path)
     if parts is None:
         return None
-    stretch = _stretch(*parts)
-    if stretch.start == stretch.stop:
+    place = _place_of(*parts)
+    if place.start == place.stop:
         raise OSError(errno.EINVAL, "it holds no bytes", path)
     # FFmpeg's own protocol reads part of a file. What follows the last option is the name, whatever is in it.
-    return f"subfile,,start,{stretch.start},end,{stretch.stop},,:file:{stretch.file}"
+    return f"subfile,,start,{place.start},end,{place.stop},,:file:{place.file}"
 
 
 class Listing:
@@ -144,7 +144,7 @@ def _keys_in(tar: str) -> np.ndarray:
         return np.empty(0, np.uint64)
 
 
-def _stretch(tar: str, member: str) -> Stretch:
+def _place_of(tar: str, member: str) -> MemberPlace:
     """Returns where a member lies.
 
     Raises:
@@ -157,7 +157,7 @@ def _stretch(tar: str, member: str) -> Stretch:
             entry = written.find(key)
         if entry is None or not is_there(file, entry):  # a table is believed only where the tar file agrees
             entry = _scanned_entry(tar, member, key)
-        return Stretch(tar, entry.start, entry.stop)
+        return MemberPlace(tar, entry.start, entry.stop)
 
 
 def _scanned_entry(tar: str, member: str, key: int) -> Entry:
@@ -176,8 +176,8 @@ def _scanned_entry(tar: str, member: str, key: int) -> Entry:
 class _MemberBytes(io.RawIOBase):
     """The bytes of a member."""
 
-    def __init__(self, stretch: Stretch):
-        self._file, self._stretch, self._place = open(stretch.file, "rb", buffering=0), stretch, 0
+    def __init__(self, place: MemberPlace):
+        self._file, self._place, self._offset = open(place.file, "rb", buffering=0), place, 0
 
     def readable(self) -> bool:
         return True
@@ -186,15 +186,15 @@ class _MemberBytes(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        size = self._stretch.stop - self._stretch.start
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: size}[whence]
-        return self._place
+        size = self._place.stop - self._place.start
+        self._offset = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: size}[whence]
+        return self._offset
 
     def readinto(self, buffer: Any) -> int:
-        left = max(self._stretch.stop - self._stretch.start - self._place, 0)
-        self._file.seek(self._stretch.start + self._place)
+        left = max(self._place.stop - self._place.start - self._offset, 0)
+        self._file.seek(self._place.start + self._offset)
         count = self._file.readinto(memoryview(buffer)[: min(len(buffer), left)]) or 0
-        self._place += count
+        self._offset += count
         return count
 
     def close(self) -> None:

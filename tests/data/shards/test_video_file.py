@@ -269,6 +269,14 @@ def test_a_shard_that_something_was_added_to(shard, videos, tmp_path):
         assert video.num_frames == 21
 
 
+def test_a_shard_behind_another_tar_file(shard, videos, tmp_path):
+    with tarfile.open(tmp_path / "first.tar", "w") as tar:
+        tar.add(videos / NAMES[0], "a.mp4")
+    (tmp_path / "x.tar").write_bytes((tmp_path / "first.tar").read_bytes() + shard.read_bytes())
+    assert exists(str(tmp_path / "x.tar/a.mp4")) and Listing().has(str(tmp_path / "x.tar/a.mp4"))
+    assert refused(tmp_path / "x.tar" / NAMES[1]) == f"the tar file x.tar holds no {NAMES[1]}"
+
+
 @pytest.mark.parametrize("written", [True, False])
 def test_a_tar_file_that_is_replaced_is_looked_at_anew(videos, tmp_path, written):
     def make(names):
