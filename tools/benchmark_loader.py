@@ -6,7 +6,8 @@ FOLDER holds videos; they are also prepared (tools/prepare_videos.py) and read a
   train_clip_over_reference   a training clip (32 of 64 frames, short side 256 to 320, crop 224) over decoding its
                               window without conversion, from the keyframe before it
   prepared_over_original      rate of training clips from the prepared videos over that from the originals
-  shard_over_files            rate of training clips from the prepared videos in a shard over that from their files
+  shard_over_files            rate of training clips from the prepared videos in a shard over that from their files,
+                              with an index as training has, clip by clip in turn; and the same in CPU time
   eval_video_over_reference   all views (10 clips x 3 crops of 256) over one full decode with conversion of the
                               wanted frames
   eval_video_peak_MB          memory that reading all views of the largest of the videos adds to a process
@@ -39,8 +40,9 @@ from nlvideo.data.clips import sampling
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_sampling import view_indices
 from nlvideo.data.clips.views import MultiViews
-from nlvideo.data.decoding.opening import Opener
+from nlvideo.data.decoding.opening import Opener, open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
+from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.lists.folder_tree import videos_below
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.shards.shard_writing import write_shard
@@ -86,7 +88,8 @@ def main() -> None:
         made = [str(Path(name).with_suffix(".mp4")) for name in videos]
         write_shard(Path(scratch, "shard.tar"), [(name, prepared_folder / name) for name in made])
         prepared, packed = (table_of(folder, made, scratch) for folder in (prepared_folder, Path(scratch, "shard.tar")))
-        figures = measure(originals, prepared, packed, arguments.rounds)
+        figures = measure(originals, prepared, arguments.rounds)
+        figures |= compare_shard(prepared, packed, arguments.rounds, Path(scratch, "index"))
         figures["clips_per_second"] = 1 / figures["seconds"]["training clip"]
         spawned = multiprocessing.get_context("spawn").Pool(1, partial(torch.set_num_threads, 1), maxtasksperchild=1)
         with spawned as pool:
@@ -106,11 +109,11 @@ def table_of(folder: Path, names: list[str], scratch: str):
     return read_table(str(folder), str(file), None)
 
 
-def measure(originals, prepared, packed, rounds: int) -> dict:
+def measure(originals, prepared, rounds: int) -> dict:
     """Returns the ratios of the times of all rounds, their spread over the rounds, and the medians of seconds."""
     opener = Opener()
     clips = TrainClips(originals, **TRAIN, opener=opener)
-    prepared_clips, packed_clips = (TrainClips(table, **TRAIN, opener=opener) for table in (prepared, packed))
+    prepared_clips = TrainClips(prepared, **TRAIN, opener=opener)
     views = MultiViews(originals, **TEST, opener=opener)
     num = len(originals)
     wanted = [frames_of_views(originals.path(i)) for i in range(num)]
@@ -118,7 +121,6 @@ def measure(originals, prepared, packed, rounds: int) -> dict:
         "reference, window": lambda epoch, i: decode_window(originals.path(i), clips.draw(epoch, i).start),
         "training clip": lambda epoch, i: clips[epoch, i],
         "prepared training clip": lambda epoch, i: prepared_clips[epoch, i],
-        "training clip from a shard": lambda epoch, i: packed_clips[epoch, i],
         "opening": lambda epoch, i: PyavVideo(originals.path(i)).close(),
         "decoding": lambda epoch, i: decode_wanted(originals.path(i), clips.draw(epoch, i).start),
         "reference, whole video": lambda epoch, i: decode_and_convert(originals.path(i), wanted[i]),
@@ -142,7 +144,6 @@ def measure(originals, prepared, packed, rounds: int) -> dict:
     pairs = {
         "train_clip_over_reference": ("training clip", "reference, window"),
         "prepared_over_original": ("training clip", "prepared training clip"),
-        "shard_over_files": ("prepared training clip", "training clip from a shard"),
         "eval_video_over_reference": ("all views", "reference, whole video"),
     }
     ratios = {key: [a / b for a, b in zip(seconds[x], seconds[y], strict=True)] for key, (x, y) in pairs.items()}
@@ -153,6 +154,27 @@ def measure(originals, prepared, packed, rounds: int) -> dict:
         "videos": num,
         "rounds": rounds,
     }
+
+
+def compare_shard(files, members, rounds: int, index_file: Path) -> dict[str, float]:
+    """Returns the rate of clips from members of a shard over that from files, by wall time and by CPU time."""
+    for table in (files, members):
+        index = VideoIndex(index_file)
+        for i in range(len(table)):
+            open_video(table.path(i), index=index).close()
+        index.merge()
+    index = VideoIndex(index_file)
+    both = [TrainClips(table, **TRAIN, opener=Opener(index=index)) for table in (files, members)]
+    seconds = np.zeros((2, 2))  # files, members; wall, CPU
+    for epoch in range(rounds + 1):
+        for i in range(len(files)):
+            for k in (0, 1) if (epoch + i) % 2 else (1, 0):
+                start = np.array([time.perf_counter(), time.process_time()])
+                both[k][epoch, i]
+                if epoch:  # the first round fills caches
+                    seconds[k] += np.array([time.perf_counter(), time.process_time()]) - start
+    wall, cpu = seconds[0] / seconds[1]
+    return {"shard_over_files": wall, "shard_over_files_cpu": cpu}
 
 
 def peak_of_views(table, index: int) -> float:
@@ -229,7 +251,8 @@ def show(figures: dict, arguments: argparse.Namespace) -> None:
     for key, (low, high) in figures["spread"].items():
         table.add_row(key, f"{figures[key]:.2f}", f"{low:.2f} to {high:.2f}")
     Console().print(table)
-    print(f"eval_video_peak_MB {figures['eval_video_peak_MB']:.0f}")
+    for key, digits in (("shard_over_files", 3), ("shard_over_files_cpu", 3), ("eval_video_peak_MB", 0)):
+        print(f"{key} {figures[key]:.{digits}f}")
     seconds = figures["seconds"]
     clip, opening, decoding = (seconds[name] for name in ("training clip", "opening", "decoding"))
     stages = {"opening and index": opening, "decoding": decoding - opening, "converting and resizing": clip - decoding}

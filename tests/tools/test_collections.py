@@ -172,8 +172,8 @@ def test_benchmark_loader_gives_its_figures(tmp_path):
         "benchmark_loader", tmp_path / "videos", "--json", file, "--rounds", "1", "--steps-per-second", "2"
     )
     figures = json.loads(file.read_text())
-    keys = "train_clip_over_reference prepared_over_original shard_over_files eval_video_over_reference eval_video_peak_MB"
-    for key in keys.split():
+    keys = "train_clip_over_reference prepared_over_original shard_over_files eval_video_over_reference"
+    for key in [*keys.split(), "eval_video_peak_MB"]:
         assert figures[key] > 0
     assert "2 steps/s of 64 clips need" in text
 

@@ -40,6 +40,7 @@ class Packer:
         self._place = 0  # in the order, of the first item that is not finished
         self._held: list[tuple[str, str]] = []  # items and files of the next shard
         self._bytes = 0
+        self._left: set[Path] = set()  # folders that files were removed from
 
     def finish(self, item: str, file: str = "") -> None:
         """Notes that an item is finished, and writes a shard if there are files enough.
@@ -51,7 +52,7 @@ class Packer:
         member = split_member(str(self.folder / file))
         if member is not None:
             if file.startswith(f"{self._last}/"):  # the job may have been killed before it removed the file
-                (self.folder / member[1]).unlink(missing_ok=True)
+                self._unlink(member[1])
             file = ""
         elif file and self._is_packed(file):  # the job was killed before it recorded that
             self._remove(item, file, self._last)
@@ -69,9 +70,9 @@ class Packer:
         for item, file in left:
             self._hold(item, file)
         self._write()
-        folders = {folder for file in self._finished.values() for folder in (self.folder / file).parents}
-        for folder in sorted(folders, reverse=True):
-            if self.folder in folder.parents and folder.is_dir() and not any(folder.iterdir()):
+        below = {folder for left in self._left for folder in (left, *left.parents) if self.folder in folder.parents}
+        for folder in sorted(below, reverse=True):  # the inner ones first
+            if not any(folder.iterdir()):
                 folder.rmdir()
 
     def _is_packed(self, file: str) -> bool:
@@ -100,7 +101,13 @@ class Packer:
 
     def _remove(self, item: str, file: str, shard: str | None) -> None:
         self.record(item, f"{shard}/{file}")
-        (self.folder / file).unlink()
+        self._unlink(file)
+
+    def _unlink(self, file: str) -> None:
+        path = self.folder / file
+        if path.exists():
+            path.unlink()
+            self._left.add(path.parent)
 
 
 def size_in_bytes(text: str) -> int:
