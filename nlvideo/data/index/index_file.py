@@ -96,10 +96,11 @@ def note_line(row: Sequence[Any]) -> bytes:
 
 
 def notes_files(file: Path) -> list[Path]:
-    """Returns the files of notes for an index, the oldest first."""
+    """Returns the files of notes for an index that may be read, the oldest first."""
     try:
         names = [n for n in os.listdir(file.parent) if n.startswith(f"{file.name}.") and n.endswith(NOTES)]
-        return sorted((file.with_name(name) for name in names), key=lambda path: path.stat().st_mtime_ns)
+        found = [path for path in map(file.with_name, names) if os.access(path, os.R_OK)]
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
     except OSError:
         return []
 
@@ -140,7 +141,7 @@ def _create(file: Path) -> None:
 
 
 def _read_notes(path: Path) -> Iterator[list[Any]]:
-    """Yields the rows of a file of notes; lines that a kill has cut are left out."""
+    """Yields the rows of a file of notes; lines that a kill or a full disk has cut are left out."""
     blobs = [list(COLUMNS).index(name) for name, kind in COLUMNS.items() if kind.startswith("BLOB")]
     with open(path, "rb") as file:
         for line in file:

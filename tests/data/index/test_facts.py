@@ -116,24 +116,46 @@ def test_a_clip_of_a_long_video_reads_a_part_of_it(tmp_path, suffix):
     assert bytes_read(lambda: clip(facts)) < size / 3
 
 
-def test_a_header_without_an_index_of_keyframes_is_noticed(tmp_path, moving):
-    """Fragmented MP4 tells of its keyframes as it is read."""
-    path = tmp_path / "live.mp4"
+class Lost:
+    """A container that knows one keyframe, the first."""
+
+    def __init__(self, container):
+        self.container = container
+
+    def seek(self, _time, stream):
+        self.container.seek(0, stream=stream)
+
+    def __getattr__(self, name):
+        return getattr(self.container, name)
+
+
+def test_a_header_that_does_not_know_its_keyframes_is_noticed(tmp_path, moving):
+    path = write_video(tmp_path / "a.mp4", moving, g="10")
+    with PyavVideo(path, facts=facts_of(path)) as video:
+        video._container = Lost(video._container)
+        first = next(video._packets_from(int(video._times[95])))
+        assert first.pts == video._times[90]
+        video._container = Lost(video._container)
+        assert next(video._packets_from(int(video._times[95]))).pts == 0  # packets are read once
+    with PyavVideo(path) as plain, PyavVideo(path, facts=facts_of(path)) as video:
+        video._container = Lost(video._container)
+        assert read(video, [95, 97]) == read(plain, [95, 97])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("fragments.mp4", {"movflags": "frag_keyframe+empty_moov+skip_trailer"}), ("live.mkv", {"live": "1"})],
+)
+def test_live_recordings_have_no_index_of_keyframes(tmp_path, moving, name, options):
+    path = tmp_path / name
     whole = write_video(tmp_path / "whole.mp4", moving, g="10")
-    with (
-        av.open(str(whole)) as before,
-        av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"}) as out,
-    ):
+    with av.open(str(whole)) as before, av.open(str(path), "w", options=options) as out:
         stream = out.add_stream_from_template(before.streams.video[0])
         for packet in before.demux(video=0):
             if packet.size:
                 packet.stream = stream
                 out.mux(packet)
     check(path)
-    with PyavVideo(path, facts=facts_of(path)) as video:
-        video.read([95], (32, 40))
-        read = [packet.pts for packet in video._packets_from(int(video._times[95]))]
-    assert read[0] == video._times[90]
 
 
 def test_facts_of_another_file_are_noticed_where_its_times_differ(tmp_path):

@@ -1,5 +1,6 @@
 """An index: what it knows, what it does not believe, and who may write it at the same time."""
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -228,7 +229,9 @@ def test_notes_that_a_kill_has_cut_cost_their_last_line(folder, scans):
     index = VideoIndex(folder / "index")
     see(index, folder)
     (notes,) = notes_files(index.file)
-    notes.write_bytes(notes.read_bytes()[:-30])
+    rows = notes.read_bytes().splitlines(keepends=True)
+    no_row = json.dumps(["" if kind.startswith("BLOB") else [] for kind in index_file.COLUMNS.values()]).encode()
+    notes.write_bytes(b"".join([b"\xff\n", b"[]\n", b"7\n", no_row + b"\n", *rows])[:-30])
     index.merge()
     scans.clear()
     see(VideoIndex(folder / "index"), folder)
@@ -299,6 +302,8 @@ def test_processes_write_at_once(folder, scans, method):
     assert index.find(index.state(folder / "videos/0.mp4")) is None  # it looks again later
     index = VideoIndex(folder / "index")
     assert index.find(index.state(folder / "videos/0.mp4")) is not None
+    os.utime(folder / "videos/0.mp4", ns=(0, 1))
+    see(index, folder, [0])  # and so has it notes of its own
     context = multiprocessing.get_context(method)
     workers = [
         context.Process(target=see_twice, args=(Opener(index=index), folder, part)) for part in ([1, 2, 3], [3, 4, 5])
@@ -308,7 +313,7 @@ def test_processes_write_at_once(folder, scans, method):
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    assert len(notes_files(index.file)) == 2
+    assert len(notes_files(index.file)) == 3
     scans.clear()
     index.merge()
     see(VideoIndex(folder / "index"), folder)
