@@ -13,11 +13,16 @@ class Records:
     """A csv file with one line for each finished video, written as they finish, so that a killed job resumes.
 
     A line that a kill cut in two is dropped when the file is opened again.
+
+    Attributes:
+        rows: all lines.
+        last: the last line of each video, which the first column names.
     """
 
     def __init__(self, file: Path, columns: Sequence[str]):
         self.file, self.columns = file, columns
         self.rows = read_records(file, columns) if file.exists() else []
+        self.last = {row[columns[0]]: row for row in self.rows}
         with (
             replacing(file) as partial,
             open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as out,
@@ -30,6 +35,7 @@ class Records:
         with open(self.file, "a", newline="", encoding="utf-8", errors="surrogateescape") as out:
             csv.DictWriter(out, self.columns).writerow(row)
         self.rows.append({key: str(value) for key, value in row.items()})
+        self.last[self.rows[-1][self.columns[0]]] = self.rows[-1]
 
 
 def open_records(folder: Path, stem: str, which: str, columns: Sequence[str]) -> Records:

@@ -22,6 +22,7 @@ from nlvideo.data.index.index_file import (
     note_line,
     open_index,
 )
+from nlvideo.data.shards.video_file import file_status
 
 INDEX_FILE = ".nlvideo_index"  # in the folder of the videos
 LIBRARIES = (av.library_versions[name] for name in ("libavformat", "libavcodec"))
@@ -79,15 +80,13 @@ class VideoIndex:
         self._writable = self.grows
 
     def state(self, path: str | os.PathLike) -> FileState | None:
-        """Returns the state of a file; None if there is none."""
+        """Returns the state of a file, or of a member of a tar file; None if there is none."""
         try:
-            status = os.stat(path)
+            status = file_status(path)
         except OSError:
             return None
-        name = os.path.abspath(path)
-        return FileState(
-            os.fsencode(name.removeprefix(os.path.join(self.file.parent, ""))), status.st_size, status.st_mtime_ns
-        )
+        name = os.path.abspath(path).removeprefix(os.path.join(self.file.parent, ""))
+        return FileState(os.fsencode(name), status.size, status.mtime_ns)
 
     def find(self, state: FileState) -> VideoFacts | None:
         """Returns what is known of a file in this state, None if that is nothing."""

@@ -1,0 +1,49 @@
+"""Writes shards: tar files that anything reads, with a table of their members at the end (see tar_table)."""
+
+import tarfile
+import zlib
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+
+from nlvideo.data.shards.tar_table import BLOCK, END, FOOTER, MAGIC, TABLE_MEMBER, Entry, name_key, packed_entries
+from nlvideo.runtime.files import replacing
+
+MTIME = 315532800  # of every member, 1 January 1980: equal videos make equal shards
+
+
+def write_shard(file: Path, members: Iterable[tuple[str, Path]]) -> None:
+    """Writes a shard whole: after a kill it is there or not.
+
+    Args:
+        members: names in the shard and the files with their content.
+    """
+    with (
+        replacing(file) as partial,
+        tarfile.open(partial, "w:", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape") as tar,
+    ):
+        entries = [_add(tar, name, path) for name, path in members]
+        _add_table(tar, entries)
+
+
+def _add(tar: tarfile.TarFile, name: str, path: Path) -> Entry:
+    info = _info(name, path.stat().st_size)
+    header, begin = info.tobuf(tar.format, tar.encoding, tar.errors), tar.offset
+    with open(path, "rb") as content:
+        tar.addfile(info, content)
+    return Entry(name_key(name), begin, info.size, len(header), zlib.crc32(header))
+
+
+def _add_table(tar: tarfile.TarFile, entries: list[Entry]) -> None:
+    """Adds the table, filled up so that its footer stands at a known distance from the end of the file."""
+    data, start = packed_entries(entries), tar.offset + BLOCK
+    total = -(-(start + len(data) + BLOCK + END) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    footer = FOOTER.pack(MAGIC, start, len(entries), zlib.crc32(data)).ljust(BLOCK, b"\0")
+    filled = data.ljust(total - END - BLOCK - start, b"\0") + footer
+    tar.addfile(_info(TABLE_MEMBER, len(filled)), BytesIO(filled))
+
+
+def _info(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size, MTIME, 0o644
+    return info
