@@ -67,7 +67,8 @@ def expand_videos(paths: Sequence[str]) -> list[str]:
     for name in paths:
         matching = [name] if exists(name) else sorted(glob.glob(name, recursive=True))
         if not matching:
-            what = "matches no file" if glob.has_magic(name) else f"does not exist{reason_in_tar(name)}"
+            why = reason_in_tar(name)
+            what = f"cannot be read{why}" if why else "matches no file" if glob.has_magic(name) else "does not exist"
             raise UserFileNotFoundError(f"{name} {what}.")
         for path in matching:
             found += _videos_in(path) if os.path.isdir(path) else [path]

@@ -78,7 +78,7 @@ def test_prediction_from_shards_is_that_from_files(runs, video_folder, shard_fol
     assert np.array_equal(predictor.scores(member), predictor.scores(video_folder / "train/a video 2.mp4"))
     sliding = predictor.slide(member), predictor.slide(video_folder / "train/a video 2.mp4")
     assert np.array_equal(*[timeline.scores for timeline in sliding])
-    with pytest.raises(UserError, match=r"no.mp4 does not exist \(the tar file shard_00000.tar holds no train/no.mp4"):
+    with pytest.raises(UserError, match=r"no.mp4 cannot be read \(the tar file shard_00000.tar holds no train/no.mp4"):
         expand_videos([member.replace("a video 2", "no")])
 
 

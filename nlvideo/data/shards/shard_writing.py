@@ -6,7 +6,17 @@ from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
-from nlvideo.data.shards.tar_table import BLOCK, END, FOOTER, MAGIC, TABLE_MEMBER, Entry, name_key, packed_entries
+from nlvideo.data.shards.tar_table import (
+    BLOCK,
+    END,
+    FOOTER,
+    MAGIC,
+    TABLE_MEMBER,
+    Entry,
+    header_check,
+    name_key,
+    packed_entries,
+)
 from nlvideo.runtime.files import replacing
 
 MTIME = 315532800  # of every member, 1 January 1980: equal videos make equal shards
@@ -31,7 +41,7 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> Entry:
     header, begin = info.tobuf(tar.format, tar.encoding, tar.errors), tar.offset
     with open(path, "rb") as content:
         tar.addfile(info, content)
-    return Entry(name_key(name), begin, info.size, len(header), zlib.crc32(header))
+    return Entry(name_key(name), begin, info.size, len(header), header_check(header, info.size))
 
 
 def _add_table(tar: tarfile.TarFile, entries: list[Entry]) -> None:

@@ -37,7 +37,7 @@ class Entry(NamedTuple):
     header: int  # first byte of its header, of all headers where it has several
     size: int  # bytes of its content
     header_bytes: int
-    header_crc: int
+    check: int  # see header_check
 
     @property
     def start(self) -> int:
@@ -90,6 +90,11 @@ def name_key(name: str) -> int:
     return int.from_bytes(blake2b(os.fsencode(normpath(name)), digest_size=8).digest(), "little")
 
 
+def header_check(header: bytes, size: int) -> int:
+    """Returns a CRC-32 of a member's header and of the bytes of its content."""
+    return zlib.crc32(struct.pack("<Q", size), zlib.crc32(header))
+
+
 def packed_entries(entries: Sequence[Entry]) -> bytes:
     return b"".join(ENTRY.pack(*entry) for entry in sorted(entries))
 
@@ -107,7 +112,7 @@ def written_entries(file: BinaryIO, *, whole: bool = False) -> Entries | None:
     if len(footer) < FOOTER.size:
         return None
     magic, start, count, crc = FOOTER.unpack(footer)
-    if magic != MAGIC:
+    if magic != MAGIC or start + count * ENTRY.size > size:
         return None
     if whole and zlib.crc32(_read_at(file, start, count * ENTRY.size)) != crc:
         return None
@@ -116,8 +121,9 @@ def written_entries(file: BinaryIO, *, whole: bool = False) -> Entries | None:
 
 def is_there(file: BinaryIO, entry: Entry) -> bool:
     """Returns whether the header that an entry tells of stands where it says, and the content is not cut off."""
-    header = _read_at(file, entry.header, entry.header_bytes)
-    return zlib.crc32(header) == entry.header_crc and entry.stop <= file.seek(0, io.SEEK_END)
+    if entry.stop > file.seek(0, io.SEEK_END):
+        return False
+    return header_check(_read_at(file, entry.header, entry.header_bytes), entry.size) == entry.check
 
 
 def scanned(path: str) -> Scan:
@@ -180,8 +186,8 @@ def _entry(file: BinaryIO, member: tarfile.TarInfo, size: int) -> tuple[Entry | 
         kind = "stored with holes (sparse)" if member.issparse() else KINDS.get(member.type, "no regular file")
         return None, f"{kind}, which is not read"
     length = member.offset_data - member.offset
-    crc = zlib.crc32(_read_at(file, member.offset, length))
-    entry = Entry(name_key(member.name), member.offset, member.size, length, crc)
+    check = header_check(_read_at(file, member.offset, length), member.size)
+    entry = Entry(name_key(member.name), member.offset, member.size, length, check)
     if entry.stop > size:
         return None, f"cut short: the tar file ends after {size} bytes, this video would end after {entry.stop}"
     return entry, ""

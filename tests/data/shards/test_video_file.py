@@ -18,7 +18,7 @@ from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.shards import tar_table
 from nlvideo.data.shards.shard_writing import write_shard
-from nlvideo.data.shards.tar_table import TABLE_MEMBER
+from nlvideo.data.shards.tar_table import ENTRY, MAGIC, TABLE_MEMBER
 from nlvideo.data.shards.video_file import Listing, exists, file_status, open_bytes, reason_in_tar, split_member
 
 LONG = f"{'class ' * 30}/{'v' * 120}.mp4"
@@ -248,14 +248,28 @@ def test_a_damaged_header_ends_what_can_be_read(shard, videos):
         assert video.num_frames == 23
 
 
-def test_a_damaged_table_is_not_believed(shard, videos):
+@pytest.mark.parametrize("filling", [b"\xff", b"\x01", b"\x00"])
+def test_a_damaged_table_is_not_believed(shard, videos, filling):
     whole = shard.read_bytes()
-    place = whole.index(b"nlvideo members1")
+    footer = whole.index(MAGIC)
     with tarfile.open(shard) as tar:
-        table = tar.getmember(TABLE_MEMBER)
-    for first, stop in ((place, place + 8), (table.offset_data, table.offset_data + 128)):
+        table = tar.getmember(TABLE_MEMBER).offset_data
+    keys = [(table + i * ENTRY.size, 8) for i in range(len(NAMES))]
+    headers = [(start + 8, 8) for start, _ in keys]
+    sizes, lengths = ([(start + at, 4) for start, _ in keys] for at in (16, 24))
+    for damage in (
+        [(footer, 8)],
+        [(footer + 16, 16)],
+        [(footer + 24, 8)],
+        [(footer + 32, 4)],
+        keys,
+        headers,
+        sizes,
+        lengths,
+    ):
         data = bytearray(whole)
-        data[first:stop] = os.urandom(stop - first)
+        for start, length in damage:
+            data[start : start + length] = filling * length
         shard.write_bytes(data)
         check(shard, videos)
 
