@@ -43,6 +43,7 @@ from nlvideo.runtime.precision import keeping_torch_settings
 from nlvideo.runtime.signals import StopSignal, raise_signal
 from nlvideo.training.checkpoint_writer import CheckpointWriter
 from nlvideo.training.data_warnings import data_warnings
+from nlvideo.training.known_videos import known_videos
 from nlvideo.training.learner import Learner
 from nlvideo.training.loggers import open_logger
 from nlvideo.training.optim import lr_at, set_lr
@@ -156,7 +157,10 @@ def train_run(run: Run) -> TrainResult:
             print(line, flush=True)
         if run.workers_note:
             print(f"workers   {run.workers_note}", flush=True)
-        for line in data_warnings(config.data, run.train_table, run.inputs.val_table):
+        known = known_videos(config.data, run.train_table)
+        if config.dry_run and len(known.taken):
+            print(f"videos    {known.line()}", flush=True)
+        for line in data_warnings(config.data, run.train_table, run.inputs.val_table, known):
             print(f"warning   {line}", flush=True)
     if config.dry_run:
         from nlvideo.training.dry_run import try_steps  # imports a FLOP counter, which takes a quarter of a second

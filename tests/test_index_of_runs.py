@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,10 @@ def scans(monkeypatch):
 
 def known_to(file) -> int:
     return VideoIndex(file, grows=False).count()
+
+
+def warnings_of(data, table) -> str:
+    return " ".join(data_warnings(data, table, table, known_videos(data, table)))
 
 
 @pytest.mark.slow
@@ -86,15 +91,24 @@ def test_an_evaluation_and_a_prediction_with_an_index_are_those_without(videos, 
 
 
 @pytest.mark.slow
-def test_a_dry_run_makes_no_index_and_uses_the_one_that_is_there(videos, tmp_path, capsys):
+def test_a_dry_run_makes_no_index_and_uses_the_one_that_is_there(videos, tmp_path, capsys, monkeypatch):
     train(config_of(videos, tmp_path / "out", "dry_run=true"))
     assert not [path for path in videos.iterdir() if path.name.startswith(INDEX_FILE)]
     assert "in the index" not in capsys.readouterr().out
     train(config_of(videos, tmp_path / "run", "optim.max_steps=6"))
     capsys.readouterr()
+    asked = []
+    for module in ("nlvideo.train", "nlvideo.training.known_videos"):
+        monkeypatch.setattr(f"{module}.known_videos", lambda *given: asked.append(given) or known_videos(*given))
     train(config_of(videos, tmp_path / "out", "dry_run=true"))
+    assert len(asked) == 1  # it takes seconds for a long list
     said = "6 of the 6 training videos looked at are in the index: 0.4 to 1.6 s, median 1.6 s, at 25 frames per second"
     assert said in capsys.readouterr().out
+    before = (videos / INDEX_FILE).read_bytes()
+    for path in videos.glob("train/*"):
+        os.utime(path, ns=(0, 1))
+    train(config_of(videos, tmp_path / "out", "dry_run=true"))
+    assert (videos / INDEX_FILE).read_bytes() == before and not list(videos.glob(f"{INDEX_FILE}.*.notes"))
 
 
 def test_short_videos_and_mixed_rates_are_known_without_opening_any(videos, tmp_path, scans):
@@ -102,10 +116,10 @@ def test_short_videos_and_mixed_rates_are_known_without_opening_any(videos, tmp_
     train(config)
     table = read_train_table(config.data)
     scans.clear()
-    assert "1 of the 6 training videos looked at are shorter" in " ".join(data_warnings(config.data, table, table))
+    assert "1 of the 6 training videos looked at are shorter" in warnings_of(config.data, table)
     slow = dataclasses.replace(config.data, clip_fps=12.5)
     assert known_videos(slow, table).taken.tolist() == [20, 5, 20, 20, 20, 20]
-    assert "6 of the 6" in " ".join(data_warnings(slow, table, table)) and scans == []
+    assert "6 of the 6" in warnings_of(slow, table) and scans == []
     path = videos / "train/a video 0.mp4"
     write_grey_video(path, 40)
     os.utime(path, ns=(0, 5))
@@ -124,25 +138,33 @@ def test_rates_that_differ_are_named(videos, tmp_path):
 
 
 def test_what_is_wrong_with_an_index_is_said_once(videos, tmp_path, capsys, monkeypatch):
-    (videos / INDEX_FILE).write_bytes(b"something else" * 400)
+    (videos / INDEX_FILE).touch()
     train(config_of(videos, tmp_path / "run", "data.num_workers=2"))
     out = capsys.readouterr().out
-    assert out.count("it is made anew") == 1 and "cannot be read (file is not a database)" in out
+    assert out.count("it is made anew") == 1 and f"{INDEX_FILE} is empty" in out
     assert known_to(videos / INDEX_FILE) > 0
     monkeypatch.setattr("nlvideo.data.index.video_index.os.access", lambda *_: False)
     (videos / INDEX_FILE).unlink()
     data = config_of(videos, tmp_path / "x").data
-    warnings = data_warnings(data, read_train_table(data), read_train_table(data))
-    assert (
-        f"no index of the videos is kept: {videos} cannot be written; data.index=FILE keeps it elsewhere"
-        in " ".join(warnings)
-    )
+    said = f"no index of the videos is kept: {videos} cannot be written; data.index=FILE keeps it elsewhere"
+    assert said in warnings_of(data, read_train_table(data))
 
 
 @pytest.mark.parametrize(
-    ("index", "reason"), [("{}", "this is a folder"), ("{}/no/index", "the folder {}/no does not exist")]
+    ("index", "reason"),
+    [
+        ("{}", "this is a folder"),
+        ("{}/no/index", "the folder {}/no does not exist"),
+        ("{}/videos/train.csv", "this file is no index of videos, and is not overwritten"),
+        ("{}/foreign.sqlite", "this file is no index of videos, and is not overwritten"),
+        ("/dev/null", "this file is no index of videos, and is not overwritten"),
+    ],
 )
 def test_an_index_that_cannot_be_is_refused(videos, tmp_path, index, reason):
     index, reason = index.format(tmp_path), reason.format(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "foreign.sqlite")) as database, database:
+        database.execute("PRAGMA application_id=7")
+    before = {path: path.read_bytes() for path in (videos / "train.csv", tmp_path / "foreign.sqlite")}
     with pytest.raises(UserError, match=f"data.index={index}: {reason}. Give a file"):
         train(config_of(videos, tmp_path / "run", f"data.index={index}"))
+    assert all(path.read_bytes() == data for path, data in before.items())

@@ -25,7 +25,7 @@ from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, index_problem
+from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, chosen_index, index_problem
 from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.list_writing import write_list
 from nlvideo.data.lists.path_list import read_table
@@ -107,7 +107,7 @@ def open_index_of(src: Path, given: str | None) -> VideoIndex | None:
     """Returns the index to be filled, after a line about what is wrong with it, if anything is."""
     if given == "none":
         return None
-    file = Path(given or src / INDEX_FILE)
+    file = src / INDEX_FILE if given is None else chosen_index(given, f"--index {given}")
     if problem := index_problem(file):
         print(problem)
     return VideoIndex(file)

@@ -16,10 +16,9 @@ from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_loading import center_clip_batches, each_video
 from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews
 from nlvideo.data.decoding.opening import Opener
-from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, index_problem
+from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, chosen_index, index_problem
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.cores import cores_of_rank, ranks_here
-from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.shared_memory import SHARED_MEMORY, shared_memory
 
 MAX_WORKERS = 16  # of a loader, unless the config says more
@@ -28,8 +27,14 @@ VIDEOS_IN_USE = 2
 USUAL_FRAME = (9, 16)  # height to width
 
 
-def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int) -> TrainClips:
-    """Returns the training samples, see train_batches."""
+def train_clips(
+    data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: int, index_grows: bool = True
+) -> TrainClips:
+    """Returns the training samples, see train_batches.
+
+    Args:
+        index_grows: the index learns of videos that it does not know.
+    """
     (low, high), (smallest, largest) = data.scale_range, data.crop_area
     augments = data.augment != "none" or data.erasing > 0
     colour = [255 * value for value in data.mean]
@@ -43,7 +48,7 @@ def train_clips(data: DataConfig, table: VideoTable, skipped: Tensor, *, seed: i
         seed=seed,
         crop_area=(smallest, largest) if data.crop == "random_resized" else None,
         augmentation=Augmentation(data.augment, data.augment_strength, data.erasing, colour) if augments else None,
-        opener=build_opener(data),
+        opener=build_opener(data, index_grows=index_grows),
         skip_slow=data.skip_slow,
         skipped=skipped,
     )
@@ -62,8 +67,16 @@ def train_batches(
         RunFailed: a video took too long or a worker died at it; names the video and the worker, with its stack.
     """
     dataset = train_clips(data, table, skipped, seed=seed)
+    return batches_of_clips(data, dataset, share, first_step=first_step, last_step=last_step)
+
+
+def batches_of_clips(
+    data: DataConfig, dataset: TrainClips, share: Share, *, first_step: int, last_step: int
+) -> Generator[list[Batch], None, None]:
+    """Yields the batches of train_batches from what train_clips has returned."""
+    table = dataset.table
     expected = expected_draws(table, data.balance) if data.balance != "none" else None
-    order = EpochOrder(len(table), seed, expected, clips_per_video=data.clips_per_video)
+    order = EpochOrder(len(table), dataset.seed, expected, clips_per_video=data.clips_per_video)
     return batches_of_steps(dataset, order, share, _loading(data), first_step=first_step, last_step=last_step)
 
 
@@ -147,31 +160,28 @@ def usual_views_bytes(data: DataConfig) -> int:
     return data.test.num_clips * data.num_frames * height * width * 3
 
 
-def build_opener(data: DataConfig) -> Opener:
-    return Opener(data.decoder, data.time_limit_seconds, data.frame_rate, data.clip_fps, build_index(data))
+def build_opener(data: DataConfig, *, index_grows: bool = True) -> Opener:
+    index = build_index(data, grows=index_grows)
+    return Opener(data.decoder, data.time_limit_seconds, data.frame_rate, data.clip_fps, index)
 
 
-def build_index(data: DataConfig) -> VideoIndex | None:
+def build_index(data: DataConfig, *, grows: bool = True) -> VideoIndex | None:
     """Returns the index that data.index names, or that of data.root; None if there shall be none."""
     file = index_file(data)
-    return VideoIndex(file) if file is not None else None
+    return VideoIndex(file, grows=grows) if file is not None else None
 
 
 def index_file(data: DataConfig) -> Path | None:
     """Returns where the index of the videos is kept; None if there shall be none, or the decoder has no use for it.
 
     Raises:
-        UserError: data.index names a file that cannot be.
+        UserError: see chosen_index.
     """
     if data.index == "none" or data.decoder != "pyav":
         return None
     if data.index is None:
         return Path(data.root, INDEX_FILE)
-    file = Path(data.index)
-    if file.is_dir() or not file.parent.is_dir():
-        what = "this is a folder" if file.is_dir() else f"the folder {file.parent} does not exist"
-        raise UserError(f"data.index={data.index}: {what}. Give a file, which is made if it does not exist, or none.")
-    return file
+    return chosen_index(data.index, f"data.index={data.index}")
 
 
 def index_note(data: DataConfig) -> str | None:

@@ -9,16 +9,20 @@ from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.lists.list_warnings import list_warnings
 from nlvideo.data.lists.video_table import VideoTable
-from nlvideo.training.known_videos import MAX_SECONDS, known_videos
+from nlvideo.training.known_videos import MAX_SECONDS, KnownVideos
 
 MAX_OPENED = 64  # videos that are opened to see how long they are
 
 
-def data_warnings(data: DataConfig, train: VideoTable, val: VideoTable) -> list[str]:
-    """Returns one line for each thing about the lists and their videos that is probably not meant."""
+def data_warnings(data: DataConfig, train: VideoTable, val: VideoTable, known: KnownVideos) -> list[str]:
+    """Returns one line for each thing about the lists and their videos that is probably not meant.
+
+    Args:
+        known: what the index says of the training videos.
+    """
     found = list_warnings(train, val)
     found += filter(None, [index_note(data)])
-    known, window = known_videos(data, train), data.num_frames * data.frame_stride
+    window = data.num_frames * data.frame_stride
     found += filter(None, [known.mixed_rates()])
     if len(known.taken) >= min(len(train), MAX_OPENED):
         short, looked_at = int((known.taken < window).sum()), len(known.taken)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from nlvideo.build.data import index_file, num_workers, train_batches
+from nlvideo.build.data import batches_of_clips, num_workers, train_clips
 from nlvideo.build.model import build_model
 from nlvideo.config.schema import DataConfig, TrainConfig
 from nlvideo.data.clips.batch import Batch
@@ -21,7 +21,6 @@ from nlvideo.runtime.distributed import World
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.free_memory import free_memory, peak_memory
 from nlvideo.runtime.shared_memory import room_line
-from nlvideo.training.known_videos import known_videos
 from nlvideo.training.memory import savings, step_memory
 from nlvideo.training.memory_trial import free_cache, largest_measured
 from nlvideo.training.preflight import Inputs, planned_share, shared_memory_needed
@@ -96,10 +95,8 @@ def _steps_in_this_process(run: Run, data: DataConfig, count: int) -> Generator[
     batch costs."""
     place = {"first_step": run.first_step, "last_step": run.first_step + count}
     data = dataclasses.replace(data, num_workers=0)
-    file = index_file(data)
-    if file is None or not file.exists():  # a dry run makes none
-        data = dataclasses.replace(data, index="none")
-    return train_batches(data, run.train_table, run.share(), run.skipped, seed=run.config.seed, **place)
+    clips = train_clips(data, run.train_table, run.skipped, seed=run.config.seed, index_grows=False)
+    return batches_of_clips(data, clips, run.share(), **place)
 
 
 @contextmanager
@@ -169,10 +166,6 @@ def print_plan(config: TrainConfig, inputs: Inputs, world: World) -> None:
         shown = f"{len(missing)}" + (f", first {missing[0]}" if missing else "")
         table.add_row(name, str(len(videos)), str(len(videos.classes)), shown, videos.digest()[:16])
     console.print(table)
-    known = known_videos(data, inputs.train_table)
-    if len(known.taken):
-        print(known.line())
-
     print_memory(config, inputs, world)
 
 

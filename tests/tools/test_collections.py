@@ -79,6 +79,13 @@ def test_check_videos_names_the_damaged_and_writes_a_clean_list(collection, tmp_
     assert facts["class 1/v 1.mp4"].num_frames == 40
 
 
+def test_check_videos_replaces_no_list_by_an_index(run, collection, tmp_path):
+    file = collection / "train.csv"
+    before = file.read_bytes()
+    text = run("check_videos", collection, tmp_path / "out", "--index", file, "--sample", "1", code=1)
+    assert f"--index {file}: this file is no index of videos" in text and file.read_bytes() == before
+
+
 def test_check_videos_in_shards_is_joined_and_not_done_twice(run, collection, tmp_path):
     for i in (1, 2):
         run("check_videos", collection, tmp_path, "--shard", f"{i}/2", "--sample", "3", code=1)

@@ -6,6 +6,7 @@ from nlvideo.build.tables import read_train_table, read_val_table
 from nlvideo.runtime.errors import UserError
 from nlvideo.train import train
 from nlvideo.training.data_warnings import count_short, data_warnings
+from nlvideo.training.known_videos import known_videos
 
 
 def test_a_run_and_a_dry_run_print_the_warnings(video_folder, tmp_path, capsys):
@@ -30,7 +31,8 @@ def test_short_videos_are_counted(tmp_path):
     data = composed(*TINY, f"data.root={tmp_path}", "data.num_frames=4", "data.frame_stride=2").data
     train_table = read_train_table(data)
     assert count_short(data, train_table) == (2, 4)
-    (line,) = data_warnings(data, train_table, read_val_table(data, train_table.classes))
+    val_table = read_val_table(data, train_table.classes)
+    (line,) = data_warnings(data, train_table, val_table, known_videos(data, train_table))
     assert line.startswith("2 of the 4 training videos looked at are shorter than a clip's window of 8 frames")
 
 

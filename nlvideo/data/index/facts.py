@@ -70,6 +70,7 @@ class VideoFacts:
         )
 
 
+TYPES = {"INTEGER": int, "REAL": float, "TEXT": str, "BLOB": bytes}
 # In the order of the fields of VideoFacts; types of SQLite.
 FACT_COLUMNS = {
     "stream": "INTEGER",
@@ -93,13 +94,27 @@ FACT_COLUMNS = {
 }
 
 
-def facts_of_row(row: tuple[Any, ...]) -> VideoFacts:
-    """Returns the facts that `as_row` has written."""
+def facts_of_row(row: tuple[Any, ...], size: int) -> VideoFacts:
+    """Returns the facts that `as_row` has written.
+
+    Args:
+        size: bytes of the video file, which cannot have more frames.
+
+    Raises:
+        Exception: anybody may have written the row, and it is not of such a file.
+    """
     values: dict[str, Any] = dict(zip(FACT_COLUMNS, row, strict=True))
-    turns = values.pop("turns")
+    if any(not isinstance(values[name], TYPES[kind]) for name, kind in FACT_COLUMNS.items()):
+        raise TypeError("values of other types")
+    num_frames, turns = values["num_frames"], values.pop("turns")
+    if not (0 < num_frames <= size and 0 < values["fps"] < float("inf")):
+        raise ValueError(f"{num_frames} frames, {values['fps']} a second")
     values |= {name: bool(values[name]) for name in ("interlaced", "timed", "reordered", "open_gops")}
-    values |= {name: Fraction(values[name]) for name in ("time_base", "pixel_aspect")}
-    values |= {name: unpacked(values[name]) for name in ("times", "key_times")}
+    # Not Fraction(text): of "1e999999999" it would make a number of as many digits.
+    values |= {name: Fraction(*map(int, values[name].split("/"))) for name in ("time_base", "pixel_aspect")}
+    values |= {name: unpacked(values[name], num_frames) for name in ("times", "key_times")}
+    if len(values["times"]) not in (0, num_frames):
+        raise ValueError(f"{len(values['times'])} times of {num_frames} frames")
     return VideoFacts(orientation=Orientation(bool(turns & 1), bool(turns & 2), bool(turns & 4)), **values)
 
 
@@ -114,11 +129,22 @@ def packed(times: np.ndarray) -> bytes:
     return HEADER.pack(first, 0, len(times)) + zlib.compress(steps.astype(kind).tobytes())
 
 
-def unpacked(data: bytes) -> np.ndarray:
-    """Returns the int64 times that `packed` has written."""
+def unpacked(data: bytes, most: int) -> np.ndarray:
+    """Returns the int64 times that `packed` has written.
+
+    Args:
+        most: there may be at most so many, and no more memory than they need is used.
+
+    Raises:
+        ValueError, TypeError, struct.error, zlib.error: anything else has written the data.
+    """
     first, step, count = HEADER.unpack_from(data)
+    if count > most or step < 0:
+        raise ValueError(f"{count} times in steps of {step}, of {most} frames")
     if step or count < 2:
         return first + step * np.arange(count, dtype=np.int64)
-    deltas = zlib.decompress(data[HEADER.size :])
+    deltas = zlib.decompressobj().decompress(data[HEADER.size :], 8 * (count - 1))
     steps = np.frombuffer(deltas, f"<u{len(deltas) // (count - 1)}")
+    if len(steps) != count - 1:
+        raise ValueError(f"{len(steps)} steps between {count} times")
     return np.concatenate([[first], first + np.cumsum(steps, dtype=np.int64)])

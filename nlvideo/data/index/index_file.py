@@ -11,9 +11,11 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from shutil import copyfile
+from stat import S_ISREG
 from typing import Any
 from urllib.parse import quote
 
@@ -23,17 +25,43 @@ from nlvideo.runtime.folder_lock import lock_file
 
 VERSION = 1  # of the columns and of what they mean; rises with any change to what opening a video tells
 APPLICATION = 0x6E6C7669  # "nlvi", which says whose database it is
+MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html#the_database_header, as are the next two
+ID_AT = 68  # where in the file APPLICATION is
+HEADER_BYTES = 72  # to the end of it
 KEY_COLUMNS = {"name": "BLOB PRIMARY KEY", "bytes": "INTEGER", "mtime_ns": "INTEGER", "reader": "TEXT"}
 COLUMNS = KEY_COLUMNS | FACT_COLUMNS | {"checksum": "INTEGER"}
 TABLE = f"CREATE TABLE videos ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())}) WITHOUT ROWID"
+SCHEMA = ("table", "videos", TABLE)  # all there is in the database
 SELECT = "SELECT * FROM videos WHERE name = ?"
 INSERT = f"INSERT OR REPLACE INTO videos VALUES ({', '.join('?' * len(COLUMNS))})"
 NOTES = ".notes"  # ending of the files of notes
 CACHE = 256  # kB that a reader keeps of the file; the system's cache, which all readers share, holds the rest
 
 
-class BrokenIndex(Exception):
-    """A file that is no index of this version, or is damaged; says why."""
+class UnusableIndex(Exception):
+    """A file that is not used as an index and is left as it is; says why."""
+
+
+class ForeignFile(UnusableIndex):
+    """A file that nlvideo has not made."""
+
+    def __init__(self) -> None:
+        super().__init__("is no index of nlvideo")
+
+
+class BrokenIndex(UnusableIndex):
+    """An index that is damaged, or not of this version: it may be made anew."""
+
+
+def is_foreign(file: Path) -> bool:
+    """Returns whether a file is there that nlvideo has not made, and so shall not replace."""
+    try:
+        _check_header(file)
+    except ForeignFile:
+        return True
+    except (FileNotFoundError, UnusableIndex):
+        return False
+    return False
 
 
 def open_index(file: Path) -> sqlite3.Connection:
@@ -41,24 +69,25 @@ def open_index(file: Path) -> sqlite3.Connection:
 
     Raises:
         FileNotFoundError: there is none.
-        BrokenIndex: it is none of this version.
+        UnusableIndex: it is something else, cannot be read now, or is a BrokenIndex.
     """
-    if not file.exists():
-        raise FileNotFoundError(file)
-    # Not mapped into memory: another machine that replaces a file on a network disk would end this process.
-    database = _connect(file, "mode=ro&immutable=1")
+    _check_header(file)
+    try:
+        # Not mapped into memory: another machine that replaces a file on a network disk would end this process.
+        database = _connect(file, "mode=ro&immutable=1")
+    except sqlite3.Error as error:
+        raise _unusable(error) from None
     try:
         database.execute(f"PRAGMA cache_size=-{CACHE}")
-        (application,), (version,) = (
-            database.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
-        )
-        if application != APPLICATION:
-            raise BrokenIndex("is no index of nlvideo")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             raise BrokenIndex(f"has version {version} and not {VERSION}")
+        # Nothing else that SQLite would run on reading or writing, such as a view or a trigger, whoever made the file.
+        if database.execute("SELECT type, name, sql FROM sqlite_master LIMIT 2").fetchall() != [SCHEMA]:
+            raise BrokenIndex("has other tables")
     except sqlite3.Error as error:
         database.close()
-        raise BrokenIndex(f"cannot be read ({error})") from None
+        raise _unusable(error) from None
     except BrokenIndex:
         database.close()
         raise
@@ -69,15 +98,38 @@ def check_index(file: Path) -> None:
     """Reads an index from end to end.
 
     Raises:
-        FileNotFoundError, BrokenIndex: as open_index, or it is damaged.
+        FileNotFoundError, UnusableIndex: as open_index, or it is damaged.
     """
     with closing(open_index(file)) as database:
         try:
             (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.Error as error:
-            raise BrokenIndex(f"cannot be read ({error})") from None
+            raise _unusable(error) from None
         if found != "ok":
             raise BrokenIndex("is damaged")
+
+
+def _check_header(file: Path) -> None:
+    try:
+        if not S_ISREG(file.stat().st_mode):
+            raise ForeignFile
+        with open(file, "rb") as opened:
+            header = opened.read(HEADER_BYTES)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnusableIndex(f"cannot be read ({error.strerror})") from None
+    if not header:
+        raise BrokenIndex("is empty")
+    if not header.startswith(MAGIC) or header[ID_AT:] != APPLICATION.to_bytes(4, "big"):
+        raise ForeignFile
+
+
+def _unusable(error: sqlite3.Error) -> UnusableIndex:
+    """Returns what an error means: damage, or something else that may be over the next time."""
+    # Those of SQLITE_CORRUPT and SQLITE_NOTADB have no class of their own; sqlite_errorcode is there from 3.11 on.
+    kind = BrokenIndex if type(error) is sqlite3.DatabaseError else UnusableIndex
+    return kind(f"cannot be read ({error})")
 
 
 def checked_row(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -111,7 +163,7 @@ def merge_notes(file: Path) -> None:
     A damaged index, or one of another version, is left out: the notes alone become the new one.
 
     Raises:
-        OSError, sqlite3.Error: it cannot be written; all is as before.
+        OSError, sqlite3.Error, UnusableIndex: it cannot be written, or the file there is not ours; all is as before.
     """
     if not notes_files(file):
         return
@@ -156,13 +208,15 @@ def _read_notes(path: Path) -> Iterator[list[Any]]:
 
 
 def _connect(file: Path, options: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(os.fsencode(file))}?{options}", uri=True, check_same_thread=False)
+    database = sqlite3.connect(f"file:{quote(os.fsencode(file))}?{options}", uri=True, check_same_thread=False)
+    database.execute("PRAGMA trusted_schema=OFF")
+    return database
 
 
 @contextmanager
 def _lock(file: Path) -> Iterator[bool]:
     """Yields whether this process may merge. Without locks each may, and what one of two merges is learned again."""
-    lock = os.open(file.with_name(f"{file.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    lock = _open_lock(file)
     try:
         try:
             lock_file(lock, wait=False)
@@ -171,6 +225,29 @@ def _lock(file: Path) -> Iterator[bool]:
         except OSError:
             yield True
         else:
+            _remove_partial_files(file)
             yield True
     finally:
         os.close(lock)
+
+
+def lock_of(file: Path) -> Path:
+    """Returns the file that those who merge lock."""
+    return file.with_name(f"{file.name}.lock")
+
+
+def _open_lock(file: Path) -> int:
+    path = lock_of(file)
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return os.open(path, os.O_RDWR)
+    with suppress(OSError):
+        path.chmod(0o666)  # whatever the umask: others who share the folder lock it, too
+    return lock
+
+
+def _remove_partial_files(file: Path) -> None:
+    """Removes what merges that were killed have left; the caller holds the lock."""
+    for path in file.parent.glob(f".{escape(file.name)}.{'[0-9a-f]' * 8}.part*"):  # the database's or its journal
+        path.unlink(missing_ok=True)

@@ -1,6 +1,9 @@
 """A video that is opened with facts is the same as without them, and only what is needed is read."""
 
 import os
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import av
@@ -12,7 +15,7 @@ from videos import facts_of, write_video
 from nlvideo.data.decoding.packets import Packets
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import DecodeError
-from nlvideo.data.index.facts import packed, unpacked
+from nlvideo.data.index.facts import HEADER, packed, unpacked
 from nlvideo.data.synthetic.motions import Action, render
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -33,8 +36,35 @@ REAL = [path for folder in ("data", "cases/videos") for path in sorted((SHARED /
 )
 def test_times_are_packed_without_loss(times, size):
     times = np.array(times, np.int64)
-    assert np.array_equal(unpacked(packed(times)), times) and unpacked(packed(times)).dtype == np.int64
+    found = unpacked(packed(times), len(times))
+    assert np.array_equal(found, times) and found.dtype == np.int64
     assert size is None or len(packed(times)) <= size
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEADER.pack(0, 1, 2**32 - 1),  # 34 GB
+        HEADER.pack(0, 0, 100) + zlib.compress(bytes(98)),
+        HEADER.pack(0, 0, 100) + zlib.compress(bytes(3 * 99)),
+        HEADER.pack(0, -1, 100),
+        HEADER.pack(0, 0, 100) + b"no zlib",
+        b"short",
+    ],
+)
+def test_what_are_no_packed_times_is_refused(data):
+    with pytest.raises((ValueError, TypeError, struct.error, zlib.error)):
+        unpacked(data, 100)
+
+
+def test_times_take_no_more_memory_than_frames_need():
+    data = HEADER.pack(0, 0, 100) + zlib.compress(bytes(10**8))
+    tracemalloc.start()
+    try:
+        assert len(unpacked(data, 100)) == 100
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
 
 
 def read(video, indices):

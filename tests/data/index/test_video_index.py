@@ -1,5 +1,6 @@
 """An index: what it knows, what it does not believe, and who may write it at the same time."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import pickle
 import signal
 import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 from conftest import frame_numbers, write_grey_video
@@ -15,7 +17,8 @@ from nlvideo.data.decoding.opening import Opener, open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.index import index_file
-from nlvideo.data.index.index_file import BrokenIndex, check_index, merge_notes, notes_files, open_index
+from nlvideo.data.index.facts import HEADER
+from nlvideo.data.index.index_file import BrokenIndex, check_index, checked_row, merge_notes, notes_files, open_index
 from nlvideo.data.index.video_index import VideoIndex, index_problem
 
 START_METHODS = [name for name in ("fork", "spawn", "forkserver") if name in multiprocessing.get_all_start_methods()]
@@ -136,7 +139,8 @@ def test_videos_that_cannot_be_opened_are_tried_again(folder, scans):
 
 
 def damage_header(file):
-    file.write_bytes(b"something else" * 100)
+    data = file.read_bytes()
+    file.write_bytes(data[:16] + b"\xff\xff" + data[18:])  # no size of a page
 
 
 def cut(file):
@@ -152,9 +156,15 @@ def raise_version(file):
         database.execute("PRAGMA user_version=2")
 
 
-def another_program(file):
-    with sqlite3.connect(file) as database:
-        database.execute("PRAGMA application_id=7")
+def add_a_trigger(file):
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("CREATE TRIGGER more AFTER INSERT ON videos BEGIN DELETE FROM videos; END")
+
+
+def become_a_view(file):
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("ALTER TABLE videos RENAME TO others")
+        database.execute("CREATE VIEW videos AS SELECT * FROM others")
 
 
 def damage_pages(file):
@@ -165,11 +175,12 @@ def damage_pages(file):
     ("change", "reason"),
     [
         (damage_header, "cannot be read (file is not a database)"),
-        (empty, "is no index of nlvideo"),
+        (empty, "is empty"),
         (cut, "cannot be read (database disk image is malformed)"),
         (damage_pages, ""),
+        (add_a_trigger, "has other tables"),
+        (become_a_view, "has other tables"),
         (raise_version, "has version 2 and not 1"),
-        (another_program, "is no index of nlvideo"),
     ],
 )
 def test_what_is_no_index_of_this_version_is_made_anew(folder, scans, change, reason):
@@ -192,6 +203,74 @@ def test_what_is_no_index_of_this_version_is_made_anew(folder, scans, change, re
     assert see(VideoIndex(file), folder) == [20, 21, 22, 23, 24, 25] and len(scans) == 6
 
 
+def test_an_index_that_cannot_be_opened_is_none(folder, scans, monkeypatch):
+    file = folder / "index"
+    see(VideoIndex(file), folder, [0, 1])
+
+    def failing(*_, **__):
+        raise sqlite3.OperationalError("unable to open database file")
+
+    before = file.read_bytes()
+    monkeypatch.setattr(sqlite3, "connect", failing)
+    index = VideoIndex(file)
+    assert see(index, folder, [0]) == [20] and index.count() == 0
+    assert index_problem(file) == (
+        f"{file} cannot be read (unable to open database file): it is not used, and left as it is"
+    )
+    del index
+    assert file.read_bytes() == before and len(notes_files(file)) == 1
+    monkeypatch.undo()
+    real = open
+
+    def refusing(name, *rest, **more):
+        if name == file:
+            raise PermissionError(13, "Permission denied")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr("builtins.open", refusing)
+    assert VideoIndex(file).count() == 0
+    assert index_problem(file) == f"{file} cannot be read (Permission denied): it is not used, and left as it is"
+
+
+@pytest.mark.parametrize("content", [b"videos/0.mp4 0\n", b"SQLite format 3\0" + bytes(200)])
+def test_a_file_of_something_else_is_left_alone(folder, scans, content):
+    file = folder / "index"
+    file.write_bytes(content)
+    index = VideoIndex(file)
+    assert see(index, folder) == [20, 21, 22, 23, 24, 25]
+    index.merge()
+    assert file.read_bytes() == content and notes_files(file) == []
+    assert index_problem(file) == f"{file} is no index of nlvideo: it is not used, and left as it is"
+
+
+class Failing:
+    """A database that cannot be read for a while."""
+
+    def __init__(self, database):
+        self.database = database
+
+    def execute(self, statement, *rest):
+        if statement.startswith(("PRAGMA quick", "SELECT")):
+            raise sqlite3.OperationalError("disk I/O error")
+        return self.database.execute(statement, *rest)
+
+    def close(self):
+        self.database.close()
+
+
+def test_an_error_that_passes_costs_no_index(folder, scans, monkeypatch):
+    file, connect = folder / "index", sqlite3.connect
+    see(VideoIndex(file), folder, [0, 1])
+    index = VideoIndex(file)
+    see(index, folder, [2])
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: Failing(connect(*given, **named)))
+    index.merge()
+    assert "cannot be read (disk I/O error): it is not used" in index_problem(file)
+    monkeypatch.undo()
+    index.merge()
+    assert VideoIndex(file).count() == 3
+
+
 def test_a_record_with_a_flipped_bit_is_not_believed(folder, scans):
     file = folder / "index"
     see(VideoIndex(file), folder)
@@ -200,6 +279,32 @@ def test_a_record_with_a_flipped_bit_is_not_believed(folder, scans):
     scans.clear()
     assert see(VideoIndex(file), folder) == [20, 21, 22, 23, 24, 25]
     assert scans == [str(folder / "videos/2.mp4")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_frames": 10**6, "times": HEADER.pack(0, 512, 10**6)},  # more than the file has bytes
+        {"times": HEADER.pack(0, 512, 19)},
+        {"key_times": HEADER.pack(0, 512, 21)},
+        {"key_times": b"few"},
+        {"num_frames": 0, "times": HEADER.pack(0, 1, 0), "key_times": HEADER.pack(0, 1, 0)},
+        {"num_frames": "many"},
+        {"time_base": "1/0"},
+        {"time_base": "1e99999999"},
+        {"fps": 0.0},
+        {"codec": None},
+    ],
+)
+def test_a_row_that_cannot_be_true_is_not_believed(folder, scans, change):
+    file = folder / "index"
+    see(VideoIndex(file), folder, [0])
+    with closing(sqlite3.connect(file)) as database, database:
+        (row,) = database.execute("SELECT * FROM videos").fetchall()
+        values = dict(zip(index_file.COLUMNS, row, strict=True)) | change
+        database.execute(index_file.INSERT, checked_row(list(values.values())[:-1]))
+    scans.clear()
+    assert see(VideoIndex(file, grows=False), folder, [0]) == [20] and len(scans) == 1
 
 
 def test_what_another_version_of_ffmpeg_has_seen_is_not_believed(folder, scans, monkeypatch):
@@ -268,6 +373,42 @@ def test_a_disk_that_is_full_keeps_the_notes(folder, monkeypatch):
     assert VideoIndex(index.file).count() == 6
 
 
+@pytest.mark.parametrize(("whole", "rest"), [(0, 0), (0, 50), (2, 0), (2, 50)])  # lines that fit, bytes of the next
+def test_a_full_disk_ends_the_notes_of_a_process(folder, scans, monkeypatch, whole, rest):
+    """No file is left for each video, and none that is empty."""
+    file, write, tries = folder / "index", os.write, []
+
+    def full(descriptor, data):
+        tries.append(descriptor)
+        if len(tries) > whole and not rest:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data if len(tries) <= whole else data[:rest])
+
+    index = VideoIndex(file)
+    monkeypatch.setattr(os, "write", full)
+    assert see(index, folder) == [20, 21, 22, 23, 24, 25]
+    monkeypatch.undo()
+    assert len(notes_files(file)) == (whole + rest > 0) and len(tries) == whole + 1
+    del index
+    assert VideoIndex(file).count() == whole
+
+
+def test_notes_that_a_merge_removes_late_are_begun_anew(folder, scans, monkeypatch):
+    index, write = VideoIndex(folder / "index"), os.write
+    see(index, folder, [0])
+
+    def stale(descriptor, data):
+        monkeypatch.undo()
+        merge_notes(index.file)  # after the look whether the file is still there
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "write", stale)
+    see(index, folder, [1])
+    assert os.write is write
+    index.merge()
+    assert VideoIndex(index.file).count() == 2
+
+
 def test_without_permission_videos_are_read_as_ever(folder, scans, monkeypatch):
     real = os.open
 
@@ -299,7 +440,6 @@ def test_processes_write_at_once(folder, scans, method):
     index = VideoIndex(folder / "index")
     see(index, folder, [0])  # the parent has opened it before its workers do
     index.merge()
-    assert index.find(index.state(folder / "videos/0.mp4")) is None  # it looks again later
     index = VideoIndex(folder / "index")
     assert index.find(index.state(folder / "videos/0.mp4")) is not None
     os.utime(folder / "videos/0.mp4", ns=(0, 1))
@@ -362,6 +502,32 @@ def test_one_merges_at_a_time(folder):
     assert file.exists()
 
 
+def test_the_lock_is_for_all_users(folder, monkeypatch):
+    file, lock, access = folder / "index", folder / "index.lock", os.access
+    before = os.umask(0o022)
+    try:
+        see(VideoIndex(file), folder, [0])
+    finally:
+        os.umask(before)
+    assert lock.stat().st_mode & 0o777 == 0o666 or os.name == "nt"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != lock and access(path, mode))
+    for _ in range(2):
+        assert index_problem(file) == (
+            f"{file} does not grow: {lock} is another user's, who can give it to all (chmod 666)"
+        )
+        file.unlink(missing_ok=True)
+
+
+def test_what_killed_merges_leave_is_removed(folder):
+    index = VideoIndex(folder / "index")
+    see(index, folder, [0])
+    for name in (".index.0123abcd.part", ".index.0123abcd.part-journal", ".other.0123abcd.part", ".index.old.part"):
+        (folder / name).touch()
+    index.merge()
+    found = {path.name for path in folder.iterdir()}
+    assert found == {"index", "index.lock", "videos", ".other.0123abcd.part", ".index.old.part"}
+
+
 def test_notes_that_were_merged_are_begun_anew(folder, scans):
     index = VideoIndex(folder / "index")
     see(index, folder, [0, 1])
@@ -373,14 +539,45 @@ def test_notes_that_were_merged_are_begun_anew(folder, scans):
 
 def test_an_index_that_is_replaced_is_looked_at_again(folder, scans, monkeypatch):
     monkeypatch.setattr("nlvideo.data.index.video_index.LOOK_SECONDS", 0.0)
-    index = VideoIndex(folder / "index")
+    reader, index = (VideoIndex(folder / "index", grows=grows) for grows in (False, True))
+    assert reader.count() == 0
     see(index, folder)
     merge_notes(index.file)
     scans.clear()
-    see(index, folder)
+    see(reader, folder)
     assert scans == []
     index.file.write_bytes(b"damaged")
-    assert see(index, folder, [0]) == [20] and len(scans) == 1
+    assert see(reader, folder, [0]) == [20] and len(scans) == 1
+
+
+def test_an_error_that_passes_ends_no_reading(folder, scans, monkeypatch):
+    monkeypatch.setattr("nlvideo.data.index.video_index.LOOK_SECONDS", 0.0)
+    see(VideoIndex(folder / "index"), folder)
+    index = VideoIndex(folder / "index", grows=False)
+    assert index.count() == 6
+    index._reader = Failing(index._reader)
+    scans.clear()
+    see(index, folder, [0, 1])
+    assert scans == [str(folder / "videos/0.mp4")]
+
+
+def test_what_a_process_has_noted_it_knows_and_notes_once(folder, scans, monkeypatch):
+    index = VideoIndex(folder / "index")
+    for _ in range(2):
+        assert see(index, folder) == [20, 21, 22, 23, 24, 25] and len(scans) == 6
+    (notes,) = notes_files(index.file)
+    index.add(index.state(folder / "videos/3.mp4"), index.find(index.state(folder / "videos/3.mp4")))
+    lines = notes.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 6
+    os.utime(folder / "videos/3.mp4", ns=(0, 1))
+    see(index, folder, [3])
+    assert len(scans) == 7
+    monkeypatch.setattr("nlvideo.data.index.video_index.NOTED_BYTES", 4 * len(lines[0]))
+    index = VideoIndex(folder / "elsewhere")
+    see(index, folder, [0, 1, 2, 0, 3, 4, 0])  # the one that was not used for longest is left out
+    scans.clear()
+    see(index, folder, [0, 4, 1])
+    assert scans == [str(folder / "videos/1.mp4")]
 
 
 def test_an_index_that_does_not_grow_writes_nothing(folder, scans):
