@@ -7,6 +7,7 @@ scripts/install.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# Two processes, one thread each: most tests are many small steps, in which threads only wait for each other.
+# One thread each: most tests are many small steps, in which threads only wait for each other. A third process on two
+# cores uses the time in which some tests wait for others to come late or to be killed.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-.venv/bin/python -m pytest -n 2 --dist worksteal --durations=20 "$@"
+.venv/bin/python -m pytest -n 3 --dist worksteal --durations=20 "$@"

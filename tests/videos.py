@@ -29,6 +29,17 @@ def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=None,
     return path
 
 
+def remux(source, target, change=lambda packet, number: True, **options):
+    """Copies the packets of a file; `change(packet, number)` alters one, or drops it by returning False."""
+    with av.open(str(source)) as before, av.open(str(target), "w", **options) as after:
+        stream = after.add_stream_from_template(before.streams.video[0])
+        for number, packet in enumerate(before.demux(video=0)):
+            if packet.size and change(packet, number) is not False:
+                packet.stream = stream
+                after.mux(packet)
+    return target
+
+
 def facts_of(path):
     """What an index knows of a file that it has seen, after a comparison with what was put into it."""
     with PyavVideo(path) as video:

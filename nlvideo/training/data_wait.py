@@ -38,4 +38,7 @@ def waiting_line(share: float, workers: int, cores: int) -> str:
     found = f"the training waits for data {100 * share:.0f} % of its time; each rank has {count}"
     if workers < cores - 1:
         return f"{found}: data.num_workers={cores - 1} would use them all"
-    return f"{found}, all in use: videos prepared by tools/prepare_videos.py load faster, or give each rank more cores"
+    return (
+        f"{found}, all in use: videos prepared by tools/prepare_videos.py load faster, data.clips_per_video=2 takes "
+        "two clips of each, or give each rank more cores"
+    )

@@ -208,12 +208,14 @@ def test_help_says_what_it_costs_and_mistakes_are_one_line(command, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_quick_check_of_a_cpu_passes(tmp_path):
-    command = [sys.executable, TOOLS / "check_gpu.py", "--quick", "--minutes", "8", "--output", tmp_path / "out.json"]
+    command = [sys.executable, TOOLS / "check_gpu.py", "--quick", "--minutes", "8"]
+    command += ["--parts", "A,B,D", "--output", tmp_path / "out.json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads((tmp_path / "out.json").read_text())["parts"]
-    assert list(parts) == ["A", "B", "C", "D"] and all(part["checks"] for part in parts.values())
+    assert list(parts) == ["A", "B", "D"] and all(part["checks"] for part in parts.values())
 
 
 # Limits
@@ -364,7 +366,9 @@ def test_the_training_step_is_measured_as_on_a_gpu(tool, gpu, tmp_path, monkeypa
     states = {name: finding.state for name, finding in listed(tool, tmp_path).items()}
     assert states["base: a step"] == states["frozen: a step"] == "-"
     assert states["base: peak memory over the plan of 0.3 GB"] == "pass"  # of 0.4 GB
-    assert states["base: host synchronisations a step"] == "pass"  # none is counted on a CPU
+    assert (
+        states["base: host synchronisations beside the wait for the step before"] == "pass"
+    )  # none is counted on a CPU
     assert states["base: kernels over wall time"] == states["base: batch norm of the kernels' time"] == "FAIL"
     assert states["base: of the matrix product's rate, in kernels"] == "pass"
     assert {"base, cudnn.benchmark off", "base, float16", "frozen, norms that train"} <= states.keys()
@@ -415,16 +419,3 @@ def test_an_error_of_torchrun_is_named(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "module_environment", lambda: os.environ | {"PYTHONPATH": ""})  # finds no rank_program
     with pytest.raises(RuntimeError, match="No module named|ModuleNotFoundError|ChildFailedError"):
         ranks.run_ranks("gloo", 1, tmp_path)
-
-
-def test_views_gathered_by_hand_are_the_programs_own(tool, tmp_path):
-    data = tool("gpu_checks.data")
-    size = data.ON_CPU._replace(videos=1, frames=24, network=(*data.ON_CPU.network, "model.width=4"))
-    (tmp_path / "originals").mkdir()
-    data.write_video(tmp_path / "originals/0.mp4", size)
-    (tmp_path / "originals/list.csv").write_text("0.mp4 0\n")
-    table = data.read_table(str(tmp_path / "originals"), "list.csv", None)
-    (views,) = data.views_of_videos(size, table)
-    assert views.num_views == 30
-    ours, by_hand = (torch.cat(list(clips)) for clips in (views.chunks(7), data.gathered_clips(views, 7)))
-    assert torch.equal(ours, by_hand) and by_hand.shape == (30, 3, size.clip_frames, size.crop, size.crop)

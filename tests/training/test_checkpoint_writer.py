@@ -13,6 +13,14 @@ from nlvideo.training.checkpoint_writer import CheckpointWriter
 from nlvideo.weights.checkpoint_file import load_checkpoint
 
 
+@pytest.fixture
+def full_disk(monkeypatch):
+    def fail(*_):
+        raise RunFailed("the disk is full")
+
+    monkeypatch.setattr(checkpoint_writer, "save_step", fail)
+
+
 def content_of(step: int, weight: torch.Tensor) -> dict:
     optimizer = {"state": {0: {"momentum_buffer": weight * 2}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
     return {"model": {"w": weight}, "optimizer": optimizer, "step": step, "config": {}, "classes": ["a"]}
@@ -60,11 +68,7 @@ def test_the_next_save_waits_for_the_one_before(held, tmp_path):
 
 
 @pytest.mark.parametrize("end", ["check", "wait", "save", "exit"])
-def test_a_failure_to_write_ends_the_run(tmp_path, monkeypatch, end):
-    def fail(*_):
-        raise RunFailed("the disk is full")
-
-    monkeypatch.setattr(checkpoint_writer, "save_step", fail)
+def test_a_failure_to_write_ends_the_run(full_disk, tmp_path, end):
     with pytest.raises(RunFailed, match="the disk is full"), CheckpointWriter(tmp_path, keep=2) as writer:
         writer.save(content_of(1, torch.ones(1)))
         while end == "check":
@@ -75,11 +79,7 @@ def test_a_failure_to_write_ends_the_run(tmp_path, monkeypatch, end):
             writer.save(content_of(2, torch.ones(1)))
 
 
-def test_another_error_is_not_hidden_by_a_failure_to_write(tmp_path, monkeypatch, capsys):
-    def fail(*_):
-        raise RunFailed("the disk is full")
-
-    monkeypatch.setattr(checkpoint_writer, "save_step", fail)
+def test_another_error_is_not_hidden_by_a_failure_to_write(full_disk, tmp_path, capsys):
     with pytest.raises(RunFailed, match="the loss is nan"), CheckpointWriter(tmp_path, keep=2) as writer:
         writer.save(content_of(1, torch.ones(1)))
         raise RunFailed("the loss is nan")

@@ -142,22 +142,9 @@ def views_of_videos(size: Size, table: VideoTable) -> list[VideoViews]:
 
 
 def scores_by_hand(scorer: Scorer, views: VideoViews) -> Tensor:
-    """Returns (num_clips, num_crops, K), from clips that are put together on the CPU and uploaded in parts."""
-    parts = [scorer.clip_scores(clips) for clips in gathered_clips(views, scorer.views_per_step)]
+    """Returns (num_clips, num_crops, K), from clips that are cut on the CPU and sent in parts."""
+    parts = [scorer.clip_scores(clips) for clips in views.chunks(scorer.views_per_step)]
     return torch.cat(parts).unflatten(0, (len(views.frame_index), len(views.crops)))
-
-
-def gathered_clips(views: VideoViews, size: int) -> Iterator[Tensor]:
-    """Yields clips (size, C, T, H, W) uint8 on the CPU, ordered by clip, then by crop."""
-    (height, width), frames = views.crop_size, views.frames.cpu().numpy()
-    chosen = [(wanted, top, left) for wanted in views.frame_index.tolist() for top, left in views.crops]
-    for first in range(0, len(chosen), size):
-        part = chosen[first : first + size]
-        clips = np.empty((len(part), len(part[0][0]), height, width, 3), np.uint8)
-        for clip, (wanted, top, left) in zip(clips, part, strict=True):
-            for t, i in enumerate(wanted):  # frame by frame: indexing with an array takes five times as long
-                clip[t] = frames[i, top : top + height, left : left + width]
-        yield torch.from_numpy(clips).permute(0, 4, 1, 2, 3)
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:

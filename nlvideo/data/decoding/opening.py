@@ -17,7 +17,7 @@ from torch.utils.data import get_worker_info
 from nlvideo.data.decoding.excerpt import Excerpt
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.decoding.video import Video
+from nlvideo.data.decoding.video import DecodeError, Video
 from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.runtime.errors import UserError
 
@@ -75,7 +75,12 @@ def _open_with_pyav(path: str | os.PathLike, time_limit: float | None, index: Vi
     if index is None or state is None:  # without a file, the decoder says why
         return PyavVideo(path, time_limit)
     facts = index.find(state)
-    video = PyavVideo(path, time_limit, facts)
+    try:
+        video = PyavVideo(path, time_limit, facts)
+    except DecodeError:
+        if facts is None:
+            raise
+        video = PyavVideo(path, time_limit)  # whether the file or what the index says of it is at fault, this decides
     if facts is None and index.state(path) == state:  # it was not written meanwhile
         index.add(state, video.facts)
     return video

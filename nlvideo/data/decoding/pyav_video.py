@@ -114,6 +114,8 @@ class PyavVideo(Video):
         if self._place is None or self._place < 0:
             raise DecodeError(self.path, "no video stream")
         self._stream = self._container.streams[self._place]
+        if self._stream.type != "video":  # as facts of something else may have it
+            raise DecodeError(self.path, f"stream {self._place} is no video")
         self._stream.thread_type = "NONE"
         if self._stream.codec_context is None:
             raise DecodeError(self.path, "there is no decoder for its video stream")

@@ -35,6 +35,8 @@ SCHEMA = ("table", "videos", TABLE)  # all there is in the database
 SELECT = "SELECT * FROM videos WHERE name = ?"
 INSERT = f"INSERT OR REPLACE INTO videos VALUES ({', '.join('?' * len(COLUMNS))})"
 NOTES = ".notes"  # ending of the files of notes
+# What a row that anybody may have noted raises: numbers of too many bits, surrogates, other types (3.10: the third).
+NO_VALUES = (OverflowError, UnicodeEncodeError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 CACHE = 256  # kB that a reader keeps of the file; the system's cache, which all readers share, holds the rest
 
 
@@ -180,7 +182,9 @@ def merge_notes(file: Path) -> None:
             with closing(_connect(partial, "nolock=1")) as database:
                 database.execute("PRAGMA journal_mode=OFF")
                 with database:
-                    database.executemany(INSERT, (row for path in notes for row in _read_notes(path)))
+                    for row in (row for path in notes for row in _read_notes(path)):
+                        with suppress(*NO_VALUES):
+                            database.execute(INSERT, row)
         for path in notes:
             path.unlink(missing_ok=True)
 
@@ -203,7 +207,7 @@ def _read_notes(path: Path) -> Iterator[list[Any]]:
                     row[i] = base64.b64decode(row[i])
                 if len(row) == len(COLUMNS) and is_whole(row):
                     yield row
-            except (ValueError, TypeError, IndexError):
+            except (ValueError, TypeError, IndexError, RecursionError):
                 continue
 
 

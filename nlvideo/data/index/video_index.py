@@ -50,9 +50,9 @@ class VideoIndex:
     """Facts of videos in a file that processes and machines share.
 
     A video is known by its name, size and time of change, and by the versions of PyAV and FFmpeg, another of which may
-    see something else in it. The name is relative to the folder of the index where it
-    lies below that, so that a folder can be moved with its index, and absolute elsewhere. A file that is replaced by
-    one of equal size with the old one's time of change (to the nanosecond) is not noticed.
+    see something else in it. The name is relative to the folder of the index where it lies below that, so that a folder
+    can be moved with its index, and absolute elsewhere. A file that is replaced by one of equal size with the old one's
+    time of change (to the nanosecond) is not noticed.
 
     An object is used by any number of processes, forked or spawned; each opens the file for itself when it first needs
     it. What processes have learned is merged into the file when an object is made and when it ends, in the process that
@@ -132,16 +132,19 @@ class VideoIndex:
             return
         line = note_line(row)
         self._remember(state.name, row, len(line))
-        while self._writable:
+        for last_try in (False, True):
+            if not self._writable:
+                return
             try:
                 self._write_note(line)
                 return
             except OSError:
                 # Another machine's merge may have removed the notes, which a network disk tells late.
-                self._writable = self._notes is not None and _is_removed(self._notes)
-                if not self._writable:
+                removed = self._notes is not None and _is_removed(self._notes)
+                if not removed:
                     self._remove_empty_notes()
                 self._close_notes()
+                self._writable = removed and not last_try
 
     def _remember(self, name: bytes, row: tuple[Any, ...], size: int) -> None:
         self._noted_bytes += size - self._noted.pop(name, ((), 0))[1]

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from videos import facts_of, plain_decode, write_video
+from videos import facts_of, plain_decode, remux, write_video
 
 from nlvideo.data.decoding import decoded_index
 from nlvideo.data.decoding.opening import open_video
@@ -36,17 +36,6 @@ def check(path, count, timed=None):
             assert timed is None or video.timed == timed
             for i, frame in zip(wanted, video.read(list(wanted), (video.height, video.width)).numpy(), strict=True):
                 assert np.array_equal(frame, expected[i]), f"frame {i}"
-
-
-def remux(source, target, change, **options):
-    """Copies the packets of a file; `change(packet, number)` alters one, or drops it by returning False."""
-    with av.open(str(source)) as before, av.open(str(target), "w", **options) as after:
-        stream = after.add_stream_from_template(before.streams.video[0])
-        for number, packet in enumerate(before.demux(video=0)):
-            if packet.size and change(packet, number) is not False:
-                packet.stream = stream
-                after.mux(packet)
-    return target
 
 
 X265 = "bframes=3:keyint=10:scenecut=0:log-level=none"

@@ -11,7 +11,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from conftest import frame_numbers, write_grey_video
 from PIL import Image
-from videos import facts_of, plain_decode, write_video
+from videos import facts_of, plain_decode, remux, write_video
 
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.opening import DECODERS, open_video
@@ -143,13 +143,7 @@ def test_an_edit_list_that_ends_early_is_no_damage(tmp_path, moving):
 
 def test_a_cut_mp4_with_its_index_in_front_is_noticed(tmp_path, moving):
     source, path = write_video(tmp_path / "whole.mp4", moving), tmp_path / "front.mp4"
-    with av.open(str(source)) as before, av.open(str(path), "w", options={"movflags": "+faststart"}) as after:
-        stream = after.add_stream_from_template(before.streams.video[0])
-        for packet in before.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                after.mux(packet)
-    check_against_full_decode(path)
+    check_against_full_decode(remux(source, path, options={"movflags": "+faststart"}))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 7 // 10])
     with pytest.raises(DecodeError, match=r"the file ends after \d+ of 40 frames"), open_video(path):

@@ -6,11 +6,10 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from conftest import write_grey_video
-from videos import facts_of, write_video
+from videos import facts_of, remux, write_video
 
 from nlvideo.data.decoding.packets import Packets
 from nlvideo.data.decoding.pyav_video import PyavVideo
@@ -178,14 +177,7 @@ def test_a_header_that_does_not_know_its_keyframes_is_noticed(tmp_path, moving):
 )
 def test_live_recordings_have_no_index_of_keyframes(tmp_path, moving, name, options):
     path = tmp_path / name
-    whole = write_video(tmp_path / "whole.mp4", moving, g="10")
-    with av.open(str(whole)) as before, av.open(str(path), "w", options=options) as out:
-        stream = out.add_stream_from_template(before.streams.video[0])
-        for packet in before.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                out.mux(packet)
-    check(path)
+    check(remux(write_video(tmp_path / "whole.mp4", moving, g="10"), path, options=options))
 
 
 def test_facts_of_another_file_are_noticed_where_its_times_differ(tmp_path):

@@ -10,6 +10,8 @@ import sqlite3
 import time
 from contextlib import closing
 
+import av
+import numpy as np
 import pytest
 from conftest import frame_numbers, write_grey_video
 
@@ -18,7 +20,15 @@ from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.index import index_file
 from nlvideo.data.index.facts import HEADER
-from nlvideo.data.index.index_file import BrokenIndex, check_index, checked_row, merge_notes, notes_files, open_index
+from nlvideo.data.index.index_file import (
+    BrokenIndex,
+    check_index,
+    checked_row,
+    merge_notes,
+    note_line,
+    notes_files,
+    open_index,
+)
 from nlvideo.data.index.video_index import VideoIndex, index_problem
 
 START_METHODS = [name for name in ("fork", "spawn", "forkserver") if name in multiprocessing.get_all_start_methods()]
@@ -294,6 +304,8 @@ def test_a_record_with_a_flipped_bit_is_not_believed(folder, scans):
         {"time_base": "1e99999999"},
         {"fps": 0.0},
         {"codec": None},
+        {"stream": 5},
+        {"stream": -1},
     ],
 )
 def test_a_row_that_cannot_be_true_is_not_believed(folder, scans, change):
@@ -303,6 +315,29 @@ def test_a_row_that_cannot_be_true_is_not_believed(folder, scans, change):
         (row,) = database.execute("SELECT * FROM videos").fetchall()
         values = dict(zip(index_file.COLUMNS, row, strict=True)) | change
         database.execute(index_file.INSERT, checked_row(list(values.values())[:-1]))
+    scans.clear()
+    assert see(VideoIndex(file, grows=False), folder, [0]) == [20] and len(scans) == 1
+
+
+def test_a_row_that_names_the_sound_is_not_believed(folder, scans):
+    path = folder / "videos/0.mp4"
+    with av.open(str(path)) as before, av.open(str(folder / "both.mp4"), "w") as after:
+        sound, stream = after.add_stream("aac", rate=16000), after.add_stream_from_template(before.streams.video[0])
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 16000
+        after.mux(sound.encode(silence))
+        after.mux(sound.encode(None))
+        for packet in (packet for packet in before.demux(video=0) if packet.size):
+            packet.stream = stream
+            after.mux(packet)
+    (folder / "both.mp4").replace(path)
+    file = folder / "index"
+    see(VideoIndex(file), folder, [0])
+    with closing(sqlite3.connect(file)) as database, database:
+        (row,) = database.execute("SELECT * FROM videos").fetchall()
+        values = dict(zip(index_file.COLUMNS, row, strict=True))
+        assert values["stream"] == 1
+        database.execute(index_file.INSERT, checked_row(list((values | {"stream": 0}).values())[:-1]))
     scans.clear()
     assert see(VideoIndex(file, grows=False), folder, [0]) == [20] and len(scans) == 1
 
@@ -341,6 +376,20 @@ def test_notes_that_a_kill_has_cut_cost_their_last_line(folder, scans):
     scans.clear()
     see(VideoIndex(folder / "index"), folder)
     assert scans == [str(folder / "videos/5.mp4")]
+
+
+@pytest.mark.parametrize("value", [2**64, "\ud800", ["a list"], None])
+def test_notes_of_values_that_no_index_holds_cost_their_line(folder, value):
+    index = VideoIndex(folder / "index")
+    see(index, folder, [0])
+    (notes,) = notes_files(index.file)
+    state, facts = index.state(folder / "videos/1.mp4"), index.find(index.state(folder / "videos/0.mp4"))
+    row = note_line(checked_row((*state, value, *facts.as_row()[1:])))
+    notes.write_bytes(row + b"[" * 10**5 + b"\n" + notes.read_bytes())
+    del index
+    index = VideoIndex(folder / "index")
+    assert notes_files(index.file) == [] and index.find(state) is None
+    assert index.find(index.state(folder / "videos/0.mp4")) is not None
 
 
 def test_a_kill_while_writing_leaves_the_old_index(folder, monkeypatch):
