@@ -6,17 +6,8 @@ from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
-from nlvideo.data.shards.tar_table import (
-    BLOCK,
-    END,
-    FOOTER,
-    MAGIC,
-    TABLE_MEMBER,
-    Entry,
-    header_check,
-    name_key,
-    packed_entries,
-)
+from nlvideo.data.shards.tar_headers import BLOCK
+from nlvideo.data.shards.tar_table import END, FOOTER, TABLE_MAGIC, TABLE_MEMBER, Entry, name_key, packed_entries
 from nlvideo.runtime.files import replacing
 
 MTIME = 315532800  # of every member, 1 January 1980: equal videos make equal shards
@@ -37,18 +28,17 @@ def write_shard(file: Path, members: Iterable[tuple[str, Path]]) -> None:
 
 
 def _add(tar: tarfile.TarFile, name: str, path: Path) -> Entry:
-    info = _info(name, path.stat().st_size)
-    header, begin = info.tobuf(tar.format, tar.encoding, tar.errors), tar.offset
+    entry = Entry(name_key(name), tar.offset)
     with open(path, "rb") as content:
-        tar.addfile(info, content)
-    return Entry(name_key(name), begin, info.size, len(header), header_check(header, info.size))
+        tar.addfile(_info(name, path.stat().st_size), content)
+    return entry
 
 
 def _add_table(tar: tarfile.TarFile, entries: list[Entry]) -> None:
     """Adds the table, filled up so that its footer stands at a known distance from the end of the file."""
     data, start = packed_entries(entries), tar.offset + BLOCK
     total = -(-(start + len(data) + BLOCK + END) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-    footer = FOOTER.pack(MAGIC, start, len(entries), zlib.crc32(data)).ljust(BLOCK, b"\0")
+    footer = FOOTER.pack(TABLE_MAGIC, start, len(entries), zlib.crc32(data)).ljust(BLOCK, b"\0")
     filled = data.ljust(total - END - BLOCK - start, b"\0") + footer
     tar.addfile(_info(TABLE_MEMBER, len(filled)), BytesIO(filled))
 

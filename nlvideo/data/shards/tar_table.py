@@ -2,16 +2,16 @@
 
 Nothing is ever unpacked. A shard of prepare_videos.py is an ordinary tar file whose last member, TABLE_MEMBER, is a
 table of the others, sorted by a hash of their names: a member is found with a few small reads, no process keeps the
-table, and it travels with the file. Of other tar files, a process keeps what it has read as long as they are unchanged.
+table, and it travels with the file. It only says where to look: name, size and kind are those of the member's own
+headers. Of other tar files, a process keeps what it has read as long as they are unchanged.
 """
 
 import io
 import os
 import struct
-import tarfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from posixpath import normpath
@@ -19,33 +19,22 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from nlvideo.data.shards.tar_headers import BLOCK, DamagedTar, Member, member_at, members, read_at
+
 TABLE_MEMBER = ".nlvideo_members"
-ENTRY = struct.Struct("<QQQII")  # the fields of Entry
-ENTRY_TYPE = np.dtype("<u8,<u8,<u8,<u4,<u4")
-FOOTER = struct.Struct("<16sQQI")  # magic, first byte of the entries, their number, their CRC-32
-MAGIC = b"nlvideo members1"
-BLOCK = tarfile.BLOCKSIZE
+ENTRY = struct.Struct("<QQ")  # the fields of Entry
+ENTRY_TYPE = np.dtype("<u8,<u8")
+FOOTER = struct.Struct("<16sQQI")  # TABLE_MAGIC, first byte of the entries, their number, their CRC-32
+TABLE_MAGIC = b"nlvideo members1"
 END = 2 * BLOCK  # zeros with which a tar file ends
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-KINDS = {tarfile.DIRTYPE: "a folder", tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link"}
 
 
 class Entry(NamedTuple):
-    """A regular file in a tar file."""
+    """A member in the table of a tar file."""
 
     key: int  # see name_key
-    header: int  # first byte of its header, of all headers where it has several
-    size: int  # bytes of its content
-    header_bytes: int
-    check: int  # see header_check
-
-    @property
-    def start(self) -> int:
-        return self.header + self.header_bytes
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.size
+    header: int  # first byte of its headers
 
 
 class Entries(Sequence[Entry]):
@@ -75,59 +64,88 @@ class Scan:
     """What the headers of a tar file tell.
 
     Attributes:
-        entries: its regular files; of several with one name the last, as unpacking would leave it.
+        keys: of the names of its regular files, ascending (files,) uint64; of several with one name the last counts,
+            as unpacking would leave it.
+        places: first byte of the content of each, and the byte after it (files, 2) int64.
         others: why other members are not read, by the keys of their names.
-        problem: why this is not a whole tar file that can be read in place, if it is not.
+        problem: what is wrong with the tar file, if it does not end where its headers do.
     """
 
-    entries: Entries
+    keys: np.ndarray
+    places: np.ndarray
     others: dict[int, str] = field(default_factory=dict)
     problem: str = ""
 
-
-def name_key(name: str) -> int:
-    """Returns a hash of a member's name, 64 bits; ./a and a are one name."""
-    return int.from_bytes(blake2b(os.fsencode(normpath(name)), digest_size=8).digest(), "little")
-
-
-def header_check(header: bytes, size: int) -> int:
-    """Returns a CRC-32 of a member's header and of the bytes of its content."""
-    return zlib.crc32(struct.pack("<Q", size), zlib.crc32(header))
+    def find(self, key: int) -> tuple[int, int] | None:
+        place = int(np.searchsorted(self.keys, np.uint64(key)))
+        if place == len(self.keys) or int(self.keys[place]) != key:
+            return None
+        start, stop = self.places[place].tolist()
+        return start, stop
 
 
-def packed_entries(entries: Sequence[Entry]) -> bytes:
+def normal_name(name: str | bytes) -> bytes:
+    """Returns a member's name in one form; ./a and a are one name."""
+    return normpath(os.fsencode(name))
+
+
+def name_key(name: str | bytes) -> int:
+    """Returns a hash of a member's name, 64 bits."""
+    return int.from_bytes(blake2b(normal_name(name), digest_size=8).digest(), "little")
+
+
+def packed_entries(entries: Iterable[Entry]) -> bytes:
     return b"".join(ENTRY.pack(*entry) for entry in sorted(entries))
 
 
 def written_entries(file: BinaryIO, *, whole: bool = False) -> Entries | None:
     """Returns the table at the end of a shard; None if there is none.
 
-    It may be damaged, so what it says of a member is compared with the member's header (is_there).
-
     Args:
         whole: compare its checksum too, which reads all of it.
     """
     size = file.seek(0, io.SEEK_END)
-    footer = _read_at(file, max(size - END - BLOCK, 0), FOOTER.size)
+    footer = read_at(file, max(size - END - BLOCK, 0), FOOTER.size)
     if len(footer) < FOOTER.size:
         return None
     magic, start, count, crc = FOOTER.unpack(footer)
-    if magic != MAGIC or start + count * ENTRY.size > size:
+    if magic != TABLE_MAGIC or not _is_table(file, start, size - END - start, count):
         return None
-    if whole and zlib.crc32(_read_at(file, start, count * ENTRY.size)) != crc:
+    if whole and zlib.crc32(read_at(file, start, count * ENTRY.size)) != crc:
         return None
-    return Entries(lambda offset, length: _read_at(file, start + offset, length), count)
+    return Entries(lambda offset, length: read_at(file, start + offset, length), count)
 
 
-def is_there(file: BinaryIO, entry: Entry) -> bool:
-    """Returns whether the header that an entry tells of stands where it says, and the content is not cut off."""
-    if entry.stop > file.seek(0, io.SEEK_END):
+def _is_table(file: BinaryIO, start: int, size: int, count: int) -> bool:
+    """Returns whether a member with the table stands at a byte and has so many bytes and room for so many entries."""
+    if not BLOCK <= start or count * ENTRY.size + BLOCK > size:
         return False
-    return header_check(_read_at(file, entry.header, entry.header_bytes), entry.size) == entry.check
+    try:
+        member = member_at(file, start - BLOCK)
+    except DamagedTar:
+        return False
+    return member is not None and (member.name, member.size) == (os.fsencode(TABLE_MEMBER), size)
+
+
+def member_of_table(file: BinaryIO, entries: Entries, name: str) -> Member | None:
+    """Returns the regular file of a name that a table leads to; None if it leads to none, or to one cut short."""
+    entry = entries.find(name_key(name))
+    size = file.seek(0, io.SEEK_END)
+    try:
+        member = member_at(file, entry.header) if entry is not None and entry.header < size else None
+    except DamagedTar:
+        return None
+    if member is None or member.kind or member.stop > size or normal_name(member.name) != normal_name(name):
+        return None
+    return member
 
 
 def scanned(path: str) -> Scan:
-    """Returns what the headers of a tar file tell; they are read again only if the file has changed."""
+    """Returns what the headers of a tar file tell; they are read again only if the file has changed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     status = os.stat(path)
     state = status.st_size, status.st_mtime_ns, status.st_ino
     known = _scans.get(path)
@@ -140,67 +158,40 @@ _scans: dict[str, tuple[tuple[int, int, int], Scan]] = {}
 
 
 def _scan(path: str) -> Scan:
-    found: dict[int, Entry] = {}
+    found: dict[int, tuple[int, int]] = {}
     others: dict[int, str] = {}
-    with open(path, "rb") as file:
-        size, end = file.seek(0, io.SEEK_END), 0
+    with open(path, "rb", buffering=0) as file:
+        size = file.seek(0, io.SEEK_END)
         problem = _compression(file)
         try:
-            for member in _members(file) if not problem else ():
-                key, (entry, why_not) = name_key(member.name), _entry(file, member, size)
+            for member in members(file) if not problem else ():
+                key, why_not = name_key(member.name), _why_not(member, size)
                 found.pop(key, None)
                 others.pop(key, None)
-                if entry is not None:
-                    found[key] = entry
-                else:
+                if why_not:
                     others[key] = f"in {os.path.basename(path)} it is {why_not}"
-                end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isreg() else 0)
-        except (tarfile.TarError, ValueError, OverflowError) as error:
-            problem = "" if end else f"is no tar file ({error})"
-        problem = problem or _end_problem(file, end, size)
-    data = packed_entries(list(found.values()))
-    return Scan(Entries(lambda offset, length: data[offset : offset + length], len(found)), others, problem)
-
-
-def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    file.seek(0)
-    tar: Any = tarfile.open(fileobj=file, mode="r:")
-    with tar:
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # which would keep an object of each
-            yield member
+                else:
+                    found[key] = member.start, member.stop
+        except DamagedTar as error:
+            problem = str(error)
+    keys = np.array(list(found), np.uint64)
+    order = np.argsort(keys)
+    return Scan(keys[order], np.array(list(found.values()), np.int64).reshape(-1, 2)[order], others, problem)
 
 
 def _compression(file: BinaryIO) -> str:
     """Returns what is wrong with a compressed file, empty for others."""
-    start = _read_at(file, 0, 6)
+    start = read_at(file, 0, 6)
     kind = next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), None)
     if kind is None:
         return ""
     return f"is compressed ({kind}); members are read in place, which takes an uncompressed tar file"
 
 
-def _entry(file: BinaryIO, member: tarfile.TarInfo, size: int) -> tuple[Entry | None, str]:
-    """Returns where a member lies in a tar file of `size` bytes, or why it is not read."""
-    if member.issparse() or not member.isreg():
-        kind = "stored with holes (sparse)" if member.issparse() else KINDS.get(member.type, "no regular file")
-        return None, f"{kind}, which is not read"
-    length = member.offset_data - member.offset
-    check = header_check(_read_at(file, member.offset, length), member.size)
-    entry = Entry(name_key(member.name), member.offset, member.size, length, check)
-    if entry.stop > size:
-        return None, f"cut short: the tar file ends after {size} bytes, this video would end after {entry.stop}"
-    return entry, ""
-
-
-def _end_problem(file: BinaryIO, end: int, size: int) -> str:
-    """Returns why the headers end where they do; empty if that is where the tar file says that it ends."""
-    block = _read_at(file, end, BLOCK)
-    if len(block) < BLOCK:
-        return f"is cut short: it ends after {size} bytes"
-    return f"is cut short or damaged: nothing can be read after byte {end} of {size}" if any(block) else ""
-
-
-def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
-    file.seek(offset)
-    return file.read(length)
+def _why_not(member: Member, size: int) -> str:
+    """Returns why a member of a tar file of `size` bytes is not read, empty if it is."""
+    if member.kind:
+        return f"{member.kind}, which is not read"
+    if member.stop > size:
+        return f"cut short: the tar file ends after {size} bytes, this video would end after {member.stop}"
+    return ""

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from nlvideo.data.shards.tar_table import Entry, is_there, name_key, scanned, written_entries
+from nlvideo.data.shards.tar_table import member_of_table, name_key, scanned, written_entries
 
 SEPARATOR = "[/\\\\]" if os.sep == "\\" else "/"
 TAR = re.compile(rf"\.(?:tar|tar\.(?:gz|bz2|xz|zst)|tgz)(?={SEPARATOR})", re.IGNORECASE)
@@ -24,6 +24,7 @@ class FileStatus(NamedTuple):
 
     size: int  # bytes
     mtime_ns: int  # of the file, or of the tar file that it is in
+    start: int = 0  # of a member, its first byte in the tar file
 
 
 class MemberPlace(NamedTuple):
@@ -76,7 +77,7 @@ def file_status(path: str | os.PathLike) -> FileStatus:
         status = os.stat(path)
         return FileStatus(status.st_size, status.st_mtime_ns)
     place = _place_of(*parts)
-    return FileStatus(place.stop - place.start, os.stat(place.file).st_mtime_ns)
+    return FileStatus(place.stop - place.start, os.stat(place.file).st_mtime_ns, place.start)
 
 
 def open_bytes(path: str) -> BinaryIO:
@@ -139,7 +140,7 @@ def _keys_in(tar: str) -> np.ndarray:
             written = written_entries(file, whole=True)
             if written is not None:
                 return written.keys()
-        return scanned(tar).entries.keys()
+        return scanned(tar).keys
     except OSError:
         return np.empty(0, np.uint64)
 
@@ -151,26 +152,24 @@ def _place_of(tar: str, member: str) -> MemberPlace:
         OSError: the tar file lacks it or is none; its strerror says why.
     """
     with open(tar, "rb", buffering=0) as file:
-        key, entry = name_key(member), None
         written = written_entries(file)
-        if written is not None:
-            entry = written.find(key)
-        if entry is None or not is_there(file, entry):  # a table is believed only where the tar file agrees
-            entry = _scanned_entry(tar, member, key)
-        return MemberPlace(tar, entry.start, entry.stop)
+        found = member_of_table(file, written, member) if written is not None else None
+    if found is not None:
+        return MemberPlace(tar, found.start, found.stop)
+    return MemberPlace(tar, *_scanned_place(tar, member))
 
 
-def _scanned_entry(tar: str, member: str, key: int) -> Entry:
-    scan, name = scanned(tar), os.path.basename(tar)
-    entry = scan.entries.find(key)
-    if entry is None and key in scan.others:
+def _scanned_place(tar: str, member: str) -> tuple[int, int]:
+    scan, key, name = scanned(tar), name_key(member), os.path.basename(tar)
+    place = scan.find(key)
+    if place is None and key in scan.others:
         raise OSError(errno.EINVAL, scan.others[key], tar)
-    if entry is None and not len(scan.entries) and not scan.others and scan.problem:
+    if place is None and not len(scan.keys) and not scan.others and scan.problem:
         raise OSError(errno.EINVAL, f"{name} {scan.problem}", tar)
-    if entry is None:
+    if place is None:
         where = f"{name} {scan.problem}, and up to there it" if scan.problem else f"the tar file {name}"
         raise FileNotFoundError(errno.ENOENT, f"{where} holds no {member}", tar)
-    return entry
+    return place
 
 
 class _MemberBytes(io.RawIOBase):
