@@ -43,14 +43,15 @@ class FileState(NamedTuple):
     name: bytes  # see VideoIndex
     size: int
     mtime_ns: int
+    start: int  # of a member of a tar file, where in it it begins
     reader: str = READER
 
 
 class VideoIndex:
     """Facts of videos in a file that processes and machines share.
 
-    A video is known by its name, size and time of change, and by the versions of PyAV and FFmpeg, another of which may
-    see something else in it. The name is relative to the folder of the index where it lies below that, so that a folder
+    A video is known by its name, size and time of change (of a member of a tar file that of the latter, and its place in
+    it), and by the versions of PyAV and FFmpeg, another of which may see something else in it. The name is relative to the folder of the index where it lies below that, so that a folder
     can be moved with its index, and absolute elsewhere. A file that is replaced by one of equal size with the old one's
     time of change (to the nanosecond) is not noticed.
 
@@ -95,7 +96,7 @@ class VideoIndex:
         except OSError:
             return None
         name = os.path.abspath(path).removeprefix(os.path.join(self.file.parent, ""))
-        return FileState(os.fsencode(name), status.size, status.mtime_ns)
+        return FileState(os.fsencode(name), *status)
 
     def find(self, state: FileState) -> VideoFacts | None:
         """Returns what is known of a file in this state, None if that is nothing."""
