@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 from nlvideo.data.decoding.orientation import UPRIGHT, Orientation, orientation_of
-from nlvideo.data.shards.video_file import file_status
+from nlvideo.data.shards.video_file import FileStatus, file_status
 
 MAX_KEPT = 20_000  # videos, some hundred bytes each
 
@@ -33,7 +33,7 @@ def hash_times(times: np.ndarray) -> int:
 
 def decoded_index(path: str, decode: Callable[[], Iterator[av.VideoFrame]]) -> DecodedIndex:
     """Returns the index of a file, which is decoded only if this process has not done so since it was written."""
-    key = (path, *file_status(path))
+    key = path, file_status(path)
     if key in _kept:
         _kept.move_to_end(key)
         return _kept[key]
@@ -59,4 +59,4 @@ def _index(frames: Iterator[av.VideoFrame]) -> DecodedIndex:
     return DecodedIndex(len(times), *(first or (0, 0, UPRIGHT)), hashed, span, len(keyframes), int(gap))
 
 
-_kept: OrderedDict[tuple[str, int, int], DecodedIndex] = OrderedDict()
+_kept: OrderedDict[tuple[str, FileStatus], DecodedIndex] = OrderedDict()

@@ -50,10 +50,11 @@ class FileState(NamedTuple):
 class VideoIndex:
     """Facts of videos in a file that processes and machines share.
 
-    A video is known by its name, size and time of change (of a member of a tar file that of the latter, and its place in
-    it), and by the versions of PyAV and FFmpeg, another of which may see something else in it. The name is relative to the folder of the index where it lies below that, so that a folder
-    can be moved with its index, and absolute elsewhere. A file that is replaced by one of equal size with the old one's
-    time of change (to the nanosecond) is not noticed.
+    A video is known by its name, size and time of change, and by the versions of PyAV and FFmpeg, another of which may
+    see something else in it. Of a member of a tar file, the time is that of the tar file, and its place in it counts
+    too. The name is relative to the folder of the index where it lies below that, so that a folder can be moved with
+    its index, and absolute elsewhere. A file that is replaced by one of equal size with the old one's time of change
+    (to the nanosecond) is not noticed.
 
     An object is used by any number of processes, forked or spawned; each opens the file for itself when it first needs
     it. What processes have learned is merged into the file when an object is made and when it ends, in the process that

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any, BinaryIO, NamedTuple
 
@@ -35,10 +36,10 @@ class MemberPlace(NamedTuple):
     stop: int
 
 
-def split_member(path: str) -> tuple[str, str] | None:
+def split_member(path: str, is_file: Callable[[str], bool] = os.path.isfile) -> tuple[str, str] | None:
     """Returns the tar file and the member that a path names; None if no part of it but the last is a tar file."""
     for found in TAR.finditer(path):
-        if os.path.isfile(path[: found.end()]):
+        if is_file(path[: found.end()]):
             return path[: found.end()], path[found.end() + 1 :].replace(os.sep, "/")
     return None
 
@@ -113,22 +114,24 @@ class Listing:
     takes minutes on network disks."""
 
     def __init__(self) -> None:
-        self._names, self._keys = cache(_names_in), cache(_keys_in)
+        self._names, self._keys, self._is_file = cache(_names_in), cache(_keys_in), cache(os.path.isfile)
 
     def has(self, path: str) -> bool:
-        parts = split_member(path)
+        parts = split_member(path, self._is_file)
         if parts is not None:
             keys, key = self._keys(parts[0]), np.uint64(name_key(parts[1]))
             place = int(np.searchsorted(keys, key))
             return place < len(keys) and bool(keys[place] == key)
-        # A name that is not listed may still exist: in another case, or in a folder that cannot be listed.
+        # What is not listed may still exist: a link's target, or a name in another case or in an unreadable folder.
         folder, base = os.path.split(path)
         return base in self._names(folder) or os.path.exists(path)
 
 
 def _names_in(folder: str) -> frozenset[str]:
+    """Returns the names in a folder, without symbolic links, which may lead nowhere."""
     try:
-        return frozenset(os.listdir(folder))
+        with os.scandir(folder) as found:
+            return frozenset(entry.name for entry in found if not entry.is_symlink())
     except OSError:
         return frozenset()
 

@@ -1,4 +1,4 @@
-"""Damaged tar files, and such that were made to do harm: one line of reason in little time and memory, or the member."""
+"""Damaged tar files, and such that were made to do harm: the member, or one line of reason soon."""
 
 import os
 import random
