@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from nlvideo.data.collections.packer import Packer, size_in_bytes
-from nlvideo.data.collections.records import Records, open_records
+from nlvideo.data.collections.job_lock import job_lock
+from nlvideo.data.collections.packer import Packer, remove_partial_shards, size_in_bytes
+from nlvideo.data.collections.records import Records, open_records, read_records
 from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.folder_tree import left_out, videos_below
@@ -81,21 +82,47 @@ def prepare(arguments: argparse.Namespace) -> int:
     _check_targets(src, names)
     mine = shard(names, arguments.shard)
     make_folder(dst, f"DST {dst}")
-    records = open_records(dst, "prepared", arguments.shard, COLUMNS)
-    packer = Packer(dst, arguments.shard, size, mine, partial(note_shard, records)) if size else None
     started = time.monotonic()
-    encode_missing(arguments, mine, records, packer)
-    rows = [records.last[name] for name in mine]
-    write_lists(dst, arguments.shard, rows, tables)
+    with job_lock(dst, "prepared", arguments.shard) as alone:
+        if alone:
+            remove_partial_shards(dst, arguments.shard)
+        records = open_records(dst, "prepared", arguments.shard, COLUMNS)
+        done = done_before(records, dst, mine)
+        packer = Packer(dst, arguments.shard, size, mine, partial(note_shard, records)) if size else None
+        encode_missing(arguments, mine, done, records, packer)
+        rows = [records.last[name] for name in mine]
+        write_lists(dst, arguments.shard, rows, tables)
     print_summary(rows, time.monotonic() - started, dst)
     return 1 if any(not row["prepared"] for row in rows) else 0
 
 
-def encode_missing(arguments: argparse.Namespace, mine: list[str], records: Records, packer: Packer | None) -> None:
+def done_before(records: Records, dst: Path, mine: list[str]) -> set[str]:
+    """Returns the videos that need no work, after a look into the records of the whole and of all parts.
+
+    A row of these counts where its video is there and that of our own row is not, or is not in a shard yet: another
+    part of the job may have made it or moved it.
+    """
+    listing = Listing()
+
+    def rank(row: dict[str, str] | None) -> int:
+        if row is None or not row["prepared"] or not listing.has(str(dst / row["prepared"])):
+            return 0
+        return 2 if ".tar/" in row["prepared"] else 1
+
+    ranks = {name: rank(records.last.get(name)) for name in mine}
+    for file in sorted(dst.glob("prepared*.csv")):
+        for row in read_records(file, COLUMNS) if file != records.file else ():
+            if ranks.get(row["video"], 2) < rank(row):
+                ranks[row["video"]] = rank(row)
+                records.add(row)
+    return {name for name, found in ranks.items() if found}
+
+
+def encode_missing(
+    arguments: argparse.Namespace, mine: list[str], done: set[str], records: Records, packer: Packer | None
+) -> None:
     """Encodes the videos that are not there yet, and packs all that is not in a shard."""
     src, dst, last = arguments.src, arguments.dst, records.last
-    listing = Listing()
-    done = {name for name, row in last.items() if row["prepared"] and listing.has(str(dst / row["prepared"]))}
     todo = [name for name in mine if name not in done]
     encode = partial(
         encode_video, src=src, dst=dst, short_side=arguments.short_side, gap=arguments.keyframe_every, crf=arguments.crf
@@ -116,9 +143,11 @@ def encode_missing(arguments: argparse.Namespace, mine: list[str], records: Reco
             packer.close()
 
 
-def note_shard(records: Records, video: str, prepared: str) -> None:
-    """Records that a video has moved into a shard."""
-    records.add(records.last[video] | {"prepared": prepared})
+def note_shard(records: Records, moved: dict[str, str]) -> None:
+    """Records the new places of videos that are in a shard now, before they are removed as files."""
+    for video, prepared in moved.items():
+        records.add(records.last[video] | {"prepared": prepared})
+    records.sync()
 
 
 def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, crf: int) -> dict:
@@ -218,12 +247,15 @@ def _target(src: Path, name: str) -> str:
 
 
 def _check_targets(src: Path, names: list[str]) -> None:
-    """Raises UserError if two videos would become one file."""
+    """Raises UserError if two videos would become one file, or one would be written somewhere else than in DST."""
     made: dict[str, str] = {}
     for name in names:
-        other = made.setdefault(_target(src, name), name)
+        if ".." in Path(name).parts:
+            raise UserError(f"{name} would be written outside of DST; give a SRC that all videos lie in, and no '..'.")
+        target = _target(src, name)
+        other = made.setdefault(target, name)
         if other != name:
-            raise UserError(f"{other} and {name} would both become {_target(src, name)}; rename one of them.")
+            raise UserError(f"{other} and {name} would both become {target}; rename one of them.")
 
 
 def write_lists(dst: Path, which: str, rows: list[dict[str, str]], tables: dict[str, VideoTable]) -> None:

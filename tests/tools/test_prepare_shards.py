@@ -2,12 +2,15 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from pathlib import Path
 
+import av
 import pytest
 from conftest import write_grey_video
 from in_process import TOOLS, run_tool
@@ -66,7 +69,9 @@ def shards_of(folder):
 
 def files_of(folder):
     return sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".tar"
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".tar", ".lock")
     )
 
 
@@ -153,7 +158,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("moment", range(1, 12))
 def test_a_packer_that_is_killed_at_any_moment_makes_the_same_shards(tmp_path, monkeypatch, moment):
-    """Dies before the n-th record or removal of a file, or in the midst of writing a shard."""
+    """Dies before the n-th record, before files are removed, or before or after a shard is written."""
     items = [f"{i}" for i in range(7)]
 
     def run(folder, dies_at=None):
@@ -164,17 +169,15 @@ def test_a_packer_that_is_killed_at_any_moment_makes_the_same_shards(tmp_path, m
             if next(moments) == dies_at:
                 raise Killed
 
-        def record(item, name):
-            moment_passes()
-            with open(folder / "log", "a") as log:
-                log.write(f"{item} {name}\n")
+        def record(moved):
+            for item, name in moved.items():
+                moment_passes()
+                with open(folder / "log", "a") as log:
+                    log.write(f"{item} {name}\n")
             moment_passes()
 
         def write(file, members):
-            half = folder / f".{file.name}.{dies_at}.part"
-            half.write_text("half")
             moment_passes()
-            half.unlink()
             write_shard(file, members)
             moment_passes()
 
@@ -200,6 +203,123 @@ def test_a_packer_that_is_killed_at_any_moment_makes_the_same_shards(tmp_path, m
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole") == ["log"]
     logs = [dict(line.split() for line in (tmp_path / n / "log").read_text().splitlines()) for n in ("whole", "killed")]
     assert logs[0] == logs[1] and not (tmp_path / "killed/x").exists()
+
+
+def test_a_join_does_nothing_anew_that_parts_have_moved_into_shards(prepare, tmp_path, monkeypatch):
+    prepare(tmp_path)  # prepared.csv names files
+    with monkeypatch.context() as patched:
+        patched.setattr(av.VideoStream, "encode", None)  # nothing is encoded
+        for i in (1, 2):
+            prepare(tmp_path, "--shards", SIZE, "--shard", f"{i}/2", code=i - 1)
+        made = shards_of(tmp_path)
+        prepare(tmp_path, "--shards", SIZE)
+        prepare(tmp_path, "--shards", SIZE)  # and what it wrote stands
+    assert shards_of(tmp_path) == made
+    table = read_table(str(tmp_path), "train.csv", None)
+    assert len(table) == 7 and all(exists(table.path(i)) for i in range(7))
+    assert {name[:13] for name in table.names()} == {"shard_1-of-2_", "shard_2-of-2_"}
+    assert not (tmp_path / NAMES[0]).exists()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from nlvideo.data.collections.job_lock import job_lock
+with job_lock(Path(sys.argv[1]), "prepared", sys.argv[2]) as alone:
+    print(alone, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "refused"),
+    [("1/1", "1/1", 1), ("1/2", "1/2", 1), ("1/2", "2/2", 0), ("1/2", "1/1", 1), ("1/1", "2/2", 1), ("2/3", "1/2", 1)],
+)
+def test_another_process_at_the_same_videos_is_kept_out(prepare, whole, tmp_path, theirs, ours, refused):
+    shutil.copytree(whole, tmp_path / "made")
+    live = tmp_path / f"made/.{'shard' if ours == '1/1' else 'shard_' + ours.replace('/', '-of-')}_00099.tar.abc.part"
+    live.write_text("half of a shard")
+    command = [sys.executable, "-c", HOLDER, tmp_path / "made", theirs]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "True\n"
+        before = shards_of(tmp_path / "made"), (tmp_path / "made/prepared.csv").read_text()
+        code = 1 if refused or ours == "1/1" else int(ours == "2/2")
+        text = prepare(tmp_path / "made", "--shards", SIZE, "--shard", ours, code=code)
+        line = f"{tmp_path / 'made'} is in use by another process (--shard {theirs})."
+        assert (line in text) == refused == live.exists()
+        assert not refused or before == (shards_of(tmp_path / "made"), (tmp_path / "made/prepared.csv").read_text())
+        holder.stdin.close()
+    prepare(tmp_path / "made", "--shards", SIZE, "--shard", ours, code=int(ours != "1/2"))
+    assert not live.exists()
+
+
+def test_two_packers_without_locks_overwrite_and_lose_nothing(tmp_path):
+    for item in "abcd":
+        (tmp_path / f"{item}.mp4").write_text(item)
+    first, second = (Packer(tmp_path, "1/1", 1, order, lambda moved: None) for order in ("ab", "cd"))
+    first.finish("a", "a.mp4")
+    first.close()
+    second.finish("c", "c.mp4")
+    with pytest.raises(UserError, match="shard_00000.tar exists already, and is not overwritten"):
+        second.close()
+    assert exists(f"{tmp_path}/shard_00000.tar/a.mp4") and (tmp_path / "c.mp4").exists()
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_files_are_removed_after_the_shard_and_the_records_are_on_the_disk(prepare, tmp_path, monkeypatch):
+    events, fsync, unlink = [], os.fsync, Path.unlink
+
+    def synced(descriptor):
+        events.append(("sync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def removed(path, *arguments, **options):
+        if path.suffix == ".mp4" and path.exists():
+            prepared = (tmp_path / "prepared.csv").stat()
+            row = [
+                row
+                for row in rows_of(tmp_path / "prepared.csv")
+                if row["prepared"].endswith(f".tar/{path.name}") or path.name in row["prepared"]
+            ][-1]
+            shard = tmp_path / row["prepared"].partition("/")[0]
+            places = [events.index(("sync", inode)) for inode in (shard.stat().st_ino, tmp_path.stat().st_ino)]
+            last = len(events) - 1 - events[::-1].index(("sync", prepared.st_ino))
+            assert ".tar/" in row["prepared"] and max(places) < last
+            events.append(("removed", path.name))
+        unlink(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "unlink", removed)
+    prepare(tmp_path, "--shards", SIZE)
+    assert sum(event[0] == "removed" for event in events) == 7
+
+
+@pytest.mark.parametrize("name", ["../out.mp4", "a/../../out.mp4", "x.tar/../out.mp4"])
+def test_nothing_is_written_outside_of_dst(tmp_path, monkeypatch, capsys, name):
+    write_grey_video(tmp_path / "src/a/in.mp4", 20)
+    write_grey_video(tmp_path / "out.mp4", 20)
+    with tarfile.open(tmp_path / "src/x.tar", "w") as tar:
+        tar.add(tmp_path / "out.mp4", "../out.mp4")
+    (tmp_path / "src/list.csv").write_text(f"a/in.mp4,0\n{name},1\n")
+    arguments = "prepare_videos.py", tmp_path / "src", tmp_path / "made/dst", "--list", "list.csv"
+    done = run_tool(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert done.returncode == 1 and f"{name} would be written outside of DST" in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "made").exists()
+
+
+def test_names_that_start_at_the_root_are_written_into_dst(tmp_path, monkeypatch, capsys):
+    write_grey_video(tmp_path / "v.mp4", 20)
+    (tmp_path / "src").mkdir()
+    with tarfile.open(tmp_path / "src/x.tar", "w") as tar:
+        info = tar.gettarinfo(tmp_path / "v.mp4")
+        info.name = "/etc/v.mp4"
+        with open(tmp_path / "v.mp4", "rb") as content:
+            tar.addfile(info, content)
+    (tmp_path / "src/list.csv").write_text(f"x.tar//etc/v.mp4,0\n{tmp_path}/v.mp4,1\n")
+    arguments = "prepare_videos.py", tmp_path / "src", tmp_path / "dst", "--list", "list.csv"
+    assert run_tool(*arguments, monkeypatch=monkeypatch, capsys=capsys).returncode == 0
+    assert read_table(str(tmp_path / "dst"), "list.csv", None).names() == ["x/etc/v.mp4", f"{tmp_path}/v.mp4"[1:]]
+    assert files_of(tmp_path / "dst") == sorted(["list.csv", "prepared.csv", "x/etc/v.mp4", f"{tmp_path}/v.mp4"[1:]])
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from nlvideo.data.shards.shard_writing import write_shard
 from nlvideo.data.shards.video_file import file_status, split_member
 from nlvideo.runtime.errors import UserError
 
+NUMBER = "[0-9]" * 5  # in the name of a shard
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -15,25 +16,24 @@ class Packer:
     """Moves finished files of a folder into shards in it, `shard_00012.tar`.
 
     They are packed in the job's order, whatever the order in which they are finished, so a job that is killed and
-    resumed makes the same shards. A file is removed once it is in a shard and that is recorded.
+    resumed makes the same shards. A file is removed once it is in a shard and that is recorded. The caller keeps other
+    processes out of its part of the job (see job_lock).
 
     Args:
         folder: of the files and the shards.
         which: this machine's part of the job, "i/n", which the names of its shards tell.
         size: bytes of files that a shard holds at most, unless a single one is larger.
         order: the items of the job.
-        record: called with an item and the new name of its file, `shard_00012.tar/NAME`.
+        record: called with items and the new names of their files, `shard_00012.tar/NAME`. When it returns, this is on
+            the disk.
     """
 
     def __init__(
-        self, folder: Path, which: str, size: int, order: Sequence[str], record: Callable[[str, str], None]
+        self, folder: Path, which: str, size: int, order: Sequence[str], record: Callable[[dict[str, str]], None]
     ) -> None:
         self.folder, self.size, self.order, self.record = folder, size, order, record
-        self.stem = "shard" if which == "1/1" else f"shard_{which.replace('/', '-of-')}"
-        pattern = f"{self.stem}_{'[0-9]' * 5}.tar"
-        for partial in folder.glob(f".{pattern}.*.part"):  # of a killed job
-            partial.unlink()
-        shards = sorted(path.name for path in folder.glob(pattern))
+        self.stem = _stem(which)
+        shards = sorted(path.name for path in folder.glob(f"{self.stem}_{NUMBER}.tar"))
         self._last = shards[-1] if shards else None
         self._number = int(shards[-1][-9:-4]) + 1 if shards else 0
         self._finished: dict[str, str] = {}
@@ -55,7 +55,7 @@ class Packer:
                 self._unlink(member[1])
             file = ""
         elif file and self._is_packed(file):  # the job was killed before it recorded that
-            self._remove(item, file, self._last)
+            self._move({item: file}, self._last)
             file = ""
         self._finished[item] = file
         while self._place < len(self.order) and self.order[self._place] in self._finished:
@@ -94,20 +94,31 @@ class Packer:
             return
         name = f"{self.stem}_{self._number:05}.tar"
         write_shard(self.folder / name, [(file, self.folder / file) for _, file in self._held])
-        for item, file in self._held:
-            self._remove(item, file, name)
+        self._move(dict(self._held), name)
         self._number += 1
         self._held, self._bytes = [], 0
 
-    def _remove(self, item: str, file: str, shard: str | None) -> None:
-        self.record(item, f"{shard}/{file}")
-        self._unlink(file)
+    def _move(self, files: dict[str, str], shard: str | None) -> None:
+        """Records that the files of some items are in a shard, and then removes them."""
+        self.record({item: f"{shard}/{file}" for item, file in files.items()})
+        for file in files.values():
+            self._unlink(file)
 
     def _unlink(self, file: str) -> None:
         path = self.folder / file
         if path.exists():
             path.unlink()
             self._left.add(path.parent)
+
+
+def remove_partial_shards(folder: Path, which: str) -> None:
+    """Removes what a killed job has left of a shard. The caller is alone in this part of the job."""
+    for partial in folder.glob(f".{_stem(which)}_{NUMBER}.tar.*.part"):
+        partial.unlink(missing_ok=True)
+
+
+def _stem(which: str) -> str:
+    return "shard" if which == "1/1" else f"shard_{which.replace('/', '-of-')}"
 
 
 def size_in_bytes(text: str) -> int:

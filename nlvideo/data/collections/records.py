@@ -1,12 +1,13 @@
 """What a job over a collection has done so far, in a csv file."""
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nlvideo.runtime.errors import UserError
-from nlvideo.runtime.files import replacing
+from nlvideo.runtime.files import replacing, sync_folder
 
 
 class Records:
@@ -36,6 +37,12 @@ class Records:
             csv.DictWriter(out, self.columns).writerow(row)
         self.rows.append({key: str(value) for key, value in row.items()})
         self.last[self.rows[-1][self.columns[0]]] = self.rows[-1]
+
+    def sync(self) -> None:
+        """Makes what was added outlast a power failure."""
+        with open(self.file, "r+b") as file:
+            os.fsync(file.fileno())
+        sync_folder(self.file.parent)
 
 
 def open_records(folder: Path, stem: str, which: str, columns: Sequence[str]) -> Records:

@@ -1,30 +1,37 @@
 """Writes shards: tar files that anything reads, with a table of their members at the end (see tar_table)."""
 
+import os
 import tarfile
 import zlib
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from nlvideo.data.shards.tar_headers import BLOCK
 from nlvideo.data.shards.tar_table import END, FOOTER, TABLE_MAGIC, TABLE_MEMBER, Entry, name_key, packed_entries
+from nlvideo.runtime.errors import UserFileExistsError
 from nlvideo.runtime.files import replacing
 
 MTIME = 315532800  # of every member, 1 January 1980: equal videos make equal shards
 
 
 def write_shard(file: Path, members: Iterable[tuple[str, Path]]) -> None:
-    """Writes a shard whole: after a kill it is there or not.
+    """Writes a shard whole: after a kill or a power failure it is there or not.
 
     Args:
         members: names in the shard and the files with their content.
+
+    Raises:
+        UserFileExistsError: the shard exists, as where two processes write it and the file system has no locks.
     """
-    with (
-        replacing(file) as partial,
-        tarfile.open(partial, "w:", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape") as tar,
-    ):
-        entries = [_add(tar, name, path) for name, path in members]
-        _add_table(tar, entries)
+    options: Any = {"format": tarfile.PAX_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
+    with replacing(file) as partial:
+        with tarfile.open(partial, "w:", **options) as tar:
+            entries = [_add(tar, name, path) for name, path in members]
+            _add_table(tar, entries)
+        if os.path.lexists(file):
+            raise UserFileExistsError(f"{file} exists already, and is not overwritten.")
 
 
 def _add(tar: tarfile.TarFile, name: str, path: Path) -> Entry:

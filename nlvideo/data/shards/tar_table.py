@@ -85,8 +85,8 @@ class Scan:
 
 
 def normal_name(name: str | bytes) -> bytes:
-    """Returns a member's name in one form; ./a and a are one name."""
-    return normpath(os.fsencode(name))
+    """Returns a member's name in one form; ./a, /a and a are one name, as they are when a tar file is unpacked."""
+    return normpath(os.fsencode(name)).lstrip(b"/")
 
 
 def name_key(name: str | bytes) -> int:
