@@ -1,7 +1,9 @@
 """Training, evaluation and prediction from shards: bit for bit those from files."""
 
 import csv
+import shutil
 import signal
+import tarfile
 
 import numpy as np
 import pytest
@@ -97,6 +99,26 @@ def test_members_that_are_missing_are_named_and_replaced(shard_folder, tmp_path,
         "shard_00001.tar/gone.mp4": "the tar file shard_00001.tar holds no gone.mp4",
     }
     assert reasons == expected
+
+
+def test_a_shard_that_is_cut_short_is_named_with_its_members(shard_folder, tmp_path, capsys):
+    whole = (shard_folder / "shard_00000.tar").read_bytes()
+    with tarfile.open(shard_folder / "shard_00000.tar") as tar:
+        members = [member for member in tar if member.name.endswith(".mp4")]
+    (tmp_path / "shard_00000.tar").write_bytes(whole[: members[-2].offset_data + 700])
+    for name in ("train.csv", "val.csv", "shard_00001.tar"):
+        shutil.copy(shard_folder / name, tmp_path)
+    train(config_of(tmp_path, tmp_path / "run", "data.max_bad_share=0.9", "optim.max_steps=6"))
+    name = "shard_00000.tar"
+    cut, gone = (f"{name}/{member.name}" for member in members[-2:])
+    assert f"missing files: 2 ({cut}, {gone})" in capsys.readouterr().out
+    size, stop = members[-2].offset_data + 700, members[-2].offset_data + members[-2].size
+    with open(tmp_path / "run/bad_videos.csv", newline="") as file:
+        reasons = {row["video"]: row["reason"] for row in csv.DictReader(file)}
+    assert reasons == {
+        cut: f"in {name} it is cut short: the tar file ends after {size} bytes, this video would end after {stop}",
+        gone: f"{name} is cut short: it ends after {size} bytes, and up to there it holds no {members[-1].name}",
+    }
 
 
 def test_a_list_of_a_shard_that_is_compressed_ends_at_the_start(shard_folder, tmp_path):
