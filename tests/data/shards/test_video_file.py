@@ -324,12 +324,12 @@ def test_a_shard_behind_another_tar_file(shard, videos, tmp_path):
 def test_a_tar_file_that_is_replaced_is_looked_at_anew(videos, tmp_path, written):
     def make(names):
         if written:
-            write_shard(tmp_path / "x.tar", [(f"{i}.mp4", videos / name) for i, name in enumerate(names)])
+            write_shard(tmp_path / "new", [(f"{i}.mp4", videos / name) for i, name in enumerate(names)])
         else:
             with tarfile.open(tmp_path / "new", "w") as tar:
                 for i, name in enumerate(names):
                     tar.add(videos / name, f"{i}.mp4")
-            os.replace(tmp_path / "new", tmp_path / "x.tar")
+        os.replace(tmp_path / "new", tmp_path / "x.tar")
 
     index = VideoIndex(tmp_path / "index")
     for names in (NAMES, NAMES[::-1], NAMES[2:3]):
