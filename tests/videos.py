@@ -1,6 +1,5 @@
 """Video files for the tests, and what a plain decode gives of them."""
 
-import os
 from fractions import Fraction
 
 import av
@@ -9,6 +8,7 @@ from av.video.reformatter import VideoReformatter
 
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.index.facts import facts_of_row
+from nlvideo.data.shards.video_file import file_status
 
 
 def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=None, times=None, **options):
@@ -44,7 +44,7 @@ def facts_of(path):
     """What an index knows of a file that it has seen, after a comparison with what was put into it."""
     with PyavVideo(path) as video:
         row = video.facts.as_row()
-    facts = facts_of_row(row, os.path.getsize(path))
+    facts = facts_of_row(row, file_status(path).size)
     with PyavVideo(path, facts=facts) as again:
         assert facts.as_row() == again.facts.as_row() == row
         for name in [name for name in vars(video) if not name.startswith("_")]:

@@ -9,6 +9,8 @@ FOLDER holds videos; they are also prepared (tools/prepare_videos.py) and read a
   two_clips_over_one,         rate of training clips that are taken two or four of a video that is opened once
   four_clips_over_one         (data.clips_per_video) over that of one of each; prepared_two_..., prepared_four_...:
                               the same from the prepared videos
+  shard_over_files            rate of training clips from the prepared videos in a shard over that from their files,
+                              with an index as training has, clip by clip in turn; and the same in CPU time
   eval_video_over_reference   all views (10 clips x 3 crops of 256) over one full decode with conversion of the
                               wanted frames
   eval_video_peak_MB          memory that reading all views of the largest of the videos adds to a process
@@ -42,10 +44,12 @@ from nlvideo.data.clips.batch import SampleKey
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.clips.view_sampling import view_indices
 from nlvideo.data.clips.views import MultiViews
-from nlvideo.data.decoding.opening import Opener
+from nlvideo.data.decoding.opening import Opener, open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
+from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.lists.folder_tree import videos_below
 from nlvideo.data.lists.path_list import read_table
+from nlvideo.data.shards.shard_writing import write_shard
 from nlvideo.runtime.cores import usable_cores
 
 TRAIN: dict[str, Any] = {
@@ -102,8 +106,11 @@ def main() -> None:
         prepared_folder = Path(scratch, "prepared")
         for name in videos:
             encode_video(name, src=arguments.folder, dst=prepared_folder, short_side=256, gap=24, crf=20)
-        prepared = table_of(prepared_folder, [str(Path(name).with_suffix(".mp4")) for name in videos], scratch)
+        made = [str(Path(name).with_suffix(".mp4")) for name in videos]
+        write_shard(Path(scratch, "shard.tar"), [(name, prepared_folder / name) for name in made])
+        prepared, packed = (table_of(folder, made, scratch) for folder in (prepared_folder, Path(scratch, "shard.tar")))
         figures = measure(originals, prepared, arguments.rounds)
+        figures |= compare_shard(prepared, packed, arguments.rounds, Path(scratch, "index"))
         figures["clips_per_second"] = 1 / figures["seconds"]["training clip"]
         figures["eval_video_peak_MB"] = max(peaks)
         figures["workers"] = arguments.workers
@@ -173,6 +180,27 @@ def measure(originals, prepared, rounds: int) -> dict:
 def several(samples: TrainClips, count: int, epoch: int, index: int) -> None:
     """Reads so many clips of a video together."""
     samples.__getitems__([SampleKey(epoch, index, clip=clip) for clip in range(count)])
+
+
+def compare_shard(files, members, rounds: int, index_file: Path) -> dict[str, float]:
+    """Returns the rate of clips from members of a shard over that from files, by wall time and by CPU time."""
+    for table in (files, members):
+        index = VideoIndex(index_file)
+        for i in range(len(table)):
+            open_video(table.path(i), index=index).close()
+        index.merge()
+    index = VideoIndex(index_file)
+    both = [TrainClips(table, **TRAIN, opener=Opener(index=index)) for table in (files, members)]
+    seconds = np.zeros((2, 2))  # files, members; wall, CPU
+    for epoch in range(rounds + 1):
+        for i in range(len(files)):
+            for k in (0, 1) if (epoch + i) % 2 else (1, 0):
+                start = np.array([time.perf_counter(), time.process_time()])
+                both[k][epoch, i]
+                if epoch:  # the first round fills caches
+                    seconds[k] += np.array([time.perf_counter(), time.process_time()]) - start
+    wall, cpu = seconds[0] / seconds[1]
+    return {"shard_over_files": wall, "shard_over_files_cpu": cpu}
 
 
 def peak_of_views(table, index: int) -> float:
@@ -249,7 +277,8 @@ def show(figures: dict, arguments: argparse.Namespace) -> None:
     for key, (low, high) in figures["spread"].items():
         table.add_row(key, f"{figures[key]:.2f}", f"{low:.2f} to {high:.2f}")
     Console().print(table)
-    print(f"eval_video_peak_MB {figures['eval_video_peak_MB']:.0f}")
+    for key, digits in (("shard_over_files", 3), ("shard_over_files_cpu", 3), ("eval_video_peak_MB", 0)):
+        print(f"{key} {figures[key]:.{digits}f}")
     seconds = figures["seconds"]
     clip, opening, decoding = (seconds[name] for name in ("training clip", "opening", "decoding"))
     stages = {"opening and index": opening, "decoding": decoding - opening, "converting and resizing": clip - decoding}

@@ -30,6 +30,7 @@ from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.list_writing import write_list
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.shards.video_file import file_status
 from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder
@@ -133,7 +134,7 @@ def look_at(name: str, *, src: Path, sample: int | None, index: VideoIndex | Non
             "keyframes": video.num_keyframes,
             "largest_gap": video.largest_gap,
             "notes": "; ".join(_notes(video)),
-            "bytes": path.stat().st_size,
+            "bytes": file_status(path).size,
         }
         try:
             for indices in _windows(video.num_frames, sample):

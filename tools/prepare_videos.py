@@ -2,11 +2,15 @@
 
     python tools/prepare_videos.py SRC DST                           # every video file below SRC
     python tools/prepare_videos.py SRC DST --list train.csv val.csv  # those of lists whose paths start from SRC
+    python tools/prepare_videos.py SRC DST --list train.csv val.csv --shards 1GB  # packed into tar files
 
 Each video becomes DST/SAME/PATH.mp4: H.264, its short side at most 256 pixels (never enlarged), upright, without
 sound, every frame kept with its time. DST gets the lists with the new paths, prepared.csv with one line a video and
 failed.csv with the reasons. The same command, also after a kill, makes what is missing. On several machines:
 --shard 1/4 ... 4/4 with the same DST, then once without --shard, which joins them.
+
+With --shards the videos end in tar files of at most that size, DST/shard_00000.tar and so on, and the lists name them
+as shard_00000.tar/SAME/PATH.mp4, which is how they are read, without unpacking. What DST holds as files is packed too.
 """
 
 import argparse
@@ -25,13 +29,16 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from nlvideo.data.collections.records import Records, open_records
+from nlvideo.data.collections.job_lock import job_lock
+from nlvideo.data.collections.packer import Packer, remove_partial_shards, size_in_bytes
+from nlvideo.data.collections.records import Records, open_records, read_records
 from nlvideo.data.collections.worker_pool import each, shard
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.list_writing import write_list
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.shards.video_file import Listing, file_status, split_member
 from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder, replacing
@@ -51,6 +58,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS", help="for one video")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
+    parser.add_argument("--shards", metavar="SIZE", help="pack the videos into tar files of this size, such as 1GB")
     arguments = parser.parse_args()
     with reporting_errors():
         sys.exit(prepare(arguments))
@@ -66,31 +74,80 @@ def prepare(arguments: argparse.Namespace) -> int:
     tables = {name: read_table(str(src), name, None, multi_label=True) for name in arguments.list}
     names = list(dict.fromkeys(name for table in tables.values() for name in table.names()))
     names = names or sorted(str(path.relative_to(src)) for path in videos_below(src) if path.is_file())
+    size = size_in_bytes(arguments.shards) if arguments.shards else None
     if not names:
         raise UserError(f"{src} holds no videos.")
     if not tables and (rest := left_out(src)):
         print(rest)
-    _check_targets(names)
+    _check_targets(src, names)
     mine = shard(names, arguments.shard)
     make_folder(dst, f"DST {dst}")
-    records = open_records(dst, "prepared", arguments.shard, COLUMNS)
-    last = {row["video"]: row for row in records.rows}  # a video that failed is tried again and may have two
-    done = {name for name, row in last.items() if row["prepared"] and (dst / row["prepared"]).exists()}
+    started = time.monotonic()
+    with job_lock(dst, "prepared", arguments.shard) as alone:
+        if alone:
+            remove_partial_shards(dst, arguments.shard)
+        records = open_records(dst, "prepared", arguments.shard, COLUMNS)
+        done = done_before(records, dst, mine)
+        packer = Packer(dst, arguments.shard, size, mine, partial(note_shard, records)) if size else None
+        encode_missing(arguments, mine, done, records, packer)
+        rows = [records.last[name] for name in mine]
+        write_lists(dst, arguments.shard, rows, tables)
+    print_summary(rows, time.monotonic() - started, dst)
+    return 1 if any(not row["prepared"] for row in rows) else 0
+
+
+def done_before(records: Records, dst: Path, mine: list[str]) -> set[str]:
+    """Returns the videos that need no work, after a look into the records of the whole and of all parts.
+
+    A row of these counts where its video is there and that of our own row is not, or is not in a shard yet: another
+    part of the job may have made it or moved it.
+    """
+    listing = Listing()
+
+    def rank(row: dict[str, str] | None) -> int:
+        if row is None or not row["prepared"] or not listing.has(str(dst / row["prepared"])):
+            return 0
+        return 2 if ".tar/" in row["prepared"] else 1
+
+    ranks = {name: rank(records.last.get(name)) for name in mine}
+    for file in sorted(dst.glob("prepared*.csv")):
+        for row in read_records(file, COLUMNS) if file != records.file else ():
+            if ranks.get(row["video"], 2) < rank(row):
+                ranks[row["video"]] = rank(row)
+                records.add(row)
+    return {name for name, found in ranks.items() if found}
+
+
+def encode_missing(
+    arguments: argparse.Namespace, mine: list[str], done: set[str], records: Records, packer: Packer | None
+) -> None:
+    """Encodes the videos that are not there yet, and packs all that is not in a shard."""
+    src, dst, last = arguments.src, arguments.dst, records.last
     todo = [name for name in mine if name not in done]
     encode = partial(
         encode_video, src=src, dst=dst, short_side=arguments.short_side, gap=arguments.keyframe_every, crf=arguments.crf
     )
-    started = time.monotonic()
     begun = len(mine) - len(todo)
     with progress_bar(total=len(mine), initial=begun, desc=f"preparing {dst}", unit="video") as bar:
+        for name in mine if packer is not None else ():
+            if name in done:
+                packer.finish(name, last[name]["prepared"])
         for outcome in each(encode, todo, arguments.workers, arguments.time_limit):
-            row = {"video": outcome.item, "prepared": "", "reason": outcome.failure or ""} | (outcome.result or {})
-            records.add({column: row.get(column, "") for column in COLUMNS})
+            made = {"video": outcome.item, "prepared": "", "reason": outcome.failure or ""} | (outcome.result or {})
+            row = {column: made.get(column, "") for column in COLUMNS}
+            records.add(row)
+            if packer is not None:
+                packer.finish(outcome.item, row["prepared"])
             bar.update()
-    rows = [row for name, row in {row["video"]: row for row in records.rows}.items() if name in set(mine)]
-    write_lists(dst, arguments.shard, rows, tables)
-    print_summary(rows, time.monotonic() - started, dst)
-    return 1 if any(not row["prepared"] for row in rows) else 0
+        if packer is not None:
+            packer.close()
+
+
+def note_shard(records: Records, moved: dict[str, str]) -> None:
+    """Records the new places of videos that are in a shard now, before they are removed as files."""
+    for video, prepared in moved.items():
+        records.add(records.last[video] | {"prepared": prepared})
+    records.sync()
 
 
 def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, crf: int) -> dict:
@@ -100,7 +157,7 @@ def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, 
         DecodeError: it is corrupt; nothing is left of what was written.
     """
     started = time.monotonic()
-    target = dst / _target(name)
+    target = dst / _target(src, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial_file:
         with PyavVideo(src / name) as video:
@@ -111,11 +168,11 @@ def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, 
             if (made.num_frames, made.height, made.width) != (frames, height, width):
                 raise RuntimeError(f"{made.num_frames} frames were written of {frames}")
     return {
-        "prepared": _target(name),
+        "prepared": _target(src, name),
         "frames": frames,
         "height": height,
         "width": width,
-        "source_bytes": (src / name).stat().st_size,
+        "source_bytes": file_status(src / name).size,
         "bytes": target.stat().st_size,
         "seconds": round(time.monotonic() - started, 2),
     }
@@ -181,17 +238,24 @@ def _graph(frame: av.VideoFrame, video: PyavVideo, height: int, width: int) -> a
     return graph
 
 
-def _target(name: str) -> str:
+def _target(src: Path, name: str) -> str:
+    """Returns the file that a video becomes; of a member of SRC/a.tar one in the folder a."""
+    member = split_member(str(src / name))
+    if member is not None:
+        name = str(Path(name[: -len(member[1]) - 1]).with_suffix("") / member[1])
     return str(Path(name.lstrip("/")).with_suffix(".mp4"))
 
 
-def _check_targets(names: list[str]) -> None:
-    """Raises UserError if two videos would become one file."""
+def _check_targets(src: Path, names: list[str]) -> None:
+    """Raises UserError if two videos would become one file, or one would be written somewhere else than in DST."""
     made: dict[str, str] = {}
     for name in names:
-        other = made.setdefault(_target(name), name)
+        if ".." in Path(name).parts:
+            raise UserError(f"{name} would be written outside of DST; give a SRC that all videos lie in, and no '..'.")
+        target = _target(src, name)
+        other = made.setdefault(target, name)
         if other != name:
-            raise UserError(f"{other} and {name} would both become {_target(name)}; rename one of them.")
+            raise UserError(f"{other} and {name} would both become {target}; rename one of them.")
 
 
 def write_lists(dst: Path, which: str, rows: list[dict[str, str]], tables: dict[str, VideoTable]) -> None:

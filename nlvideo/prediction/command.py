@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from nlvideo.config.compose import command_line_keys, run_command
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.folder_tree import left_out, videos_below
+from nlvideo.data.shards.video_file import exists, reason_in_tar
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
 from nlvideo.prediction.predictor import BLOCK_BYTES, Predictions, Predictor
 from nlvideo.prediction.timeline import Timeline
@@ -46,7 +47,7 @@ def take_paths(argv: list[str]) -> list[str]:
     paths: list[str] = []
     kept = argv[:1]
     for before, argument in zip(argv, argv[1:], strict=False):
-        is_path = os.path.exists(argument) or ("=" not in argument and not argument.startswith("-"))
+        is_path = exists(argument) or ("=" not in argument and not argument.startswith("-"))
         (paths if is_path and before not in HYDRA_WITH_VALUE else kept).append(argument)
     argv[:] = kept
     return paths
@@ -64,9 +65,11 @@ def expand_videos(paths: Sequence[str]) -> list[str]:
         raise UserError("no video given: nlvideo-predict VIDEO ... checkpoint=PATH")
     found = []
     for name in paths:
-        matching = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+        matching = [name] if exists(name) else sorted(glob.glob(name, recursive=True))
         if not matching:
-            raise UserFileNotFoundError(f"{name} {'matches no file' if glob.has_magic(name) else 'does not exist'}.")
+            why = reason_in_tar(name)
+            what = f"cannot be read{why}" if why else "matches no file" if glob.has_magic(name) else "does not exist"
+            raise UserFileNotFoundError(f"{name} {what}.")
         for path in matching:
             found += _videos_in(path) if os.path.isdir(path) else [path]
     return list(dict.fromkeys(found))

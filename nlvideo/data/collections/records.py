@@ -1,23 +1,29 @@
 """What a job over a collection has done so far, in a csv file."""
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nlvideo.runtime.errors import UserError
-from nlvideo.runtime.files import replacing
+from nlvideo.runtime.files import replacing, sync_folder
 
 
 class Records:
     """A csv file with one line for each finished video, written as they finish, so that a killed job resumes.
 
     A line that a kill cut in two is dropped when the file is opened again.
+
+    Attributes:
+        rows: all lines.
+        last: the last line of each video, which the first column names.
     """
 
     def __init__(self, file: Path, columns: Sequence[str]):
         self.file, self.columns = file, columns
         self.rows = read_records(file, columns) if file.exists() else []
+        self.last = {row[columns[0]]: row for row in self.rows}
         with (
             replacing(file) as partial,
             open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as out,
@@ -30,6 +36,13 @@ class Records:
         with open(self.file, "a", newline="", encoding="utf-8", errors="surrogateescape") as out:
             csv.DictWriter(out, self.columns).writerow(row)
         self.rows.append({key: str(value) for key, value in row.items()})
+        self.last[self.rows[-1][self.columns[0]]] = self.rows[-1]
+
+    def sync(self) -> None:
+        """Makes what was added outlast a power failure."""
+        with open(self.file, "r+b") as file:
+            os.fsync(file.fileno())
+        sync_folder(self.file.parent)
 
 
 def open_records(folder: Path, stem: str, which: str, columns: Sequence[str]) -> Records:

@@ -1,6 +1,5 @@
 """What decoding a whole video once tells, kept for the process: for files whose packets do not tell their frames."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import av
 import numpy as np
 
 from nlvideo.data.decoding.orientation import UPRIGHT, Orientation, orientation_of
+from nlvideo.data.shards.video_file import FileStatus, file_status
 
 MAX_KEPT = 20_000  # videos, some hundred bytes each
 
@@ -33,8 +33,7 @@ def hash_times(times: np.ndarray) -> int:
 
 def decoded_index(path: str, decode: Callable[[], Iterator[av.VideoFrame]]) -> DecodedIndex:
     """Returns the index of a file, which is decoded only if this process has not done so since it was written."""
-    status = os.stat(path)
-    key = (path, status.st_size, status.st_mtime_ns)
+    key = path, file_status(path)
     if key in _kept:
         _kept.move_to_end(key)
         return _kept[key]
@@ -60,4 +59,4 @@ def _index(frames: Iterator[av.VideoFrame]) -> DecodedIndex:
     return DecodedIndex(len(times), *(first or (0, 0, UPRIGHT)), hashed, span, len(keyframes), int(gap))
 
 
-_kept: OrderedDict[tuple[str, int, int], DecodedIndex] = OrderedDict()
+_kept: OrderedDict[tuple[str, FileStatus], DecodedIndex] = OrderedDict()

@@ -10,6 +10,7 @@ import torch
 from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Region, Video
+from nlvideo.data.shards.video_file import member_address
 
 
 class DecordVideo(Video):
@@ -32,8 +33,8 @@ class DecordVideo(Video):
         if refused:
             raise DecodeError(self.path, f"decord would give wrong frames: {refused}; use data.decoder=pyav")
         try:
-            self._reader = decord.VideoReader(self.path, num_threads=1)
-        except (decord.DECORDError, RuntimeError) as error:
+            self._reader = decord.VideoReader(member_address(self.path) or self.path, num_threads=1)
+        except (decord.DECORDError, RuntimeError, OSError) as error:
             raise DecodeError(self.path, f"decord: {_reason(error)}") from None
         if len(self._reader) != self.num_frames:
             raise DecodeError(

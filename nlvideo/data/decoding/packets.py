@@ -1,6 +1,5 @@
 """Which stream of a file is the video, and what its packets tell about its frames, without decoding."""
 
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,7 @@ from av.stream import Disposition
 
 from nlvideo.data.decoding.packet_contents import keyframe_test, packet_test
 from nlvideo.data.decoding.video import Deadline, DecodeError
+from nlvideo.data.shards.video_file import file_status, open_bytes
 
 TIMED_FORMATS = {"mov", "matroska"}  # store when each frame is presented; mov includes MP4, matroska WebM
 REORDERING_CODECS = ("h264", "hevc", "mpeg4")
@@ -151,6 +151,6 @@ def check_end(packets: Packets, formats: set[str], stream: av.VideoStream, path:
 
 def _avi_is_cut(path: str) -> bool:
     """Returns whether an AVI file is shorter than its first chunk says. Its number of frames counts dropped ones."""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         header = file.read(8)
-    return header[:4] == b"RIFF" and int.from_bytes(header[4:], "little") + 8 > os.path.getsize(path)
+    return header[:4] == b"RIFF" and int.from_bytes(header[4:], "little") + 8 > file_status(path).size

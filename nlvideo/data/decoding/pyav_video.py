@@ -26,6 +26,7 @@ from nlvideo.data.decoding.packets import (
 )
 from nlvideo.data.decoding.video import Crop, CropSource, Deadline, DecodeError, Region, Video
 from nlvideo.data.index.facts import VideoFacts
+from nlvideo.data.shards.video_file import member_address
 
 # In these codecs, skipping frames that no other refers to leaves all others unchanged. In AV1 the same setting loses
 # wanted frames.
@@ -105,7 +106,8 @@ class PyavVideo(Video):
             if self._container is not None:
                 self._container.close()
             # Without the protocol, FFmpeg takes what stands before a colon in a file's name for one.
-            self._container = av.open(f"file:{self.path}", metadata_errors="ignore")
+            address = member_address(self.path) or f"file:{self.path}"
+            self._container = av.open(address, metadata_errors="ignore")
             num_read = 0
             if self._place is None:
                 self._place, num_read = best_stream(self._container)

@@ -8,6 +8,7 @@ from torchcodec.decoders import VideoDecoder
 
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Region, Video
+from nlvideo.data.shards.video_file import member_address
 
 
 class TorchcodecVideo(Video):
@@ -26,9 +27,13 @@ class TorchcodecVideo(Video):
             self.height, self.width, self.fps = probe.height, probe.width, probe.fps
         try:
             self._decoder = VideoDecoder(
-                self.path, seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu"
+                member_address(self.path) or self.path,
+                seek_mode="exact",
+                dimension_order="NHWC",
+                num_ffmpeg_threads=1,
+                device="cpu",
             )
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             raise DecodeError(self.path, f"torchcodec: {str(error).splitlines()[0]}") from None
         found = self._decoder.metadata
         if found.num_frames != self.num_frames or (found.height, found.width) != (self.height, self.width):

@@ -23,12 +23,18 @@ from nlvideo.data.index.facts import FACT_COLUMNS
 from nlvideo.runtime.files import replacing
 from nlvideo.runtime.folder_lock import lock_file
 
-VERSION = 1  # of the columns and of what they mean; rises with any change to what opening a video tells
+VERSION = 2  # of the columns and of what they mean; rises with any change to what opening a video tells
 APPLICATION = 0x6E6C7669  # "nlvi", which says whose database it is
 MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html#the_database_header, as are the next two
 ID_AT = 68  # where in the file APPLICATION is
 HEADER_BYTES = 72  # to the end of it
-KEY_COLUMNS = {"name": "BLOB PRIMARY KEY", "bytes": "INTEGER", "mtime_ns": "INTEGER", "reader": "TEXT"}
+KEY_COLUMNS = {  # the fields of FileState
+    "name": "BLOB PRIMARY KEY",
+    "bytes": "INTEGER",
+    "mtime_ns": "INTEGER",
+    "start": "INTEGER",
+    "reader": "TEXT",
+}
 COLUMNS = KEY_COLUMNS | FACT_COLUMNS | {"checksum": "INTEGER"}
 TABLE = f"CREATE TABLE videos ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())}) WITHOUT ROWID"
 SCHEMA = ("table", "videos", TABLE)  # all there is in the database

@@ -27,6 +27,7 @@ from nlvideo.data.index.index_file import (
     note_line,
     open_index,
 )
+from nlvideo.data.shards.video_file import file_status
 from nlvideo.runtime.errors import UserError
 
 INDEX_FILE = ".nlvideo_index"  # in the folder of the videos
@@ -42,6 +43,7 @@ class FileState(NamedTuple):
     name: bytes  # see VideoIndex
     size: int
     mtime_ns: int
+    start: int  # of a member of a tar file, where in it it begins
     reader: str = READER
 
 
@@ -49,9 +51,10 @@ class VideoIndex:
     """Facts of videos in a file that processes and machines share.
 
     A video is known by its name, size and time of change, and by the versions of PyAV and FFmpeg, another of which may
-    see something else in it. The name is relative to the folder of the index where it lies below that, so that a folder
-    can be moved with its index, and absolute elsewhere. A file that is replaced by one of equal size with the old one's
-    time of change (to the nanosecond) is not noticed.
+    see something else in it. Of a member of a tar file, the time is that of the tar file, and its place in it counts
+    too. The name is relative to the folder of the index where it lies below that, so that a folder can be moved with
+    its index, and absolute elsewhere. A file that is replaced by one of equal size with the old one's time of change
+    (to the nanosecond) is not noticed.
 
     An object is used by any number of processes, forked or spawned; each opens the file for itself when it first needs
     it. What processes have learned is merged into the file when an object is made and when it ends, in the process that
@@ -88,15 +91,13 @@ class VideoIndex:
         self._writable = self.grows and not is_foreign(self.file)
 
     def state(self, path: str | os.PathLike) -> FileState | None:
-        """Returns the state of a file; None if there is none."""
+        """Returns the state of a file, or of a member of a tar file; None if there is none."""
         try:
-            status = os.stat(path)
+            status = file_status(path)
         except OSError:
             return None
-        name = os.path.abspath(path)
-        return FileState(
-            os.fsencode(name.removeprefix(os.path.join(self.file.parent, ""))), status.st_size, status.st_mtime_ns
-        )
+        name = os.path.abspath(path).removeprefix(os.path.join(self.file.parent, ""))
+        return FileState(os.fsencode(name), *status)
 
     def find(self, state: FileState) -> VideoFacts | None:
         """Returns what is known of a file in this state, None if that is nothing."""

@@ -14,6 +14,7 @@ from nlvideo.data.lists.official import read_official_csv, read_official_json
 from nlvideo.data.lists.plain_rows import PlainReader, find_delimiter, split_row
 from nlvideo.data.lists.text_file import list_lines
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.shards.video_file import exists
 from nlvideo.runtime.errors import UserFileNotFoundError
 
 NUM_FIRST_LINES = 20  # that show what separates columns
@@ -107,7 +108,7 @@ def _is_header(source: ListSource, row: ListRow, num_lines: int) -> bool:
     """Returns whether a first row is the header of columns with other names, which would become a class."""
     words = not any(INTEGER.fullmatch(label) for label in row.labels)
     strange = not has_video_suffix(row.path) and not {"/", os.sep} & set(row.path)
-    return num_lines > 1 and words and strange and not os.path.exists(source.full_path(row.path))
+    return num_lines > 1 and words and strange and not exists(source.full_path(row.path))
 
 
 def _spaced_rows(source: ListSource, plain: PlainReader, after: int = 0) -> Iterator[ListRow]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from nlvideo.data.lists.columns import DELIMITERS, split_line
 from nlvideo.data.lists.list_rows import ListRow, split_labels
 from nlvideo.data.lists.list_source import INTEGER, MULTI_LABEL_ADVICE, ListSource, has_video_suffix
+from nlvideo.data.shards.video_file import exists
 
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", " ": "space"}
 SHAPES = "`path label`, or for a folder of frames `folder number_of_frames label`"
@@ -30,7 +31,7 @@ def _fit(source: ListSource, line: str, delimiter: str) -> int:
         return 0
     if not path or not any(rest):
         return 0
-    video = has_video_suffix(path) or os.path.exists(source.full_path(path))
+    video = has_video_suffix(path) or exists(source.full_path(path))
     return 1 + 2 * video + all(INTEGER.fullmatch(cell) is not None for cell in rest)
 
 
@@ -57,7 +58,7 @@ def split_row(source: ListSource, text: str, delimiter: str) -> list[str]:
         if len(rest) == 1 and (suffixed or end == ends[0]):
             return [text[:end], *rest]
         fits = len(rest) == 1 or suffixed or all(INTEGER.fullmatch(word) for word in rest)
-        if fits and os.path.exists(source.full_path(text[:end])):
+        if fits and exists(source.full_path(text[:end])):
             return [text[:end], *rest]
     for end in reversed(ends[:-1]):
         if has_video_suffix(text[:end]):
@@ -128,7 +129,7 @@ class PlainReader:
 
     def _is_folder(self, path: str) -> bool:
         full = self.source.full_path(path)
-        return os.path.isdir(full) or not (has_video_suffix(path) or os.path.exists(full))
+        return os.path.isdir(full) or not (has_video_suffix(path) or exists(full))
 
     def _note_count(self, line: int, text: str, path: str, counted: bool) -> None:
         """Raises UserError if folders come both with and without their number of frames."""

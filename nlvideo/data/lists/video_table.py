@@ -6,12 +6,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from nlvideo.data.lists.actions import Segments
+from nlvideo.data.shards.video_file import Listing, reason_in_tar
 from nlvideo.runtime.errors import UserFileNotFoundError
 
 
@@ -113,36 +113,24 @@ class VideoTable:
 
     def missing(self) -> list[str]:
         """Returns the paths of the videos that do not exist."""
-        return [path for path in map(self.path, range(len(self))) if not os.path.exists(path)]
+        listing = Listing()
+        return [path for path in map(self.path, range(len(self))) if not listing.has(path)]
 
     def check_files(self) -> "VideoTable":
         """Returns the table with a note that says how many of its files are missing and names the first three.
 
-        A folder is listed once instead of asking for each of its files, which takes minutes on network disks.
-
         Raises:
             UserFileNotFoundError: none of the videos exists.
         """
-        listed = cache(_names_in)
-        missing, names = [], dict.fromkeys(self.names())
-        for name in names:
-            folder, base = os.path.split(os.path.join(self.root, name))
-            # A name that is not listed may still exist: in another case, or in a folder that cannot be listed.
-            if base not in listed(folder) and not os.path.exists(os.path.join(folder, base)):
-                missing.append(name)
+        listing, names = Listing(), dict.fromkeys(self.names())
+        missing = [name for name in names if not listing.has(os.path.join(self.root, name))]
         if len(missing) == len(names):
             raise UserFileNotFoundError(
-                f"{self.source}: none of its {len(self)} videos exists; the first would be {self.path(0)}. "
+                f"{self.source}: none of its {len(self)} videos exists; the first would be {self.path(0)}"
+                f"{reason_in_tar(self.path(0))}. "
                 f"Check data.root and data.videos, which lead to {self.root}."
             )
         return replace(self, note=f"{self.note}; {first_three(missing, 'missing files')}") if missing else self
-
-
-def _names_in(folder: str) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))
-    except OSError:
-        return frozenset()
 
 
 def first_three(items: Sequence[str], what: str) -> str:

@@ -21,6 +21,7 @@ from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.index import index_file
 from nlvideo.data.index.facts import HEADER
 from nlvideo.data.index.index_file import (
+    VERSION,
     BrokenIndex,
     check_index,
     checked_row,
@@ -163,7 +164,7 @@ def empty(file):
 
 def raise_version(file):
     with sqlite3.connect(file) as database:
-        database.execute("PRAGMA user_version=2")
+        database.execute(f"PRAGMA user_version={VERSION + 1}")
 
 
 def add_a_trigger(file):
@@ -190,7 +191,7 @@ def damage_pages(file):
         (damage_pages, ""),
         (add_a_trigger, "has other tables"),
         (become_a_view, "has other tables"),
-        (raise_version, "has version 2 and not 1"),
+        (raise_version, f"has version {VERSION + 1} and not {VERSION}"),
     ],
 )
 def test_what_is_no_index_of_this_version_is_made_anew(folder, scans, change, reason):
@@ -657,5 +658,5 @@ def test_nothing_is_left_open(folder, monkeypatch):
 def test_the_file_of_another_version_is_named(folder):
     see(VideoIndex(folder / "index"), folder, [0])
     raise_version(folder / "index")
-    with pytest.raises(BrokenIndex, match="version 2"):
+    with pytest.raises(BrokenIndex, match=f"version {VERSION + 1}"):
         open_index(folder / "index")

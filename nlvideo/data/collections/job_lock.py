@@ -1,0 +1,59 @@
+"""One process at a time in each part of a job over a collection."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nlvideo.runtime.errors import UserFileExistsError
+from nlvideo.runtime.folder_lock import lock_file
+
+
+@contextmanager
+def job_lock(folder: Path, stem: str, which: str) -> Iterator[bool]:
+    """Keeps other processes out of a part of a job, and out of all that share items with it, for the block.
+
+    Parts of one division (1/4 and 2/4) share none; the whole job ("1/1") and parts of other divisions do.
+
+    Args:
+        folder: of the job.
+        stem: of the names of its files.
+        which: the part, "i/n".
+
+    Yields:
+        Whether this process is surely alone in its part; not so where the file system has no locks.
+
+    Raises:
+        UserFileExistsError: another process is in the part, or in one that shares items with it.
+    """
+    number, of = which.split("/")
+    lock = os.open(folder / f".{stem}.{number}-of-{of}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        alone = _is_free(lock, folder, which)
+        for file in folder.glob(f".{stem}.*-of-*.lock"):
+            other, other_of = file.name.split(".")[-2].split("-of-")
+            if other_of != of:
+                _look(file, folder, f"{other}/{other_of}")
+        yield alone
+    finally:
+        os.close(lock)
+
+
+def _look(file: Path, folder: Path, which: str) -> None:
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        _is_free(descriptor, folder, which)
+    finally:
+        os.close(descriptor)
+
+
+def _is_free(lock: int, folder: Path, which: str) -> bool:
+    """Takes a lock and returns True; False where there are none."""
+    try:
+        lock_file(lock, wait=False)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UserFileExistsError(f"{folder} is in use by another process (--shard {which}).") from None
+        return False
+    return True

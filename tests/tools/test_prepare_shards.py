@@ -1,0 +1,343 @@
+"""prepare_videos.py --shards: what is packed where, also after a kill and by several machines."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import av
+import pytest
+from conftest import write_grey_video
+from in_process import TOOLS, run_tool
+
+from nlvideo.data.collections.packer import Packer, size_in_bytes
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.data.lists.path_list import read_table
+from nlvideo.data.shards.shard_writing import write_shard
+from nlvideo.data.shards.video_file import exists
+from nlvideo.runtime.errors import UserError
+
+NAMES = [f"{'b' if i % 2 else 'a class, é'}/{'long ' * 30 if i == 3 else ''}v{i}.mp4" for i in range(8)]
+SIZE = "10kB"  # of three videos or so
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Eight videos, the sixth corrupt, and a list of them."""
+    folder = tmp_path_factory.mktemp("source")
+    for i, name in enumerate(NAMES):
+        write_grey_video(folder / name, 20 + i, height=96, width=128)
+    (folder / NAMES[5]).write_text("no video")
+    (folder / "train.csv").write_text("".join(f'"{name}",{i % 2}\n' for i, name in enumerate(NAMES)))
+    return folder
+
+
+@pytest.fixture
+def prepare(source, monkeypatch, capsys):
+    def call(folder, *options, code=1):
+        arguments = "prepare_videos.py", source, folder, "--list", "train.csv", *options
+        done = run_tool(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    """The shards that one call makes."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = [sys.executable, TOOLS / "prepare_videos.py", source, folder, "--list", "train.csv", "--shards", SIZE]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Invalid data" in done.stdout, done.stdout + done.stderr
+    return folder
+
+
+def rows_of(file):
+    with open(file, newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def shards_of(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+
+
+def files_of(folder):
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".tar", ".lock")
+    )
+
+
+def test_a_list_names_the_members_of_shards(whole):
+    table = read_table(str(whole), "train.csv", None)
+    shown = [name for name in NAMES if name != NAMES[5]]
+    assert [name.partition("/")[2] for name in table.names()] == shown
+    assert table.check_files().note == table.note and table.targets.tolist() == [0, 1, 0, 1, 0, 0, 1]
+    for i, name in enumerate(NAMES):
+        if name in shown:
+            with open_video(table.path(shown.index(name))) as video:
+                assert (video.num_frames, video.height, video.width) == (20 + i, 96, 128)
+    assert files_of(whole) == ["failed.csv", "prepared.csv", "train.csv"]
+    members = []
+    for name in sorted(shards_of(whole)):
+        with tarfile.open(whole / name) as tar:
+            members += tar.getnames()[:-1]
+            assert sum(member.size for member in tar.getmembers()[:-1]) <= size_in_bytes(SIZE)
+    assert members == shown and len(shards_of(whole)) > 2
+    assert rows_of(whole / "failed.csv")[0]["video"] == NAMES[5]
+
+
+def test_nothing_is_done_twice(whole, prepare):
+    before = shards_of(whole), (whole / "train.csv").read_text()
+    assert "100%" in prepare(whole, "--shards", SIZE)
+    assert (shards_of(whole), (whole / "train.csv").read_text()) == before
+    prepare(whole)  # without it too
+    assert (shards_of(whole), (whole / "train.csv").read_text()) == before
+
+
+def test_what_was_prepared_as_files_is_packed(whole, prepare, tmp_path):
+    prepare(tmp_path)
+    assert shards_of(tmp_path) == {} and (tmp_path / NAMES[0]).exists()
+    prepare(tmp_path, "--shards", SIZE)
+    assert shards_of(tmp_path) == shards_of(whole) and files_of(tmp_path) == files_of(whole)
+    assert (tmp_path / "train.csv").read_text() == (whole / "train.csv").read_text()
+
+
+def test_several_machines_make_shards_of_their_own(whole, prepare, tmp_path):
+    prepare(tmp_path, "--shards", SIZE, "--shard", "1/2", code=0)
+    prepare(tmp_path, "--shards", SIZE, "--shard", "2/2")
+    made = shards_of(tmp_path)
+    prepare(tmp_path, "--shards", SIZE)
+    assert shards_of(tmp_path) == made and {name[:13] for name in made} == {"shard_1-of-2_", "shard_2-of-2_"}
+    table = read_table(str(tmp_path), "train.csv", None)
+    assert len(table) == 7 and all(exists(table.path(i)) for i in range(7))
+    assert len(rows_of(tmp_path / "prepared.csv")) >= 8
+
+
+def test_shards_are_prepared_anew_from_shards(whole, monkeypatch, capsys, tmp_path):
+    arguments = "prepare_videos.py", whole, tmp_path / "again", "--list", "train.csv", "--short-side", "48"
+    assert run_tool(*arguments, monkeypatch=monkeypatch, capsys=capsys).returncode == 0
+    table = read_table(str(tmp_path / "again"), "train.csv", None)
+    assert table.name(0) == f"shard_00000/{NAMES[0]}"
+    with open_video(table.path(0)) as video:
+        assert (video.num_frames, video.height) == (20, 48)
+
+
+def test_check_videos_reads_members(whole, monkeypatch, capsys, tmp_path):
+    (tmp_path / "list.csv").write_text((whole / "train.csv").read_text() + "shard_00000.tar/gone.mp4,0\n")
+    arguments = "check_videos.py", whole, tmp_path / "out", "--list", tmp_path / "list.csv"
+    done = run_tool(*arguments, "--index", "none", monkeypatch=monkeypatch, capsys=capsys)
+    assert "shard_00000.tar/gone.mp4: the tar file shard_00000.tar holds no gone.mp4" in done.stdout
+    rows = rows_of(tmp_path / "out/videos.csv")
+    assert sum(not row["problem"] for row in rows) == 7 and len(rows) == 8
+    assert (tmp_path / "out/list.csv").read_text() == (whole / "train.csv").read_text()
+
+
+@pytest.mark.parametrize("size", ["1XB", "0GB", "GB", "-1MB", "1 2GB"])
+def test_what_is_no_size_is_refused(prepare, tmp_path, size):
+    assert f"--shards {size}: give a size, such as 1GB" in prepare(tmp_path, f"--shards={size}")
+
+
+def test_sizes():
+    sizes = {"1GB": 10**9, "1.5 gb": 15 * 10**8, "500M": 5 * 10**8, "10kB": 10**4, "7": 7, "12B": 12}
+    assert {text: size_in_bytes(text) for text in sizes} == sizes
+    with pytest.raises(UserError):
+        size_in_bytes("one")
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moment", range(1, 12))
+def test_a_packer_that_is_killed_at_any_moment_makes_the_same_shards(tmp_path, monkeypatch, moment):
+    """Dies before the n-th record, before files are removed, or before or after a shard is written."""
+    items = [f"{i}" for i in range(7)]
+
+    def run(folder, dies_at=None):
+        noted = dict(line.split(" ") for line in (folder / "log").read_text().split("\n")[:-1])
+        moments = iter(range(1, 1000))
+
+        def moment_passes():
+            if next(moments) == dies_at:
+                raise Killed
+
+        def record(moved):
+            for item, name in moved.items():
+                moment_passes()
+                with open(folder / "log", "a") as log:
+                    log.write(f"{item} {name}\n")
+            moment_passes()
+
+        def write(file, members):
+            moment_passes()
+            write_shard(file, members)
+            moment_passes()
+
+        monkeypatch.setattr("nlvideo.data.collections.packer.write_shard", write)
+        packer = Packer(folder, "1/1", 250, items, record)
+        for item in [*items[4:], *items[:4]]:
+            packer.finish(item, noted.get(item, f"x/{item}.mp4"))
+        packer.close()
+
+    for name in ("whole", "killed"):
+        (tmp_path / name / "x").mkdir(parents=True)
+        (tmp_path / name / "log").touch()
+        for item in items:
+            (tmp_path / name / f"x/{item}.mp4").write_text(item * 100)
+    run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", dies_at=moment)
+    for item in items:  # nothing is lost meanwhile
+        inside = [shard for shard in (tmp_path / "killed").glob("shard*.tar") if exists(f"{shard}/x/{item}.mp4")]
+        assert inside or (tmp_path / f"killed/x/{item}.mp4").exists()
+    run(tmp_path / "killed")
+    assert shards_of(tmp_path / "killed") == shards_of(tmp_path / "whole") and len(shards_of(tmp_path / "whole")) == 4
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole") == ["log"]
+    logs = [dict(line.split() for line in (tmp_path / n / "log").read_text().splitlines()) for n in ("whole", "killed")]
+    assert logs[0] == logs[1] and not (tmp_path / "killed/x").exists()
+
+
+def test_a_join_does_nothing_anew_that_parts_have_moved_into_shards(prepare, tmp_path, monkeypatch):
+    prepare(tmp_path)  # prepared.csv names files
+    with monkeypatch.context() as patched:
+        patched.setattr(av.VideoStream, "encode", None)  # nothing is encoded
+        for i in (1, 2):
+            prepare(tmp_path, "--shards", SIZE, "--shard", f"{i}/2", code=i - 1)
+        made = shards_of(tmp_path)
+        prepare(tmp_path, "--shards", SIZE)
+        prepare(tmp_path, "--shards", SIZE)  # and what it wrote stands
+    assert shards_of(tmp_path) == made
+    table = read_table(str(tmp_path), "train.csv", None)
+    assert len(table) == 7 and all(exists(table.path(i)) for i in range(7))
+    assert {name[:13] for name in table.names()} == {"shard_1-of-2_", "shard_2-of-2_"}
+    assert not (tmp_path / NAMES[0]).exists()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from nlvideo.data.collections.job_lock import job_lock
+with job_lock(Path(sys.argv[1]), "prepared", sys.argv[2]) as alone:
+    print(alone, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "refused"),
+    [("1/1", "1/1", 1), ("1/2", "1/2", 1), ("1/2", "2/2", 0), ("1/2", "1/1", 1), ("1/1", "2/2", 1), ("2/3", "1/2", 1)],
+)
+def test_another_process_at_the_same_videos_is_kept_out(prepare, whole, tmp_path, theirs, ours, refused):
+    shutil.copytree(whole, tmp_path / "made")
+    live = tmp_path / f"made/.{'shard' if ours == '1/1' else 'shard_' + ours.replace('/', '-of-')}_00099.tar.abc.part"
+    live.write_text("half of a shard")
+    command = [sys.executable, "-c", HOLDER, tmp_path / "made", theirs]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "True\n"
+        before = shards_of(tmp_path / "made"), (tmp_path / "made/prepared.csv").read_text()
+        code = 1 if refused or ours == "1/1" else int(ours == "2/2")
+        text = prepare(tmp_path / "made", "--shards", SIZE, "--shard", ours, code=code)
+        line = f"{tmp_path / 'made'} is in use by another process (--shard {theirs})."
+        assert (line in text) == refused == live.exists()
+        assert not refused or before == (shards_of(tmp_path / "made"), (tmp_path / "made/prepared.csv").read_text())
+        holder.stdin.close()
+    prepare(tmp_path / "made", "--shards", SIZE, "--shard", ours, code=int(ours != "1/2"))
+    assert not live.exists()
+
+
+def test_two_packers_without_locks_overwrite_and_lose_nothing(tmp_path):
+    for item in "abcd":
+        (tmp_path / f"{item}.mp4").write_text(item)
+    first, second = (Packer(tmp_path, "1/1", 1, order, lambda moved: None) for order in ("ab", "cd"))
+    first.finish("a", "a.mp4")
+    first.close()
+    second.finish("c", "c.mp4")
+    with pytest.raises(UserError, match="shard_00000.tar exists already, and is not overwritten"):
+        second.close()
+    assert exists(f"{tmp_path}/shard_00000.tar/a.mp4") and (tmp_path / "c.mp4").exists()
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_files_are_removed_after_the_shard_and_the_records_are_on_the_disk(prepare, tmp_path, monkeypatch):
+    events, fsync, unlink = [], os.fsync, Path.unlink
+
+    def synced(descriptor):
+        events.append(("sync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def removed(path, *arguments, **options):
+        if path.suffix == ".mp4" and path.exists():
+            prepared = (tmp_path / "prepared.csv").stat()
+            row = [
+                row
+                for row in rows_of(tmp_path / "prepared.csv")
+                if row["prepared"].endswith(f".tar/{path.name}") or path.name in row["prepared"]
+            ][-1]
+            shard = tmp_path / row["prepared"].partition("/")[0]
+            places = [events.index(("sync", inode)) for inode in (shard.stat().st_ino, tmp_path.stat().st_ino)]
+            last = len(events) - 1 - events[::-1].index(("sync", prepared.st_ino))
+            assert ".tar/" in row["prepared"] and max(places) < last
+            events.append(("removed", path.name))
+        unlink(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "unlink", removed)
+    prepare(tmp_path, "--shards", SIZE)
+    assert sum(event[0] == "removed" for event in events) == 7
+
+
+@pytest.mark.parametrize("name", ["../out.mp4", "a/../../out.mp4", "x.tar/../out.mp4"])
+def test_nothing_is_written_outside_of_dst(tmp_path, monkeypatch, capsys, name):
+    write_grey_video(tmp_path / "src/a/in.mp4", 20)
+    write_grey_video(tmp_path / "out.mp4", 20)
+    with tarfile.open(tmp_path / "src/x.tar", "w") as tar:
+        tar.add(tmp_path / "out.mp4", "../out.mp4")
+    (tmp_path / "src/list.csv").write_text(f"a/in.mp4,0\n{name},1\n")
+    arguments = "prepare_videos.py", tmp_path / "src", tmp_path / "made/dst", "--list", "list.csv"
+    done = run_tool(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert done.returncode == 1 and f"{name} would be written outside of DST" in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "made").exists()
+
+
+def test_names_that_start_at_the_root_are_written_into_dst(tmp_path, monkeypatch, capsys):
+    write_grey_video(tmp_path / "v.mp4", 20)
+    (tmp_path / "src").mkdir()
+    with tarfile.open(tmp_path / "src/x.tar", "w") as tar:
+        info = tar.gettarinfo(tmp_path / "v.mp4")
+        info.name = "/etc/v.mp4"
+        with open(tmp_path / "v.mp4", "rb") as content:
+            tar.addfile(info, content)
+    (tmp_path / "src/list.csv").write_text(f"x.tar//etc/v.mp4,0\n{tmp_path}/v.mp4,1\n")
+    arguments = "prepare_videos.py", tmp_path / "src", tmp_path / "dst", "--list", "list.csv"
+    assert run_tool(*arguments, monkeypatch=monkeypatch, capsys=capsys).returncode == 0
+    assert read_table(str(tmp_path / "dst"), "list.csv", None).names() == ["x/etc/v.mp4", f"{tmp_path}/v.mp4"[1:]]
+    assert files_of(tmp_path / "dst") == sorted(["list.csv", "prepared.csv", "x/etc/v.mp4", f"{tmp_path}/v.mp4"[1:]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_a_killed_call_is_resumed(source, whole, prepare, tmp_path, after):
+    options = ["--list", "train.csv", "--shards", SIZE, "--workers", "2"]
+    records = tmp_path / "prepared.csv"
+    process = subprocess.Popen(
+        [sys.executable, TOOLS / "prepare_videos.py", source, tmp_path, *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not records.exists() or len(records.read_text().splitlines()) <= after:
+        assert process.poll() is None
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    prepare(tmp_path, "--shards", SIZE)
+    assert shards_of(tmp_path) == shards_of(whole)
+    assert (tmp_path / "train.csv").read_text() == (whole / "train.csv").read_text()
