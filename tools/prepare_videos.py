@@ -19,7 +19,7 @@ import time
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.filter
@@ -45,6 +45,7 @@ from nlvideo.runtime.files import make_folder, replacing
 from nlvideo.runtime.progress import progress_bar
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")
+GAP, CRF = 48, 22
 
 
 def main() -> None:
@@ -53,8 +54,12 @@ def main() -> None:
     parser.add_argument("dst", type=Path, metavar="DST", help="folder for the prepared one")
     parser.add_argument("--list", nargs="+", default=[], metavar="FILE", help="lists, relative to SRC")
     parser.add_argument("--short-side", type=int, default=256, help="pixels; 320 for crops of 256 and more")
-    parser.add_argument("--keyframe-every", type=int, default=24, metavar="FRAMES", help="16 to 32 (default 24)")
-    parser.add_argument("--crf", type=int, default=20, help="x264's quality, lower is better and larger (default 20)")
+    parser.add_argument(
+        "--keyframe-every", type=int, default=GAP, metavar="FRAMES", help="24 to 96 (default %(default)s)"
+    )
+    parser.add_argument(
+        "--crf", type=int, default=CRF, help="x264's quality: lower is better and larger (default %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS", help="for one video")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
@@ -124,9 +129,8 @@ def encode_missing(
     """Encodes the videos that are not there yet, and packs all that is not in a shard."""
     src, dst, last = arguments.src, arguments.dst, records.last
     todo = [name for name in mine if name not in done]
-    encode = partial(
-        encode_video, src=src, dst=dst, short_side=arguments.short_side, gap=arguments.keyframe_every, crf=arguments.crf
-    )
+    encoding = h264(arguments.keyframe_every, arguments.crf)
+    encode = partial(encode_video, src=src, dst=dst, short_side=arguments.short_side, encoding=encoding)
     begun = len(mine) - len(todo)
     with progress_bar(total=len(mine), initial=begun, desc=f"preparing {dst}", unit="video") as bar:
         for name in mine if packer is not None else ():
@@ -150,7 +154,33 @@ def note_shard(records: Records, moved: dict[str, str]) -> None:
     records.sync()
 
 
-def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, crf: int) -> dict:
+class Encoding(NamedTuple):
+    """How frames are compressed: FFmpeg's names of the encoder and its options, and of the pixels that it takes."""
+
+    codec: str
+    options: dict[str, str]
+    pixels: str = "yuv420p"
+
+
+def h264(gap: int = GAP, crf: int = CRF, preset: str = "medium", bframes: int = 7, more: str = "b-bias=50") -> Encoding:
+    """Returns what costs least to decode of what tools/benchmark_preparing.py has tried, at its size and quality.
+
+    What costs the decoder most is left out, the arithmetic coding and the loop filter. No frame refers to a B-frame (no
+    pyramid), so that those that a clip does not want are not decoded, and `b-bias` makes more frames B-frames than
+    x264 would: of seven in a row, those of a stride of two are three.
+
+    Args:
+        gap: frames from one keyframe to the next.
+        crf: quality, lower is better and larger.
+        bframes: at most so many in a row.
+        more: of x264's own parameters.
+    """
+    parameters = ":".join(["b-pyramid=none", "scenecut=0", "open-gop=0", *filter(None, [more])])
+    shape = {"g": str(gap), "bf": str(bframes), "threads": "1", "x264-params": parameters}
+    return Encoding("libx264", {"crf": str(crf), "preset": preset, "tune": "fastdecode", **shape})
+
+
+def encode_video(name: str, *, src: Path, dst: Path, short_side: int, encoding: Encoding | None = None) -> dict:
     """Writes one video and returns its columns.
 
     Raises:
@@ -162,7 +192,7 @@ def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, 
     with replacing(target) as partial_file:
         with PyavVideo(src / name) as video:
             height, width = even_size(video.height, video.width, short_side)
-            _encode(video, partial_file, height, width, gap, crf)
+            _encode(video, partial_file, height, width, encoding or h264())
             frames = video.num_frames
         with PyavVideo(partial_file) as made:
             if (made.num_frames, made.height, made.width) != (frames, height, width):
@@ -184,28 +214,18 @@ def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
 
 
-def _encode(video: PyavVideo, file: Path, height: int, width: int, gap: int, crf: int) -> None:
+def _encode(video: PyavVideo, file: Path, height: int, width: int, encoding: Encoding) -> None:
     graph = None
     with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=round(video.fps) or 30)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream = container.add_stream(encoding.codec, rate=round(video.fps) or 30)
+        stream.height, stream.width, stream.pix_fmt = height, width, encoding.pixels
         if video.pixel_aspect != 1:  # as FFmpeg's scale filter: pixels are taken as stored, what they mean is kept
             stored = 1 / video.pixel_aspect if video.orientation.transposed else video.pixel_aspect
             aspect = stored * Fraction(video.width * height, video.height * width)
             stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = aspect.limit_denominator(255)
         time_base = video.time_base if video.timed else 1 / stream.codec_context.rate
         stream.time_base = stream.codec_context.time_base = time_base
-        # What costs the decoder most is left out, the arithmetic coding and the loop filter; and B-frames are not
-        # referred to (no pyramid), so that it need not decode those that no clip wants.
-        stream.options = {
-            "crf": str(crf),
-            "preset": "medium",
-            "tune": "fastdecode",
-            "g": str(gap),
-            "bf": "3",
-            "threads": "1",
-            "x264-params": "b-pyramid=none:scenecut=0:open-gop=0",
-        }
+        stream.options = dict(encoding.options)
         first = 0
         for i, frame in enumerate(video.frames(np.arange(video.num_frames))):
             if graph is None:
