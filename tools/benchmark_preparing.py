@@ -2,10 +2,10 @@
 
     python tools/benchmark_preparing.py FOLDER [--rounds N] [--only "as it is" ...]
 
-FOLDER holds videos. Each way encodes all of them as tools/prepare_videos.py does, with other options, and is then read in
-turn with the originals: training clips (32 of 64 frames, short side 256 to 320, crop 224) in one process with one
-thread, in rounds with other random clips each. Times are the process's own CPU time. "Even starts" are clips that begin
-at an even frame, so that a stride of two wants no other.
+FOLDER holds videos. Each way encodes all of them as tools/prepare_videos.py does, with other options, and is then read
+in turn with the originals: training clips (32 of 64 frames, short side 256 to 320, crop 224) in one process with one
+thread, in rounds with other random clips each. Times are the process's own CPU time. "Even starts" are clips that
+begin at an even frame, so that a stride of two wants no other.
 """
 
 import argparse
@@ -104,7 +104,9 @@ def encode_all(folder: Path, videos: list[str], name: str, scratch: str) -> Meas
     made = [encode_video(v, src=folder, dst=target, short_side=256, encoding=WAYS[name].encoding) for v in videos]
     names = [str(row["prepared"]) for row in made]
     likeness = [likeness_of(folder / video, target / copy) for video, copy in zip(videos, names, strict=True)]
-    return Measured(name, table_of(target, names, str(target)), sum(row["bytes"] for row in made), np.mean(likeness))
+    return Measured(
+        name, table_of(target, names, str(target)), sum(row["bytes"] for row in made), float(np.mean(likeness))
+    )
 
 
 def likeness_of(original: Path, copy: Path) -> float:
@@ -151,9 +153,10 @@ def starting_every(frames: int) -> Iterator[None]:
 
 def show(encoded: list[Measured], seconds: dict[tuple[str, bool], float], originals: VideoTable) -> None:
     size = sum(Path(originals.path(i)).stat().st_size for i in range(len(originals)))
-    table = Table("way", "MB", "SSIM", "clips/s", "over originals", "with an index", "over originals",
-                  title=f"{len(originals)} videos of {size / 1e6:.1f} MB, read at "
-                  f"{1 / seconds['original', False]:.1f} clips/s, with an index {1 / seconds['original', True]:.1f}")  # fmt: skip
+    rates = [f"{1 / seconds['original', indexed]:.1f}" for indexed in (False, True)]
+    title = f"{len(originals)} videos of {size / 1e6:.1f} MB, read at {rates[0]} clips/s, with an index {rates[1]}"
+    columns = ("way", "MB", "SSIM", "clips/s", "over originals", "with an index", "over originals")
+    table = Table(*columns, title=title)
     for made in encoded:
         speed = [f"{1 / seconds[made.way, indexed]:.1f}" for indexed in (False, True)]
         ratio = [f"{seconds['original', i] / seconds[made.way, i]:.2f}" for i in (False, True)]
