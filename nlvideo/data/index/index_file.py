@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from nlvideo.data.index.facts import FACT_COLUMNS
 from nlvideo.runtime.files import replacing
-from nlvideo.runtime.folder_lock import lock_file
+from nlvideo.runtime.folder_lock import lock_if_possible, open_lock
 
 VERSION = 2  # of the columns and of what they mean; rises with any change to what opening a video tells
 APPLICATION = 0x6E6C7669  # "nlvi", which says whose database it is
@@ -226,17 +226,16 @@ def _connect(file: Path, options: str) -> sqlite3.Connection:
 @contextmanager
 def _lock(file: Path) -> Iterator[bool]:
     """Yields whether this process may merge. Without locks each may, and what one of two merges is learned again."""
-    lock = _open_lock(file)
+    lock = open_lock(lock_of(file))
     try:
         try:
-            lock_file(lock, wait=False)
-        except (BlockingIOError, PermissionError):
+            alone = lock_if_possible(lock)
+        except BlockingIOError:
             yield False
-        except OSError:
-            yield True
-        else:
+            return
+        if alone:
             _remove_partial_files(file)
-            yield True
+        yield True
     finally:
         os.close(lock)
 
@@ -244,17 +243,6 @@ def _lock(file: Path) -> Iterator[bool]:
 def lock_of(file: Path) -> Path:
     """Returns the file that those who merge lock."""
     return file.with_name(f"{file.name}.lock")
-
-
-def _open_lock(file: Path) -> int:
-    path = lock_of(file)
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return os.open(path, os.O_RDWR)
-    with suppress(OSError):
-        path.chmod(0o666)  # whatever the umask: others who share the folder lock it, too
-    return lock
 
 
 def _remove_partial_files(file: Path) -> None:
