@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nlvideo.data.collections.records import open_records
-from nlvideo.data.collections.worker_pool import each, shard
+from nlvideo.data.collections.worker_pool import each, items_of_part, part_of_job
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
@@ -79,9 +79,10 @@ def check(arguments: argparse.Namespace) -> int:
         raise UserError(f"{src} holds no videos.")
     if not tables and (rest := left_out(src)):
         print(rest)
-    mine = shard(names, arguments.shard)
+    part = part_of_job(arguments.shard)
+    mine = items_of_part(names, part)
     make_folder(out, f"OUT {out}")
-    records = open_records(out, "videos", arguments.shard, COLUMNS)
+    records = open_records(out, "videos", part, COLUMNS)
     done = {row["video"] for row in records.rows}
     todo = [name for name in mine if name not in done]
     index = open_index_of(src, arguments.index)
@@ -96,7 +97,7 @@ def check(arguments: argparse.Namespace) -> int:
         index.merge()
     rows = [row for row in records.rows if row["video"] in set(mine)]
     bad = {row["video"] for row in rows if row["problem"]}
-    if arguments.shard == "1/1":
+    if part == "1/1":
         for name in tables:
             _write_clean(src / name, out / Path(name).name, tables[name], bad)
     print_summary(rows, records.file)

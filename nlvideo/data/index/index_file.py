@@ -12,7 +12,6 @@ import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from shutil import copyfile
 from stat import S_ISREG
@@ -20,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nlvideo.data.index.facts import FACT_COLUMNS
-from nlvideo.runtime.files import replacing
+from nlvideo.runtime.files import remove_partial_files, replacing
 from nlvideo.runtime.folder_lock import lock_if_possible, open_lock
 
 VERSION = 2  # of the columns and of what they mean; rises with any change to what opening a video tells
@@ -234,7 +233,7 @@ def _lock(file: Path) -> Iterator[bool]:
             yield False
             return
         if alone:
-            _remove_partial_files(file)
+            remove_partial_files(file.parent, lambda name: name == file.name)
         yield True
     finally:
         os.close(lock)
@@ -243,9 +242,3 @@ def _lock(file: Path) -> Iterator[bool]:
 def lock_of(file: Path) -> Path:
     """Returns the file that those who merge lock."""
     return file.with_name(f"{file.name}.lock")
-
-
-def _remove_partial_files(file: Path) -> None:
-    """Removes what merges that were killed have left; the caller holds the lock."""
-    for path in file.parent.glob(f".{escape(file.name)}.{'[0-9a-f]' * 8}.part*"):  # the database's or its journal
-        path.unlink(missing_ok=True)
