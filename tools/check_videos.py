@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--time-limit", type=float, default=600, metavar="SECONDS", help="for one video")
     parser.add_argument("--index", metavar="FILE", help="instead of SRC/.nlvideo_index; none: no such file")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the job, such as 2/4")
     arguments = parser.parse_args()
     with reporting_errors():
         sys.exit(check(arguments))

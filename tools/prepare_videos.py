@@ -63,7 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS", help="for one video")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the job, such as 2/4")
     parser.add_argument("--shards", metavar="SIZE", help="pack the videos into tar files of this size, such as 1GB")
     arguments = parser.parse_args()
     with reporting_errors():

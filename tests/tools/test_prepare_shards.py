@@ -341,6 +341,21 @@ def test_a_join_does_nothing_anew_that_parts_have_moved_into_shards(prepare, tmp
     assert not (tmp_path / NAMES[0]).exists()
 
 
+def test_a_video_that_is_in_a_shard_is_not_packed_again_though_its_file_is_there(prepare, tmp_path):
+    """As where a part of the job was killed before it removed the file."""
+    prepare(tmp_path)  # prepared.csv names files
+    shutil.copytree(tmp_path, tmp_path.with_name("files"))
+    for i in (1, 2):
+        prepare(tmp_path, "--shards", SIZE, "--shard", f"{i}/2", code=i - 1)
+    made = shards_of(tmp_path)
+    for name in NAMES:
+        if name != NAMES[5]:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(tmp_path.with_name("files") / name, tmp_path / name)
+    prepare(tmp_path, "--shards", SIZE)
+    assert shards_of(tmp_path) == made
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path

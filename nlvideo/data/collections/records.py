@@ -70,7 +70,7 @@ class Records:
 
 
 def open_records(folder: Path, stem: str, which: str, columns: Sequence[str]) -> Records:
-    """Returns the records of one shard of a job, or of the whole job (which = "1/1") with what its shards have done."""
+    """Returns the records of one part of a job, or of the whole job (which = "1/1") with what its parts have done."""
     if which != "1/1":
         return Records(folder / f"{stem}.{which.replace('/', '-of-')}.csv", columns)
     records = Records(folder / f"{stem}.csv", columns)

@@ -130,7 +130,10 @@ class VideoTable:
                 f"{reason_in_tar(self.path(0))}. "
                 f"Check data.root and data.videos, which lead to {self.root}."
             )
-        return replace(self, note=f"{self.note}; {first_three(missing, 'missing files')}") if missing else self
+        if not missing:
+            return self
+        why = reason_in_tar(os.path.join(self.root, missing[0]))  # which may be damaged rather than missing
+        return replace(self, note=f"{self.note}; {first_three(missing, 'missing files')}{why}")
 
 
 def first_three(items: Sequence[str], what: str) -> str:
