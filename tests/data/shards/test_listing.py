@@ -51,14 +51,8 @@ def test_the_note_on_missing_files_says_why_the_first_one_is_not_found_in_its_ta
     (tmp_path / "a.mp4").touch()
     (tmp_path / "x.tar").write_bytes(gzip.compress(b"shard"))
     (tmp_path / "list.csv").write_text("a.mp4,0\nx.tar/b.mp4,1\ny.mp4,1\n")
-    assert (
-        read_table(str(tmp_path), "list.csv", None)
-        .check_files()
-        .note.endswith(
-            "; missing files: 2 (x.tar/b.mp4, y.mp4) (x.tar is compressed (gzip); members are read in place, which takes an "
-            "uncompressed tar file)"
-        )
-    )
+    note = read_table(str(tmp_path), "list.csv", None).check_files().note
+    assert "; missing files: 2 (x.tar/b.mp4, y.mp4) (x.tar is compressed (gzip); members are read in place" in note
 
 
 def test_a_folder_is_listed_once(tmp_path, asked):
