@@ -9,7 +9,7 @@ from pathlib import Path
 from nlvideo.runtime.errors import UserFileExistsError
 from nlvideo.runtime.folder_lock import lock_if_possible, open_lock, open_to_lock
 
-LOOK_SECONDS = 0.05  # after which nobody still holds a lock who only looked at it
+SECOND_LOOK = 0.05  # seconds, after which nobody holds a lock who only looked at it
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _is_free(lock: int, folder: Path, which: str, *, shared: bool = False) -> bo
     try:
         return lock_if_possible(lock, shared=shared)
     except BlockingIOError:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(SECOND_LOOK)
     try:
         return lock_if_possible(lock, shared=shared)
     except BlockingIOError:
