@@ -206,6 +206,9 @@ def test_what_killed_calls_leave_is_removed_but_nothing_of_other_parts(prepare, 
     prepare(tmp_path, "--shards", SIZE, "--shard", "1/2", code=0)
     assert not any(path.exists() for path in mine) and all(path.exists() for path in others)
     assert not (tmp_path / "a class, é").exists()
+    left(NAMES[0])  # beside a video that needs no work any more
+    prepare(tmp_path, "--shards", SIZE, "--shard", "1/2", code=0)
+    assert not (tmp_path / "a class, é").exists()
     others.remove(left("b/other.mp4"))
     left("b/other.mp4").unlink()
     prepare(tmp_path, "--shards", SIZE, "--shard", "2/2")
