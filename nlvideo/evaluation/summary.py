@@ -4,12 +4,12 @@ V videos, K classes.
 """
 
 import math
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.stores.local_copy import is_there
 from nlvideo.evaluation import metrics
 from nlvideo.evaluation.calibration import calibration
 from nlvideo.evaluation.class_metrics import class_metrics, f1_interval
@@ -82,7 +82,7 @@ def summarize(found: Scores, table: VideoTable, num_clips: int, pooling: str) ->
     result |= {
         "num_videos": len(table),
         "num_undecodable": len(found.failures),
-        "num_missing": sum(not os.path.exists(table.path(i)) for i in found.failures),
+        "num_missing": sum(not is_there(table.path(i)) for i in found.failures),
         "undecodable": [{"video": table.name(i), "reason": reason} for i, reason in found.failures.items()],
     }
     return result

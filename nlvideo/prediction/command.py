@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from nlvideo.config.compose import command_line_keys, run_command
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.folder_tree import left_out, videos_below
+from nlvideo.data.stores.addresses import is_address
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
 from nlvideo.prediction.predictor import BLOCK_BYTES, Predictions, Predictor
 from nlvideo.prediction.timeline import Timeline
@@ -64,6 +65,8 @@ def expand_videos(paths: Sequence[str]) -> list[str]:
         raise UserError("no video given: nlvideo-predict VIDEO ... checkpoint=PATH")
     found = []
     for name in paths:
+        if is_address(name):
+            raise UserError("nlvideo-predict reads files of this machine: copy the videos first.")
         matching = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
         if not matching:
             raise UserFileNotFoundError(f"{name} {'matches no file' if glob.has_magic(name) else 'does not exist'}.")

@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from nlvideo.data.lists.actions import Segments
+from nlvideo.data.stores.addresses import check_address, is_address, joined
+from nlvideo.data.stores.local_copy import is_there
 from nlvideo.runtime.errors import UserFileNotFoundError
+
+NUM_ASKED = 8  # of the videos in stores, before a run
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class VideoTable:
         return [f"{self.name(i)}#{p[0]:.10g}-{p[1]:.10g}" if p else self.name(i) for i, p in enumerate(parts)]
 
     def path(self, index: int) -> str:
-        return os.path.join(self.root, self.name(index))
+        return joined(self.root, self.name(index))
 
     def part(self, index: int) -> tuple[float, float] | None:
         """Returns the seconds from start to end that a row is about, None for the whole video."""
@@ -113,29 +117,46 @@ class VideoTable:
 
     def missing(self) -> list[str]:
         """Returns the paths of the videos that do not exist."""
-        return [path for path in map(self.path, range(len(self))) if not os.path.exists(path)]
+        return [path for path in map(self.path, range(len(self))) if not is_there(path)]
 
     def check_files(self) -> "VideoTable":
         """Returns the table with a note that says how many of its files are missing and names the first three.
 
-        A folder is listed once instead of asking for each of its files, which takes minutes on network disks.
+        A folder is listed once instead of asking for each of its files, which takes minutes on network disks. Of videos
+        in stores, some are asked for until one is there.
 
         Raises:
             UserFileNotFoundError: none of the videos exists.
+            UserError: an address that cannot be read.
+            StoreFailed: a store does not answer, or gives no permission.
         """
         listed = cache(_names_in)
         missing, names = [], dict.fromkeys(self.names())
+        if names_in_stores := [name for name in names if is_address(joined(self.root, name))]:
+            self._check_stores(names_in_stores)
+            names = {name: None for name in names if name not in set(names_in_stores)}
         for name in names:
             folder, base = os.path.split(os.path.join(self.root, name))
             # A name that is not listed may still exist: in another case, or in a folder that cannot be listed.
             if base not in listed(folder) and not os.path.exists(os.path.join(folder, base)):
                 missing.append(name)
-        if len(missing) == len(names):
+        if len(missing) == len(names) and not names_in_stores:
             raise UserFileNotFoundError(
                 f"{self.source}: none of its {len(self)} videos exists; the first would be {self.path(0)}. "
                 f"Check data.root and data.videos, which lead to {self.root}."
             )
         return replace(self, note=f"{self.note}; {first_three(missing, 'missing files')}") if missing else self
+
+    def _check_stores(self, names: Sequence[str]) -> None:
+        """See check_files."""
+        for name in names:
+            check_address(joined(self.root, name), self.source)
+        asked = [joined(self.root, name) for name in names[:: -(-len(names) // NUM_ASKED)]]
+        if not any(map(is_there, asked)):
+            raise UserFileNotFoundError(
+                f"{self.source}: of its {len(self)} videos, {len(asked)} were looked for and none exists; the first "
+                f"would be {asked[0]}. Check data.root and data.videos, which lead to {self.root}."
+            )
 
 
 def _names_in(folder: str) -> frozenset[str]:
