@@ -25,7 +25,7 @@ class Totals(NamedTuple):
     def line(self) -> str:
         hits = 100 * self.hits / self.opens if self.opens else 0.0
         return (
-            f"fetched {self.fetched_bytes / 1e9:.3g} GB in {self.fetches:.0f} objects; {hits:.0f} % of {self.opens:,.0f} "
+            f"fetched {self.fetched_bytes / 1e9:.3g} GB, {self.fetches:.0f} objects; {hits:.0f} % of {self.opens:,.0f} "
             f"opens found their video in the cache, for the others workers waited {self.waited_seconds:.1f} s in all"
         )
 
