@@ -122,12 +122,6 @@ def _read(data: DataConfig, source: str, classes: Sequence[str] | None, *, train
             multi_label=data.is_multi_label,
             training=training,
         )
-    for place in (joined(data.root, source), joined(data.root, data.videos)):
-        if is_address(place):
-            raise UserError(
-                f"data.format={data.format} reads a folder of this machine, and not {place}: for a store, write lists "
-                "of paths and labels (data=list)."
-            )
     return read_videos(data.format, data.root, source, data.videos, known, data.num_classes, training=training)
 
 

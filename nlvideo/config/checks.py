@@ -161,6 +161,11 @@ def _check_stores(data: DataConfig) -> None:
         value = getattr(data, key)
         if value is not None and is_address(value):
             check_address(value, f"data.{key}")
+            if data.format != "list":
+                raise UserError(
+                    f"data.format={data.format} reads folders of this machine, and not data.{key}={value}: for a "
+                    "store, write lists of paths and labels (data=list)."
+                )
     for key in ("index", "cache_dir"):
         if (value := getattr(data, key)) is not None and is_address(value):
             check_address(value, f"data.{key}")

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from conftest import write_grey_video
 from runs import BIN, TINY, assert_equal, config_of, ledger_of, rows_of, weights_of
 from store_servers import BUCKET, ENVIRONMENT, FaultyServer, s3_server
 
+from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.stores import store
+from nlvideo.data.stores.cache import Cache
+from nlvideo.data.stores.entries import remove_entry
 from nlvideo.data.stores.store import StoreFailed
 from nlvideo.evaluate import evaluate_from_python
 from nlvideo.runtime.errors import UserError
@@ -108,7 +112,7 @@ def test_a_cache_of_a_third_fetches_again_what_it_had_to_drop(videos, from_disk,
 
         server.plan = plan
         assert_same(from_disk, run_from(server.address, tmp_path, f"data.cache_gb={size / 3e9}"))
-    assert max(held) <= size / 3
+    assert max(held) <= size / 3 + largest  # a look may see a file that goes and the one that takes its place
     line = re.search(
         r"fetched ([\d.e-]+) GB, (\d+) objects; (\d+) % of ([\d,]+) opens.* ([\d.]+) s", capfd.readouterr().out
     )
@@ -121,10 +125,6 @@ def test_the_index_outlasts_what_the_cache_drops(videos, tmp_path):
         run_from(server.address, tmp_path, "optim.max_steps=2")
         index = tmp_path / "cache/.nlvideo_index"
         assert index.exists()
-        from nlvideo.data.index.video_index import VideoIndex
-        from nlvideo.data.stores.cache import Cache
-        from nlvideo.data.stores.entries import remove_entry
-
         cache, address = Cache(tmp_path / "cache", 1), f"{server.address}/val/a%20video%20%231%20100%25.mp4"
         assert remove_entry(Path(cache.place(address)).parent)
         with cache.file(address) as file:
@@ -139,9 +139,8 @@ def test_a_store_that_goes_away_ends_the_run_with_one_line_and_blames_no_video(v
         server.plan = lambda number, method, path: "500" if method == "GET" and path.startswith(f"/{place}/") else None
         with pytest.raises(StoreFailed, match=rf"^{server.address}/{place}/a%20video%20.*500.* \(after 2 tries\)\.$"):
             run_from(server.address, tmp_path)
-    assert not ledger_of(tmp_path / "run") or {row["video"] for row in ledger_of(tmp_path / "run")} == {
-        "train/missing.mp4"
-    }
+    ledger = tmp_path / "run/bad_videos.csv"
+    assert not ledger.exists() or {row["video"] for row in ledger_of(tmp_path / "run")} <= {"train/missing.mp4"}
 
 
 def test_an_evaluation_from_a_store_equals_one_from_a_disk(videos, from_disk, tmp_path, monkeypatch):
@@ -165,7 +164,7 @@ def test_an_evaluation_from_a_store_equals_one_from_a_disk(videos, from_disk, tm
         (
             ["data.root=http://127.0.0.1:1/k"],
             StoreFailed,
-            "^http://127.0.0.1:1/k/train.csv cannot be .*refused",
+            "^http://127.0.0.1:1/k/train.csv cannot be .*Refused",
         ),
         (["data.root={forbidden}"], StoreFailed, "train.csv cannot be read: no permission"),
         (["data.root={server}/none"], UserError, "The list {server}/none/train.csv does not exist"),
@@ -174,7 +173,7 @@ def test_an_evaluation_from_a_store_equals_one_from_a_disk(videos, from_disk, tm
             UserError,
             "7 were looked for and none exists; .*/none/train/a%20",
         ),
-        (["data.root={server}", "data=ucf101"], UserError, "data.format=ucf101 reads a folder of this machine"),
+        (["data.root={server}", "data=ucf101"], UserError, "data.format=ucf101 reads folders of this machine"),
         (["data.root={server}", "data.cache_gb=0"], UserError, "data.cache_gb=0.0: must be"),
         (["data.root={server}", "data.cache_dir=s3://b/c"], UserError, "data.cache_dir=s3://b/c: must be on a disk"),
         (["data.root=s3://me:secret@b/k"], UserError, "data.root: an address with a user"),
@@ -195,57 +194,57 @@ def test_what_cannot_be_read_is_one_line_at_the_start(videos, tmp_path, monkeypa
 
 @pytest.mark.parametrize("scheme, install", [("gs", "gcsfs"), ("s3", "s3fs")])
 def test_a_missing_package_is_one_line(tmp_path, monkeypatch, scheme, install):
-    monkeypatch.setitem(__import__("sys").modules, install, None)
+    monkeypatch.setitem(sys.modules, install, None)
     with pytest.raises(UserError, match=rf"{scheme}:// needs {install} \(pip install nlvideo\[{scheme}\]\)"):
         train(config_of(f"{scheme}://bucket/k", tmp_path / "run"))
 
 
-def test_a_run_that_is_killed_in_a_fetch_resumes_as_if_it_had_not_been(videos, from_disk, tmp_path):
+def started(folder: Path, root: str | Path, *more: str, **variables: str) -> subprocess.Popen:
+    """Starts a run of TWO_EPOCHS in a process group of its own."""
     tiny = [part for part in TINY if not part.startswith(("optim.max_steps", "data.num_workers"))]
-    with FaultyServer(videos) as server:
-        command = [BIN / "nlvideo-train", *tiny, *TWO_EPOCHS, f"data.root={server.address}", "resume=auto"]
-        command += [f"data.cache_dir={tmp_path}/cache", f"output_dir={tmp_path}/run"]
-        command += ["checkpoint_every_steps=1"]
-        server.plan = lambda number, method, path: (
-            "stall" if "/train/" in path and saved() and method == "GET" else None
-        )
+    command = [BIN / "nlvideo-train", *tiny, *TWO_EPOCHS, f"data.root={root}", f"data.cache_dir={folder}/cache"]
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    environment = os.environ | variables | {"PYTHONPATH": paths}
+    command += [f"output_dir={folder}/run", *more]
+    return subprocess.Popen(command, start_new_session=True, env=environment, **pipes)
 
-        def saved() -> bool:
-            return bool(list((tmp_path / "run/checkpoints").glob("step_*.pt")))
 
-        size = sum(file.stat().st_size for file in videos.rglob("train/*.mp4"))
-        command[-2] = f"data.cache_gb={0.6 * size / 1e9}"
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        }
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, start_new_session=True, env=environment, **pipes)
-        deadline = time.monotonic() + 60
-        while not (saved() and list((tmp_path / "cache").rglob("*.part"))) and process.poll() is None:
-            assert time.monotonic() < deadline
+def test_a_run_that_is_killed_in_a_fetch_resumes_as_if_it_had_not_been(videos, from_disk, tmp_path):
+    size, fetches = sum(file.stat().st_size for file in videos.rglob("train/*.mp4")), []
+
+    def plan(_, method, path):
+        if method == "GET" and path.startswith("/train/"):
+            fetches.append(path)
+            return "stall" if len(fetches) > 7 else None
+        return None
+
+    more = ["resume=auto", "checkpoint_every_steps=1", f"data.cache_gb={0.6 * size / 1e9}"]
+    with FaultyServer(videos, plan=plan) as server:
+        process, deadline = started(tmp_path, server.address, *more), time.monotonic() + 40
+        while not (list(tmp_path.glob("run/checkpoints/step_*.pt")) and list(tmp_path.glob("cache/*/*/*.part"))):
+            assert process.poll() is None and time.monotonic() < deadline, "it was to be killed in a fetch"
             time.sleep(0.01)
-        assert process.poll() is None, "it was to be killed in a fetch"
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
         server.plan = lambda *_: None
-        subprocess.run(command, check=True, env=environment, timeout=60, **pipes)
+        process = started(tmp_path, server.address, *more)
+        printed = process.communicate(timeout=40)[0]
+    assert process.returncode == 0 and "resumed after step" in printed, printed[-2000:]
     assert_equal(weights_of(from_disk), weights_of(tmp_path / "run"))
     assert rows_of(from_disk) == rows_of(tmp_path / "run")
 
 
-def test_ranks_may_have_their_data_at_different_places(videos, from_disk, tmp_path):
-    with FaultyServer(videos) as server, socket.socket() as free:
+def test_ranks_may_have_their_data_at_different_places(videos, tmp_path):
+    with socket.socket() as free:
         free.bind(("localhost", 0))
-        tiny = [part for part in TINY if not part.startswith(("optim.max_steps", "data.num_workers"))]
-        processes = []
-        for rank, root in enumerate((videos, server.address)):
-            ranks = {"RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_RANK": f"{rank}", "LOCAL_WORLD_SIZE": "2"}
-            ranks |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
-            command = [BIN / "nlvideo-train", *tiny, *TWO_EPOCHS, "optim.max_steps=2", f"data.root={root}"]
-            command += [f"data.cache_dir={tmp_path}/cache", f"output_dir={tmp_path}/run"]
-            paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            processes.append(subprocess.Popen(command, env=os.environ | ranks | {"PYTHONPATH": paths}, **pipes))
-        printed = [process.communicate(timeout=60)[0] for process in processes]
+        port = free.getsockname()[1]
+    with FaultyServer(videos) as server:
+        ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": f"{port}"}
+        processes = [
+            started(tmp_path, root, "optim.max_steps=2", RANK=f"{rank}", LOCAL_RANK=f"{rank}", **ranks)
+            for rank, root in enumerate((videos, server.address))
+        ]
+        printed = [process.communicate(timeout=40)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     assert "store        fetched" in printed[0]

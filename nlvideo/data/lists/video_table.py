@@ -67,6 +67,10 @@ class VideoTable:
     def path(self, index: int) -> str:
         return joined(self.root, self.name(index))
 
+    def has_addresses(self) -> bool:
+        """Returns whether any video is in a store."""
+        return is_address(self.root) or b"://" in self._text.tobytes()
+
     def part(self, index: int) -> tuple[float, float] | None:
         """Returns the seconds from start to end that a row is about, None for the whole video."""
         if self.parts is None or math.isnan(self.parts[index, 0]):
