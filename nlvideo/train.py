@@ -29,6 +29,7 @@ from nlvideo.config.compose import (
     run_command,
     to_dataclass,
     to_yaml,
+    with_places_of,
 )
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Batch
@@ -120,10 +121,14 @@ def train_composed(composed: DictConfig) -> float:
 
 
 def completed(config: TrainConfig, stated: Mapping[str, Any]) -> TrainConfig:
-    """Returns the config with what its pretrained weights bring along; under torchrun, rank 0 alone reads them."""
+    """Returns the config with what its pretrained weights bring along; under torchrun, rank 0 alone reads them.
+
+    Where its data lie, each rank knows itself.
+    """
     if distributed.under_torchrun():
         distributed.init_world()
-    return distributed.on_main(lambda: take_from_pretrained(config, stated, begun_config(config)))
+    found = distributed.on_main(lambda: take_from_pretrained(config, stated, begun_config(config)))
+    return with_places_of(found, config)
 
 
 def launch(config: TrainConfig) -> float:

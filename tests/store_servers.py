@@ -30,9 +30,10 @@ class FaultyServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    at = ("127.0.0.1", 0)
 
     def __init__(self, folder: Path | None = None, upstream: str = "", plan: Plan = lambda *_: None, md5: bool = False):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(self.at, _Handler)
         self.folder, self.upstream, self.plan, self.md5 = folder, upstream, plan, md5
         self.lock, self.number = threading.Lock(), 0
         self.gets: Counter[str] = Counter()  # whole answers to GET, by path

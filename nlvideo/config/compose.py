@@ -153,8 +153,18 @@ def to_container(config: Any) -> dict[str, Any]:
 
 def without_places(config: Config) -> Config:
     """Returns a config without where each node keeps its data: the lists' content is compared, not their place."""
+    return _with_places(config, dict.fromkeys(PLACES))
+
+
+def with_places_of(config: Config, own: Config) -> Config:
+    """Returns a config, which may come from rank 0, with where this node keeps its data."""
+    data: Any = own.data  # type: ignore[attr-defined]
+    return _with_places(config, {name: getattr(data, name) for name in PLACES})
+
+
+def _with_places(config: Config, places: dict[str, Any]) -> Config:
     data: Any = config.data  # type: ignore[attr-defined]
-    return dataclasses.replace(config, data=dataclasses.replace(data, **dict.fromkeys(PLACES)))  # type: ignore[type-var]
+    return dataclasses.replace(config, data=dataclasses.replace(data, **places))  # type: ignore[type-var]
 
 
 def to_yaml(config: Any) -> str:

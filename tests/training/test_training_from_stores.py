@@ -210,6 +210,7 @@ def started(folder: Path, root: str | Path, *more: str, **variables: str) -> sub
     return subprocess.Popen(command, start_new_session=True, env=environment, **pipes)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_a_fetch_resumes_as_if_it_had_not_been(videos, from_disk, tmp_path):
     size, fetches = sum(file.stat().st_size for file in videos.rglob("train/*.mp4")), []
 
@@ -235,6 +236,7 @@ def test_a_run_that_is_killed_in_a_fetch_resumes_as_if_it_had_not_been(videos, f
     assert rows_of(from_disk) == rows_of(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_ranks_may_have_their_data_at_different_places(videos, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -242,7 +244,9 @@ def test_ranks_may_have_their_data_at_different_places(videos, tmp_path):
     with FaultyServer(videos) as server:
         ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": f"{port}"}
         processes = [
-            started(tmp_path, root, "optim.max_steps=2", RANK=f"{rank}", LOCAL_RANK=f"{rank}", **ranks)
+            started(
+                tmp_path, root, "optim.max_steps=2", "optim.batch_size=4", RANK=f"{rank}", LOCAL_RANK=f"{rank}", **ranks
+            )
             for rank, root in enumerate((videos, server.address))
         ]
         printed = [process.communicate(timeout=40)[0] for process in processes]
