@@ -32,6 +32,7 @@ from nlvideo.config.schema import EvaluateConfig
 from nlvideo.data.clips.batch import Colours
 from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.stores.traffic import Totals, totals
 from nlvideo.evaluation.kept_scores import IDENTITY_FILE, KeptScores, VideoScores, refuse_other
 from nlvideo.evaluation.metrics import headline
 from nlvideo.evaluation.report import REPORT_FILE, write_report
@@ -189,6 +190,7 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
     use_tf32(False, world.device)
     trained = (trained or read_trained(config.checkpoint)).named(class_names(config.data))
     job = plan_evaluation(config, trained, world)
+    before = totals()
     result = distributed.on_main(finished_result, job.folder, job.identity)
     if result is None:
         with holding(job.folder / KEPT_FOLDER):
@@ -196,11 +198,14 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
     elif world.is_main:
         print(f"{job.folder} holds this evaluation already, finished; remove the folder to score again.")
         shutil.rmtree(job.folder / KEPT_FOLDER, ignore_errors=True)  # a kill may have left it
+    fetched = Totals(*distributed.sum_over_ranks([*totals(since=before)]))
     if world.is_main:
         if config.report and not (job.folder / REPORT_FILE).exists():
             opener = build_opener(dataclasses.replace(config.data, time_limit_seconds=None, clip_fps=None))
             write_report(read_results(job.folder), job.table, opener)
         print_table(result, job.folder)
+        if fetched.opens:
+            print(f"store        {fetched.line()}")
         if config.report:
             print(f"report       {job.folder}/{REPORT_FILE}")
     distributed.wait_for_all()
