@@ -18,7 +18,7 @@ from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews
 from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, chosen_index, index_problem
 from nlvideo.data.lists.video_table import VideoTable
-from nlvideo.data.stores.addresses import is_address, scheme_of
+from nlvideo.data.stores.addresses import is_address
 from nlvideo.data.stores.cache import Cache, default_folder
 from nlvideo.data.stores.store import check_package
 from nlvideo.runtime.cores import cores_of_rank, ranks_here
@@ -181,7 +181,7 @@ def check_stores(data: DataConfig, table: VideoTable) -> None:
     Raises:
         UserError: a package that is missing, or a cache that cannot be written.
     """
-    schemes = {scheme_of(path) for path in map(table.path, range(len(table))) if is_address(path)}
+    schemes = table.schemes()
     for scheme in sorted(schemes):
         check_package(scheme, f"data.root={data.root}" if is_address(data.root) else table.source)
     if schemes:

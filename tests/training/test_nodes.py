@@ -176,18 +176,19 @@ FROM_STORE = """
 import os, socket, subprocess, sys, time
 import nlvideo.train
 
-tests, videos = sys.argv.pop(1), sys.argv.pop(1)
+tests, videos, end = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
 SERVE = '''
-import sys, threading
+import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import store_servers
 store_servers.FaultyServer.at = ("", 29478)
 with store_servers.FaultyServer(Path(sys.argv[2]), plan=lambda number, *_: "drop" if number % 15 == 0 else None):
-    threading.Event().wait()
+    while not Path(sys.argv[3]).exists():
+        time.sleep(0.1)
 '''
 if os.environ["RANK"] == "0" and socket.socket().connect_ex(("127.0.0.1", 29478)):
-    subprocess.Popen([sys.executable, "-c", SERVE, tests, videos])
+    subprocess.Popen([sys.executable, "-c", SERVE, tests, videos, end])
 nlvideo.train.main()
 """
 
@@ -199,15 +200,21 @@ def test_nodes_that_fetch_from_a_store_and_one_is_killed_equal_an_undisturbed_ru
     pytest.importorskip("aiohttp", reason="needs aiohttp")
     (tmp_path / "from_store.py").write_text(FROM_STORE)
     disk, videos = tmp_path / "disk", undisturbed.parent / "videos"
-    program = [str(tmp_path / "from_store.py"), str(ROOT / "tests"), str(videos), *RUN, *STEPS]
-    program += ["data=list", "~data.synthetic", "data.root=http://node-a:29478", f"data.cache_dir={disk}/cache"]
+    end = tmp_path / "end"
+    program = [str(tmp_path / "from_store.py"), str(ROOT / "tests"), str(videos), str(end), "data=list", *STEPS]
+    program += [part for part in RUN if not part.startswith("data.synthetic")]
+    program += ["data.classes=classes.txt", "data.flip=false", "data.root=http://node-a:29478"]
+    program += [f"data.cache_dir={disk}/cache", f"output_dir={disk}/run"]
     unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "no_proxy": "node-a"}
-    with Nodes(tmp_path, *program, f"output_dir={disk}/run", **unshared) as nodes:
-        run, deadline = nodes.disk("node-a") / "run", time.monotonic() + 150
-        while time.monotonic() < deadline and len(list(run.glob("checkpoints/step_*.pt"))) < 3:
-            time.sleep(0.02)
-        nodes.kill("node-b")
-        printed = nodes.wait(200)
+    try:
+        with Nodes(tmp_path, *program, **unshared) as nodes:
+            run, deadline = nodes.disk("node-a") / "run", time.monotonic() + 150
+            while time.monotonic() < deadline and len(list(run.glob("checkpoints/step_*.pt"))) < 3:
+                time.sleep(0.02)
+            nodes.kill("node-b")
+            printed = nodes.wait(200)
+    finally:
+        end.touch()  # the server
     assert "resumed after step" in printed and "store        fetched" in printed
     assert_equal(weights_of(undisturbed), weights_of(run))
     assert rows_of(undisturbed) == rows_of(run)

@@ -4,7 +4,7 @@ import array
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nlvideo.data.lists.actions import Segments
-from nlvideo.data.stores.addresses import check_address, is_address, joined
+from nlvideo.data.stores.addresses import check_address, is_address, joined, scheme_of
 from nlvideo.data.stores.local_copy import is_there
 from nlvideo.runtime.errors import UserFileNotFoundError
 
@@ -136,25 +136,39 @@ class VideoTable:
         """
         listed = cache(_names_in)
         missing, names = [], dict.fromkeys(self.names())
-        if names_in_stores := [name for name in names if is_address(joined(self.root, name))]:
-            self._check_stores(names_in_stores)
-            names = {name: None for name in names if name not in set(names_in_stores)}
+        in_stores = self._names_in_stores(names) if self.has_addresses() else []
+        if in_stores:
+            self._check_stores(in_stores)
+            for name in in_stores:
+                del names[name]
         for name in names:
             folder, base = os.path.split(os.path.join(self.root, name))
             # A name that is not listed may still exist: in another case, or in a folder that cannot be listed.
             if base not in listed(folder) and not os.path.exists(os.path.join(folder, base)):
                 missing.append(name)
-        if len(missing) == len(names) and not names_in_stores:
+        if len(missing) == len(names) and not in_stores:
             raise UserFileNotFoundError(
                 f"{self.source}: none of its {len(self)} videos exists; the first would be {self.path(0)}. "
                 f"Check data.root and data.videos, which lead to {self.root}."
             )
         return replace(self, note=f"{self.note}; {first_three(missing, 'missing files')}") if missing else self
 
+    def schemes(self) -> set[str]:
+        """Returns those of the addresses of videos in stores: s3, gs, http, https."""
+        if not self.has_addresses():
+            return set()
+        names = self._names_in_stores(self.names())
+        return {scheme_of(name if "://" in name and is_address(name) else self.root) for name in names}
+
+    def _names_in_stores(self, names: Iterable[str]) -> list[str]:
+        remote = is_address(self.root)
+        return [n for n in names if "://" in n and is_address(n) or remote and not os.path.isabs(n)]
+
     def _check_stores(self, names: Sequence[str]) -> None:
         """See check_files."""
-        for name in names:
-            check_address(joined(self.root, name), self.source)
+        for address in {self.root, *(name for name in names if "://" in name)}:
+            if is_address(address):
+                check_address(address, self.source)
         asked = [joined(self.root, name) for name in names[:: -(-len(names) // NUM_ASKED)]]
         if not any(map(is_there, asked)):
             raise UserFileNotFoundError(

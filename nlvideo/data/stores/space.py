@@ -18,7 +18,7 @@ if sys.platform != "win32":
     import fcntl
 
 STATE = ".state"  # the number of the last use, and the bytes in the cache, those included that are on their way
-FORMAT = struct.Struct("<qq")
+STATE_LAYOUT = struct.Struct("<qq")
 SLACK = 0.05  # of the limit, that is freed besides, so that not every fetch looks through the cache
 
 
@@ -89,14 +89,14 @@ class Space:
         file = os.open(self.folder / STATE, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            read = os.pread(file, FORMAT.size, 0)
-            if len(read) == FORMAT.size:
-                state = list(FORMAT.unpack(read))
+            read = os.pread(file, STATE_LAYOUT.size, 0)
+            if len(read) == STATE_LAYOUT.size:
+                state = list(STATE_LAYOUT.unpack(read))
             else:
                 held = held_entries(self.folder)
                 state = [max((entry.used for entry in held), default=0), sum(entry.size for entry in held)]
             yield state
-            os.pwrite(file, FORMAT.pack(*state), 0)
+            os.pwrite(file, STATE_LAYOUT.pack(*state), 0)
         finally:
             os.close(file)
 

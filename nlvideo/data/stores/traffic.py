@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-ROWS = 4096  # one for each worker at a time; they are used again after so many
+NUM_ROWS = 4096  # one for each worker at a time; they are used again after so many
 _next_row = itertools.count()
 _counts: Tensor | None = None
 
@@ -35,7 +35,7 @@ class Traffic:
 
     def __init__(self, num_workers: int):
         self._counts, self._lock = _shared_counts(), threading.Lock()
-        self._rows = [next(_next_row) % ROWS for _ in range(num_workers + 1)]
+        self._rows = [next(_next_row) % NUM_ROWS for _ in range(num_workers + 1)]
 
     def __getstate__(self) -> tuple[Tensor, list[int]]:
         return self._counts, self._rows
@@ -60,5 +60,5 @@ def totals(since: Totals | None = None) -> Totals:
 def _shared_counts() -> Tensor:
     global _counts
     if _counts is None:
-        _counts = torch.zeros(ROWS, len(Totals._fields), dtype=torch.float64).share_memory_()
+        _counts = torch.zeros(NUM_ROWS, len(Totals._fields), dtype=torch.float64).share_memory_()
     return _counts
