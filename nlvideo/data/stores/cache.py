@@ -49,7 +49,10 @@ class Cache:
         if sys.platform == "win32":
             raise UserError("Data in a store need locks of open files, which Windows lacks; use WSL.")
         make_folder(self.folder, f"data.cache_dir={self.folder}")
-        self.space.count()
+        try:
+            self.space.count()
+        except OSError as error:  # file systems without locks, too
+            raise UserError(f"data.cache_dir={self.folder} cannot be used: {error.strerror}.") from None
 
     @contextmanager
     def file(self, address: str) -> Iterator[str]:
@@ -60,12 +63,14 @@ class Cache:
             StoreFailed: it does not give it, or there is no room for it.
         """
         name, started = split_shard(address).object, time.monotonic()
-        entry, hit = Entry(self.folder, name), True
-        lock = self._shared(entry)
-        while lock is None:
-            hit = False
-            self.fetch(name)
-            lock = self._shared(entry)
+        entry = Entry(self.folder, name)
+        try:
+            hit = (lock := self._shared(entry)) is not None
+            while lock is None:
+                self.fetch(name)
+                lock = self._shared(entry)
+        except OSError as error:
+            raise StoreFailed(f"{name}: data.cache_dir={self.folder} cannot be used: {error.strerror}.") from None
         try:
             self.space.note_use(entry.folder)
             waited = time.monotonic() - started
@@ -158,7 +163,7 @@ class Cache:
             raise
         finally:
             if not kept:
-                part.unlink(missing_ok=True)
+                clear(entry.folder)
                 self.space.give_back(taken)
 
     def _take(self, address: str, size: int, wait: bool) -> None:

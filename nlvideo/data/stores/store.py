@@ -77,9 +77,9 @@ def object_facts(address: str) -> ObjectFacts:
         )
     info = files.info(address)
     if scheme in WEB:
-        return ObjectFacts(
-            info["size"], info.get("ETag") or info.get("Last-Modified", ""), _hex(info.get("Content-MD5"))
-        )
+        # The servers behind one name may call the same file by different ETags.
+        version = info.get("Last-Modified") or info.get("ETag") or ""
+        return ObjectFacts(info["size"], version, _hex(info.get("Content-MD5")))
     if info.get("type") == "directory":
         raise FileNotFoundError(address)
     version = info.get("generation") or info.get("etag") or info.get("updated") or ""

@@ -110,6 +110,7 @@ def test_an_object_that_is_replaced_meanwhile_is_fetched_again(served, tmp_path)
 
     served.plan = plan
     assert content(Cache(tmp_path / "cache", 1), f"{served.address}/1.mp4").startswith(b"new")
+    assert served.gets["/1.mp4"] == 2  # of the first nobody knows what it was
 
 
 def test_a_missing_object_is_no_fault(served, tmp_path):
