@@ -64,6 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         status, headers, body = self._answer() if fault is None or not fault.isdecimal() else (int(fault), {}, b"")
+        if fault == "301":  # as of a folder, whose page it has
+            headers["Location"] = f"{self.path}/"
         if fault == "wrong":
             body = bytes(byte ^ 1 for byte in body)
         if fault == "short":
@@ -96,6 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.close()
             dropped = ("transfer-encoding", "connection", "date", "server")
             return answer.status, {k: v for k, v in answer.headers.items() if k.lower() not in dropped}, body
+        if self.path.endswith("/"):
+            return 200, {"Content-Type": "text/html"}, b"<html>the files of a folder</html>"
         file = self.server.folder / unquote(urlsplit(self.path).path).lstrip("/")
         if not file.is_file():
             return 404, {}, b""

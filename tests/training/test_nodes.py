@@ -201,8 +201,8 @@ def test_nodes_that_fetch_from_a_store_and_one_is_killed_equal_an_undisturbed_ru
     (tmp_path / "from_store.py").write_text(FROM_STORE)
     disk, videos = tmp_path / "disk", undisturbed.parent / "videos"
     end = tmp_path / "end"
-    program = [str(tmp_path / "from_store.py"), str(ROOT / "tests"), str(videos), str(end), "data=list", *STEPS]
-    program += [part for part in RUN if not part.startswith("data.synthetic")]
+    program = [str(tmp_path / "from_store.py"), str(ROOT / "tests"), str(videos), str(end), "data=list"]
+    program += [*(part for part in RUN if not part.startswith("data.synthetic")), *STEPS]
     program += ["data.classes=classes.txt", "data.flip=false", "data.root=http://node-a:29478"]
     program += [f"data.cache_dir={disk}/cache", f"output_dir={disk}/run"]
     unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "no_proxy": "node-a"}

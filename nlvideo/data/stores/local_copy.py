@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nlvideo.data.stores.addresses import check_address, file_name, is_address, split_shard
+from nlvideo.data.stores.addresses import check_address, file_name, is_address, scheme_of, split_shard
 from nlvideo.data.stores.cache import facts_with_retries
-from nlvideo.data.stores.store import MissingObject, download, object_facts, with_retries
+from nlvideo.data.stores.store import MissingObject, check_package, download, object_facts, with_retries
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 
@@ -27,12 +27,15 @@ def local_copy(path: str, what: str) -> Iterator[Path]:
         yield Path(path)
         return
     check_address(path, f"The {what}")
+    check_package(scheme_of(path), f"The {what} {path}")
     with TemporaryDirectory(prefix="nlvideo-") as folder:
         file = Path(folder, file_name(path))
         try:
             with_retries(path, lambda: download(path, file, object_facts(path), lambda: False))
         except MissingObject:
-            raise UserFileNotFoundError(f"The {what} {path} does not exist: the store has no such object.") from None
+            raise UserFileNotFoundError(
+                f"The {what} {path} does not exist: the store has no such object. Folders are not listed."
+            ) from None
         try:
             yield file
         except UserError as error:

@@ -12,6 +12,7 @@ import importlib
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -77,6 +78,8 @@ def object_facts(address: str) -> ObjectFacts:
         )
     info = files.info(address)
     if scheme in WEB:
+        if info.get("url", "").endswith("/"):  # it led to the page of a folder
+            raise FileNotFoundError(address)
         # The servers behind one name may call the same file by different ETags.
         version = info.get("Last-Modified") or info.get("ETag") or ""
         return ObjectFacts(info["size"], version, _hex(info.get("Content-MD5")))
@@ -204,23 +207,39 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-_made: dict[tuple[int, str], Any] = {}  # by process; what an earlier process made is kept unused: closing it would
-# take connections from that process
+# By process. What an earlier process made is kept unused: closing it would take connections from that process.
+_made: dict[tuple[int, str], Any] = {}
+_making = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Forgets what belongs to the parent's threads, while the child has one thread only."""
+    global _making
+    _making = threading.Lock()
+    if _made:
+        import fsspec
+
+        fsspec.asyn.reset_lock()  # older versions would wait for the parent's thread
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _filesystem(scheme: str) -> Any:
+    """Returns this process's client. Its threads share it: only one of them makes it, and its connections."""
     key = os.getpid(), "http" if scheme in WEB else scheme
-    if key not in _made:
-        check_package(scheme, f"{scheme}://")
-        import fsspec
+    with _making:
+        if key not in _made:
+            check_package(scheme, f"{scheme}://")
+            import fsspec
 
-        if _made and not any(process == os.getpid() for process, _ in _made):
-            # A process that this one was forked from has made some. Older fsspec would wait for that one's thread.
-            fsspec.asyn.reset_lock()
-        _made[key] = fsspec.filesystem(key[1], skip_instance_cache=True, **_options(key[1]))
-        if key[1] == "s3":
-            _made[key].retries = 1  # with_retries does that, for whole objects
-    return _made[key]
+            files = fsspec.filesystem(key[1], skip_instance_cache=True, **_options(key[1]))
+            if key[1] == "s3":
+                files.retries = 1  # with_retries does that, for whole objects
+            fsspec.asyn.sync(files.loop, files._set_session if key[1] == "gs" else files.set_session)
+            _made[key] = files
+        return _made[key]
 
 
 def _options(scheme: str) -> dict[str, Any]:

@@ -252,6 +252,24 @@ def test_processes_share_one_fetch_of_each_object(served, tmp_path):
     assert len(content(store_again, f"{served.address}/0.mp4")) == 100 * KB  # the parent's client still works
 
 
+def test_threads_that_need_a_client_first_share_one(served, tmp_path, monkeypatch):
+    options, made = store._options, []
+
+    def slow(scheme):
+        made.append(scheme)
+        time.sleep(0.05)  # the others come meanwhile
+        return options(scheme)
+
+    monkeypatch.setattr(store, "_options", slow)
+    cache = Cache(tmp_path / "cache", 1)
+    threads = [threading.Thread(target=content, args=(cache, f"{served.address}/{i}.mp4")) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert made == ["http"] and kept(cache) == {"0.mp4", "1.mp4", "2.mp4"}
+
+
 def test_a_killed_fetch_blocks_nobody_and_leaves_nothing(served, tmp_path):
     served.plan = lambda number, method, _: "stall" if method == "GET" and number == 2 else None
     folder, address = tmp_path / "cache", f"{served.address}/1.mp4"

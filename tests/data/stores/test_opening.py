@@ -97,6 +97,9 @@ def test_a_list_is_read_anew_and_its_mistakes_name_the_address(served):
         read_table(served.address, "train.csv", None)
     with pytest.raises(UserFileNotFoundError, match=rf"The list {served.address}/none.csv does not exist"):
         read_table(served.address, "none.csv", None)
+    served.plan = lambda number, method, path: "301" if path == "/train" else None
+    with pytest.raises(UserFileNotFoundError, match=rf"The list {served.address}/train does not exist: .* not listed"):
+        read_table(served.address, "train", None)
 
 
 def test_a_list_is_the_same_wherever_it_lies(served, tmp_path):
