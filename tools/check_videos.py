@@ -31,6 +31,7 @@ from nlvideo.data.lists.list_writing import write_list
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.data.shards.video_file import file_status
+from nlvideo.data.stores.addresses import is_address
 from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder
@@ -54,7 +55,7 @@ WINDOW = 8  # frames that a sample decodes at one place
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("src", type=Path, metavar="SRC", help="folder of the collection")
+    parser.add_argument("src", metavar="SRC", help="folder of the collection")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for videos.csv and the clean lists")
     parser.add_argument("--list", nargs="+", default=[], metavar="FILE", help="lists, relative to SRC")
     parser.add_argument("--sample", type=int, metavar="N", help="decode 8 frames at N places instead of all")
@@ -69,7 +70,9 @@ def main() -> None:
 
 def check(arguments: argparse.Namespace) -> int:
     """Checks the videos that no earlier call has, writes the lists, and returns 1 if any is corrupt."""
-    src, out = arguments.src, arguments.out
+    src, out = Path(arguments.src), arguments.out
+    if is_address(arguments.src):
+        raise UserError(f"{arguments.src}: only folders of this machine can be checked; copy the videos first.")
     if not src.is_dir():
         raise UserFileNotFoundError(f"The folder {src} does not exist.")
     tables = {name: read_table(str(src), name, None, multi_label=True) for name in arguments.list}

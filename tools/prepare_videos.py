@@ -139,8 +139,8 @@ def encode_missing(
     encode = partial(encode_video, src=src, dst=dst, short_side=arguments.short_side, encoding=encoding)
     begun = len(mine) - len(todo)
     with progress_bar(total=len(mine), initial=begun, desc=f"preparing {dst}", unit="video") as bar:
-        for name in mine if packer is not None else ():
-            if name in done:
+        if packer is not None:
+            for name in filter(done.__contains__, mine):
                 packer.finish(name, last[name]["prepared"])
         for outcome in each(encode, todo, arguments.workers, arguments.time_limit):
             made = {"video": outcome.item, "prepared": "", "reason": outcome.failure or ""} | (outcome.result or {})

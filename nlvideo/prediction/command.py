@@ -24,6 +24,7 @@ from nlvideo.config.compose import command_line_keys, run_command
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.shards.video_file import exists, how_to_name_members, reason_in_tar
+from nlvideo.data.stores.addresses import is_address
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
 from nlvideo.prediction.predictor import BLOCK_BYTES, Predictions, Predictor
 from nlvideo.prediction.timeline import Timeline
@@ -66,6 +67,8 @@ def expand_videos(paths: Sequence[str]) -> list[str]:
         raise UserError("no video given: nlvideo-predict VIDEO ... checkpoint=PATH")
     found = []
     for name in paths:
+        if is_address(name):
+            raise UserError("nlvideo-predict reads files of this machine: copy the videos first.")
         matching = [name] if exists(name) else sorted(glob.glob(name, recursive=True))
         if not matching:
             why = reason_in_tar(name)
