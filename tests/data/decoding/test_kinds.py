@@ -11,7 +11,7 @@ import pytest
 import torch
 from videos import facts_of, plain_decode, remux, write_video
 
-from nlvideo.data.decoding import decoded_index
+from nlvideo.data.decoding import decoded_index, pyav_video
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.orientation import UPRIGHT, Orientation, orientation
 from nlvideo.data.decoding.pyav_video import PyavVideo
@@ -30,8 +30,9 @@ def check(path, count, timed=None):
     expected = plain_decode(path)
     assert len(expected) == count
     parts = (range(count), range(0, count, 7), [count - 1], [count // 2], [0], range(count // 3, count, 5))
-    for wanted, facts in itertools.product(parts, (None, facts_of(path))):
-        with PyavVideo(path, facts=facts) as video:
+    for wanted, facts, distance in itertools.product(parts, (None, facts_of(path)), (1, pyav_video.SEEK_FRAMES)):
+        with pytest.MonkeyPatch.context() as patch, PyavVideo(path, facts=facts) as video:
+            patch.setattr(pyav_video, "SEEK_FRAMES", distance)
             assert video.num_frames == count
             assert timed is None or video.timed == timed
             for i, frame in zip(wanted, video.read(list(wanted), (video.height, video.width)).numpy(), strict=True):
