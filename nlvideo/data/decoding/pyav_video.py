@@ -118,6 +118,7 @@ class PyavVideo(Video):
         if self._stream.type != "video":  # as facts of something else may have it
             raise DecodeError(self.path, f"stream {self._place} is no video")
         self._stream.thread_type = "NONE"
+        _leave_out_others(self._container, self._stream)
         if self._stream.codec_context is None:
             raise DecodeError(self.path, "there is no decoder for its video stream")
         self._strict = strict
@@ -280,8 +281,9 @@ class PyavVideo(Video):
         Frames that it then still holds back, to put them in order, are asked for: without that, it would decode some
         packets more.
         """
-        context, missing, skippable = self._stream.codec_context, len(wanted), self.codec in SKIPPABLE_CODECS
+        missing, skippable = len(wanted), self.codec in SKIPPABLE_CODECS
         for packet in packets:
+            context = self._stream.codec_context  # the first packet may open the file anew
             self._deadline.check()
             if packet.is_corrupt:
                 raise _UnexpectedFrame
@@ -379,6 +381,16 @@ class PyavVideo(Video):
 
 class _UnexpectedFrame(Exception):
     """The decoder gave another frame than the next one wanted, or none."""
+
+
+def _leave_out_others(container: Any, stream: Any) -> None:
+    """Has FFmpeg skip what other streams hold, sound above all, where the format says how long it is."""
+    timed = TIMED_FORMATS & set(container.format.name.split(","))
+    if not timed or not hasattr(stream, "discard"):  # PyAV 17
+        return
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all
 
 
 def _has_open_gops(packets: Packets) -> bool:

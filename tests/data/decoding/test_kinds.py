@@ -309,3 +309,22 @@ def test_keyframes_of_codecs_that_are_not_known_are_not_believed(tmp_path, movin
         packet.is_keyframe = True
 
     check(remux(source, tmp_path / "marked.3gp", marked), 40, timed=False)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_sound_beside_a_video_changes_nothing(tmp_path, moving, suffix):
+    source, path = write_video(tmp_path / "source.mp4", moving, bf="2", g="12"), tmp_path / f"sound.{suffix}"
+    with av.open(str(source)) as before, av.open(str(path), "w") as after:
+        video, sound = after.add_stream_from_template(before.streams.video[0]), after.add_stream("pcm_s16le", rate=8000)
+        for packet in (packet for packet in before.demux(video=0) if packet.size):
+            noise = av.AudioFrame.from_ndarray(np.full((1, 320), 99, np.int16), format="s16", layout="mono")
+            noise.rate = 8000
+            after.mux(sound.encode(noise))
+            packet.stream = video
+            after.mux(packet)
+        after.mux(sound.encode(None))
+    check(path, 40)
+    with PyavVideo(path) as video:
+        (sound,) = video._container.streams.audio
+        if hasattr(sound, "discard"):  # from PyAV 18 on
+            assert sound.discard == av.stream.Discard.all
