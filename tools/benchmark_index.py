@@ -2,9 +2,9 @@
 
     python tools/benchmark_index.py [--videos 240000] [--frames 300] [--workers 8] [--samples 20000]
 
-The index holds so many names, of which --samples exist, as links to one small video. The workers open these by the index,
-each its part, and say what memory is theirs alone (Private in /proc/PID/smaps_rollup) before, after the first, after a
-tenth and after all: it must not grow. Linux only.
+The index holds so many names, of which --samples exist, as links to one small video. The workers open these by the
+index, each its part, and say what memory is theirs alone (Private in /proc/PID/smaps_rollup) before, after the first,
+after a tenth and after all: it must not grow. Linux only.
 """
 
 import argparse
@@ -65,7 +65,9 @@ def fill(folder: Path, video: Path, links: list[Path], irregular: bool) -> None:
         index.add(state._replace(name=os.fsencode(link.name)), facts)
     index.merge()
     kind = "times that are all irregular" if irregular else "regular times"
-    print(f"{len(links)} videos of {facts.num_frames} frames, {kind}: {index.file.stat().st_size / 1e6:.0f} MB, ", end="")
+    print(
+        f"{len(links)} videos of {facts.num_frames} frames, {kind}: {index.file.stat().st_size / 1e6:.0f} MB, ", end=""
+    )
     print(f"made in {time.process_time() - start:.1f} s")
 
 
@@ -83,7 +85,8 @@ def report(folder: Path, links: list[Path], workers: int) -> None:
     print(f"a look-up: {1e3 * (time.process_time() - start) / len(links):.3f} ms")
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         found = pool.map(partial(opened_by, file), [links[i::workers] for i in range(workers)], chunksize=1)
-    for name, values in zip(("before", "after the first", "after a tenth", "after all"), zip(*found, strict=True)):
+    moments = ("before", "after the first", "after a tenth", "after all")
+    for name, values in zip(moments, zip(*found, strict=True), strict=True):
         print(f"memory of each of {workers} workers alone, {name}: {min(values):.1f} to {max(values):.1f} MB")
 
 

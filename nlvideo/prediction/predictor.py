@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from nlvideo.build.data import build_index
 from nlvideo.build.model import check_clip
 from nlvideo.build.tables import class_names
