@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,27 +63,26 @@ def cases_of(table: VideoTable, index_file: Path) -> dict[str, Callable[[int, in
     cases: dict[str, Callable[[int, int, Drawn], object]] = {}
     samples = TrainClips(table, **TRAIN)
     indexed = TrainClips(table, **TRAIN, opener=Opener(index=known(index_file, table)))
-    cases["nlvideo"] = lambda epoch, i, _: samples[epoch, i]
-    cases["nlvideo, index"] = lambda epoch, i, _: indexed[epoch, i]
+    cases["nlvideo"] = partial(by_nlvideo, samples)
+    cases["nlvideo, index"] = partial(by_nlvideo, indexed)
     for name in DECODERS:
         with contextlib.suppress(UserError):  # not installed
             load_decoder(name)
             if name != "pyav":
                 other = TrainClips(table, **TRAIN, opener=Opener(name))
-                cases[f"nlvideo, data.decoder={name}"] = lambda epoch, i, _, other=other: other[epoch, i]
+                cases[f"nlvideo, data.decoder={name}"] = partial(by_nlvideo, other)
     cases[f"PyAV {av.__version__}"] = lambda _, i, drawn: finished(by_pyav(table.path(i), drawn), drawn)
     for name, read in (("decord", by_decord), ("torchcodec", by_torchcodec)):
         with contextlib.suppress(Exception):  # not installed, or without the libraries that it needs
             package = importlib.import_module(name if name == "decord" else f"{name}.decoders")
-            cases[f"{name} {version(name)}"] = lambda _, i, drawn, read=read, package=package: finished(
-                read(package, table.path(i), drawn), drawn
-            )
+            cases[f"{name} {version(name)}"] = partial(by_package, read, package, table)
     return cases
 
 
 def measure(table: VideoTable, cases: dict[str, Any], rounds: int) -> dict[str, list[float]]:
     """Returns the CPU milliseconds of a clip of each round."""
-    samples, found = TrainClips(table, **TRAIN), {name: [] for name in cases}
+    samples = TrainClips(table, **TRAIN)
+    found: dict[str, list[float]] = {name: [] for name in cases}
     for epoch in range(rounds + 1):
         drawn = [samples.draw(epoch, i) for i in range(len(table))]
         for name, case in cases.items():
@@ -92,6 +92,14 @@ def measure(table: VideoTable, cases: dict[str, Any], rounds: int) -> dict[str, 
             if epoch:  # the first round fills caches
                 found[name].append(1e3 * (time.process_time() - start) / len(table))
     return found
+
+
+def by_nlvideo(samples: TrainClips, epoch: int, i: int, _: Drawn) -> None:
+    samples[epoch, i]
+
+
+def by_package(read: Callable[..., Tensor], package: Any, table: VideoTable, _: int, i: int, drawn: Drawn) -> Tensor:
+    return finished(read(package, table.path(i), drawn), drawn)
 
 
 def wanted_of(num_frames: int, drawn: Drawn) -> list[int]:
