@@ -93,7 +93,7 @@ class Cache:
         """Returns where the file of an object, or of a member in a shard's, is or would be."""
         place = split_shard(address)
         file = CacheEntry(self.folder, place.object).file
-        return str(file) if place.member is None else os.path.join(file, place.member)
+        return str(file) if place.member is None else f"{file}/{place.member.lstrip('/')}"
 
     def holds(self, address: str) -> bool:
         return CacheEntry(self.folder, split_shard(address).object).record() is not None

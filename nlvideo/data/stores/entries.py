@@ -1,25 +1,28 @@
 """One object in the cache of a node: its file, the record of what it is, and the lock that all processes respect.
 
 An entry is a folder of four files. The file counts only with a record that says how long it is; both are made under
-other names, synced and renamed. The lock is shared by those who read the file and exclusive for who fetches or removes
+other names, synced and renamed, the record first: it names the file, and nothing without such a name is ever removed. The lock is shared by those who read the file and exclusive for who fetches or removes
 it; the system gives it back when a process dies.
 """
 
 import hashlib
 import json
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from nlvideo.data.stores.addresses import file_name
-from nlvideo.runtime.files import write_text
+from nlvideo.runtime.files import PARTIAL_FILE, write_text
 
 if sys.platform != "win32":
     import fcntl
 
 LOCK, RECORD, PART = ".lock", ".record.json", ".part"
+PARTIAL = re.compile(rf"\.\d+{re.escape(PART)}")  # see CacheEntry.part
+GROUP, KEY = re.compile("[0-9a-f]{2}"), re.compile("[0-9a-f]{40}")  # names of the folders of entries
 FIRST_TIME, TIME_RANGE = 1_000_000_000, 1_000_000_000  # seconds: the times of change that versions are mapped to
 
 
@@ -62,9 +65,9 @@ class CacheEntry:
         os.utime(part, (FIRST_TIME + content % TIME_RANGE,) * 2)
         with open(part, "rb") as file:
             os.fsync(file.fileno())
-        part.replace(self.file)
         record = Record(self.address, size, version, md5)
         write_text(self.folder / RECORD, json.dumps(record._asdict()))
+        part.replace(self.file)
 
     def lock(self, *, exclusive: bool, wait: bool) -> int | None:
         """Returns the open file that holds the entry's lock, until it is closed; None where others hold it.
@@ -116,8 +119,13 @@ def remove_entry(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Removes all but the lock, the record first. The caller holds the lock."""
+    """Removes what is ours but for the lock, the record last: it names the file. The caller holds the lock."""
+    try:
+        kept = file_name(json.loads((folder / RECORD).read_bytes())["address"])
+    except (OSError, ValueError, LookupError, TypeError):
+        kept = None
+    for name in os.listdir(folder):
+        written = PARTIAL_FILE.fullmatch(name)
+        if name == kept or PARTIAL.fullmatch(name) or (written and written[1] == RECORD):
+            (folder / name).unlink(missing_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if path.name != LOCK:
-            path.unlink(missing_ok=True)

@@ -223,6 +223,45 @@ def test_on_a_full_disk_others_make_room_once(served, tmp_path, monkeypatch):
     assert not list(cache.folder.rglob("*.part"))
 
 
+def test_what_is_not_the_caches_own_stays(served, tmp_path):
+    cache = Cache(tmp_path / "cache", 150 * KB / 1e9)
+    content(cache, f"{served.address}/0.mp4")
+    entry = CacheEntry(cache.folder, f"{served.address}/0.mp4").folder
+    name = "ab" + "0" * 38
+    folders = ["me/set", "ab/notes", f"ab/{'0' * 40}", f"me/{name}", f"0B/{name}"]
+    files = [cache.folder / folder / "mine.mp4" for folder in folders]
+    files += [cache.folder / "me/notes.txt", cache.folder / "ab" / name, entry / "mine.txt", entry / ".mine.part"]
+    elsewhere = tmp_path / "elsewhere"
+    files += [elsewhere / name / "mine.mp4", elsewhere / name / ".5.part"]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"mine")
+    (cache.folder / "aa").symlink_to(elsewhere)
+    (cache.folder / "ab" / f"ab{'1' * 38}").symlink_to(elsewhere / name)
+    cache.check()
+    content(cache, f"{served.address}/1.mp4")
+    assert kept(cache) == {"1.mp4"} and all(file.read_bytes() == b"mine" for file in files)
+    assert not list((cache.folder / "me").rglob(entries.LOCK)) and (cache.folder / "aa").is_symlink()
+
+
+def test_what_a_killed_process_leaves_while_it_keeps_an_object_is_removed(served, tmp_path, monkeypatch):
+    cache = Cache(tmp_path / "cache", 1)
+    entry = CacheEntry(cache.folder, f"{served.address}/0.mp4")
+    entry.folder.mkdir(parents=True)
+    entry.part(5).write_bytes(b"whole")
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(entries, "write_text", lambda file, text: file.write_text(text))
+        patched.setattr(Path, "replace", lambda *_: 1 / 0)
+        entry.keep(entry.part(5), 5, "version", "md5")
+    assert entry.record() is None
+    cache.check()
+    assert not entry.folder.exists()
+
+
+def test_a_member_is_never_a_path_of_its_own(tmp_path):
+    assert Cache(tmp_path, 1).place("s3://b/x.tar//etc/a.mp4").endswith("/x.tar/etc/a.mp4")
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="data.cache_dir=.*cannot create"):
