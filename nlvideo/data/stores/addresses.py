@@ -45,13 +45,15 @@ def check_address(address: str, given: str) -> None:
         given: where the user wrote it, such as "data.root".
 
     Raises:
-        UserError: an unknown scheme, no host or bucket, a user or password, or a query.
+        UserError: an unknown scheme, no host or bucket, a user or password, a query or a fragment.
     """
     scheme = scheme_of(address)
     if scheme == "file":
         raise UserError(f"{given}: give a folder of this machine as a path, without file://.")
     if scheme not in SCHEMES:
         raise UserError(f"{given}: {scheme}:// is unknown. Choose from: {', '.join(f'{name}://' for name in SCHEMES)}.")
+    if not address.startswith(scheme):
+        raise UserError(f"{given}: write {scheme}:// in small letters.")
     rest = address.split("://", 1)[1]
     place, _, _ = rest.partition("/")
     if "@" in place:
@@ -64,8 +66,23 @@ def check_address(address: str, given: str) -> None:
             f"{given}: an address with a query (?...) is refused: a signature in it would be printed and saved. "
             "Credentials belong into the environment: see docs/data.md."
         )
+    if "#" in rest and scheme in WEB:
+        raise UserError(f"{given}: an address with # is refused: servers are not told what follows. Write %23 for it.")
+    if not _is_place(place):
+        raise UserError(
+            f"{given}: what follows the : in the {'host' if scheme in WEB else 'bucket'} is no port. An address with a "
+            "password is refused: see docs/data.md."
+        )
     if not place:
         raise UserError(f"{given}={address}: names no {'host' if scheme in WEB else 'bucket'}.")
+
+
+def _is_place(place: str) -> bool:
+    """Returns whether a place may be a host with or without a port, or a bucket, and holds no user and password."""
+    if place.startswith("arn:"):  # of an access point of S3
+        return True
+    _, _, port = re.sub(r"^\[[0-9A-Fa-f:.]+\]", "host", place).partition(":")
+    return ":" not in place or place.startswith("[") and not port or port.isdecimal() and int(port) <= 65535
 
 
 def joined(folder: str, name: str) -> str:
@@ -74,12 +91,17 @@ def joined(folder: str, name: str) -> str:
     In the addresses of the web, characters of a name that mean something else in an address are escaped.
     """
     if is_address(name):
-        return quote(name, safe="/:%@!$&'()*+,;=~[]#") if scheme_of(name) in WEB else name
+        return _quoted(name)
     if not is_address(folder) or os.path.isabs(name):
         return os.path.join(folder, name)
     if scheme_of(folder) in WEB:
         name = quote(name, safe="/", errors="surrogateescape")
+    folder = _quoted(folder)
     return f"{folder.rstrip('/')}/{name}" if name else folder
+
+
+def _quoted(address: str) -> str:
+    return quote(address, safe="/:%@!$&'()*+,;=~[]") if scheme_of(address) in WEB else address
 
 
 def split_shard(address: str) -> ShardPlace:

@@ -122,7 +122,7 @@ class Cache:
             clear(entry.folder)
             size = self._fetch_into(
                 entry,
-                lambda fetch: with_retries(address, fetch, tries=tries, stopped=stopped),
+                lambda fetch: with_retries(address, fetch, tries=tries, stopped=stopped, folder=self.folder),
                 lambda: self._fetch_once(entry, wait, stopped),
             )
         finally:

@@ -1,8 +1,9 @@
 """One object in the cache of a node: its file, the record of what it is, and the lock that all processes respect.
 
 An entry is a folder of four files. The file counts only with a record that says how long it is; both are made under
-other names, synced and renamed, the record first: it names the file, and nothing without such a name is ever removed. The lock is shared by those who read the file and exclusive for who fetches or removes
-it; the system gives it back when a process dies.
+other names, synced and renamed, the record first: it names the file, and nothing without such a name is ever removed.
+The lock is shared by those who read the file and exclusive for who fetches or removes it; the system gives it back when
+a process dies.
 """
 
 import hashlib

@@ -12,7 +12,7 @@ import pytest
 from store_servers import FaultyServer
 
 from nlvideo.data.stores import cache as caches
-from nlvideo.data.stores import entries, space, store
+from nlvideo.data.stores import entries, progress, space, store
 from nlvideo.data.stores.ahead import OBJECTS_AHEAD, Ahead
 from nlvideo.data.stores.cache import Cache
 from nlvideo.data.stores.entries import CacheEntry
@@ -100,6 +100,49 @@ def test_what_is_not_the_whole_object_is_never_kept(served, tmp_path, fault, rea
         content(Cache(tmp_path / "cache", 1), f"{served.address}/1.mp4")
     served.plan = lambda *_: None
     assert content(Cache(tmp_path / "cache", 1), f"{served.address}/1.mp4") == bytes([1]) * 100 * KB
+
+
+def test_what_has_no_length_is_refused_at_once(served, tmp_path):
+    served.plan = lambda *_: "unsaid"
+    address = f"{served.address}/1.mp4"
+    with pytest.raises(StoreFailed, match=f"^{address} cannot be fetched: the server does not say how long it is"):
+        content(Cache(tmp_path / "cache", 1), address)
+    assert served.number == 3  # fsspec asks twice for a length
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_where_only_the_answer_itself_has_a_length_that_counts(served, tmp_path):
+    cache = Cache(tmp_path / "cache", 1)
+    served.plan = lambda _, method, path: "unsaid" if method == "HEAD" else None
+    assert content(cache, f"{served.address}/1.mp4") == bytes([1]) * 100 * KB
+    served.plan = lambda _, method, path: "empty" if method == "HEAD" else None
+    assert content(cache, f"{served.address}/2.mp4") == bytes([2]) * 100 * KB
+
+
+def test_more_than_the_length_is_given_up_while_it_comes(served, tmp_path):
+    served.plan = lambda _, method, path: "long" if method == "GET" else None
+    with pytest.raises(StoreFailed, match="more than its 100000 bytes came"):
+        content(Cache(tmp_path / "cache", 1), f"{served.address}/1.mp4")
+
+
+def test_a_server_that_drips_is_given_up(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(store, "TRIES", 2)
+    served.plan = lambda _, method, path: "drip" if method == "GET" else None
+    started = time.monotonic()
+    with pytest.raises(StoreFailed, match=r"only \d bytes came in 0 s \(after 2 tries\)"):
+        content(Cache(tmp_path / "cache", 1), f"{served.address}/1.mp4")
+    assert time.monotonic() - started < 3
+
+
+def test_a_file_of_credentials_that_is_missing_is_not_the_disks(served, tmp_path, monkeypatch):
+    def facts(address):
+        open(tmp_path / "token")
+
+    monkeypatch.setattr(caches, "object_facts", facts)
+    address = f"{served.address}/1.mp4"
+    with pytest.raises(StoreFailed, match=f"^{address} cannot be read: FileNotFoundError: .*{tmp_path}/token'"):
+        content(Cache(tmp_path / "cache", 1), address)
 
 
 def test_an_object_that_is_replaced_meanwhile_is_fetched_again(served, tmp_path):
@@ -310,7 +353,6 @@ def test_threads_that_need_a_client_first_share_one(served, tmp_path, monkeypatc
 
 
 def test_a_killed_fetch_blocks_nobody_and_leaves_nothing(served, tmp_path):
-    served.plan = lambda number, method, _: "stall" if method == "GET" and number == 2 else None
     folder, address = tmp_path / "cache", f"{served.address}/1.mp4"
     process = FORK.Process(target=read_all, args=(folder, served.address, 2, 0))
     served.plan = lambda _, method, path: "stall" if method == "GET" and path == "/1.mp4" else None
@@ -372,6 +414,24 @@ def test_what_comes_next_is_fetched_ahead_and_no_further(served, tmp_path):
     ahead.opened(addresses[1])
     wait_until(lambda: len(kept(cache)) == OBJECTS_AHEAD + 2)
     ahead.opened("http://127.0.0.1:1/another.mp4")
+    time.sleep(0.1)
+    assert len(kept(cache)) == OBJECTS_AHEAD + 2  # what nobody fetched moves nothing
+    ahead.stop()
+    wait_until(lambda: not ahead._thread.is_alive())
+
+
+def test_videos_of_one_shard_move_on_once(served, tmp_path):
+    cache, last = Cache(tmp_path / "cache", 1), f"{served.address}/11.mp4"
+    for i in range(12):
+        (served.folder / f"{i}.tar").write_bytes(bytes(10))
+    members = [f"{served.address}/{shard}.tar/{i}.mp4" for shard in (0, 1, 0) for i in range(2)]
+    ahead = Ahead(cache, iter([*members, *(f"{served.address}/{i}.tar" for i in range(2, 12)), last]), 1)
+    wait_until(lambda: len(kept(cache)) == OBJECTS_AHEAD - 1)  # one of them comes twice
+    for address in members[:2]:
+        ahead.opened(address)
+    wait_until(lambda: len(kept(cache)) == OBJECTS_AHEAD)
+    time.sleep(0.1)
+    assert len(kept(cache)) == OBJECTS_AHEAD
     ahead.stop()
     wait_until(lambda: not ahead._thread.is_alive())
 

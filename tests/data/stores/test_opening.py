@@ -1,5 +1,6 @@
 """Videos of stores as the opener gives them."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.lists.path_list import read_table
-from nlvideo.data.stores import store
+from nlvideo.data.stores import local_copy, store
 from nlvideo.data.stores.cache import Cache
 from nlvideo.data.stores.store import StoreFailed
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
@@ -129,3 +130,26 @@ def test_a_list_of_plain_rows_is_understood(served):
     (served.folder / "train.txt").write_text("a b.mp4 0\nbroken.mp4 1\n")
     table = read_table(served.address, "train.txt", None)
     assert table.names() == ["a b.mp4", "broken.mp4"] and Path(table.source).name == "train.txt"
+
+
+def test_a_disk_that_cannot_be_written_is_one_line_about_the_list(served, monkeypatch):
+    def download(address, file, *_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
+
+    monkeypatch.setattr(local_copy, "download", download)
+    (served.folder / "train.csv").write_text("path,label\na b.mp4,0\n")
+    with pytest.raises(StoreFailed, match=f"^The list {served.address}/train.csv cannot be copied to .*: Read-only"):
+        read_table(served.address, "train.csv", None)
+
+
+def test_the_etag_of_a_directory_bucket_is_no_md5(monkeypatch):
+    class Files:
+        def split_path(self, address):
+            return *address.removeprefix("s3://").split("/"), None
+
+        def call_s3(self, *_, **__):
+            return {"ETag": '"' + "0a" * 16 + '"', "ContentLength": 5}
+
+    monkeypatch.setattr(store, "_filesystem", lambda _: Files())
+    found = [store.object_facts(f"s3://{bucket}/x.mp4").md5 for bucket in ("b", "b--use1-az5--x-s3")]
+    assert found == ["0a" * 16, None]
