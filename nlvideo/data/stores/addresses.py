@@ -20,7 +20,7 @@ NAME_BYTES = 200  # of a file's name in the cache; file systems take 255
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters at least: C:// is a drive
 
 
-class ShardPlace(NamedTuple):
+class ObjectPlace(NamedTuple):
     """What an address names: an object, or a member of one that is a tar file."""
 
     object: str
@@ -104,16 +104,16 @@ def _quoted(address: str) -> str:
     return quote(address, safe="/:%@!$&'()*+,;=~[]") if scheme_of(address) in WEB else address
 
 
-def split_shard(address: str) -> ShardPlace:
+def split_shard(address: str) -> ObjectPlace:
     """Returns the object that an address names and, where it is a tar file, the member in it.
 
     Whatever stands before `.tar/` is taken for a tar file: a store has no folders that could be called so.
     """
     found = TAR.search(address)
     if found is None or not address[found.end() + 1 :]:
-        return ShardPlace(address, None)
+        return ObjectPlace(address, None)
     member = address[found.end() + 1 :]
-    return ShardPlace(address[: found.end()], unquote(member) if scheme_of(address) in WEB else member)
+    return ObjectPlace(address[: found.end()], unquote(member) if scheme_of(address) in WEB else member)
 
 
 def file_name(address: str) -> str:

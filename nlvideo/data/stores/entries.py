@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from nlvideo.data.stores.addresses import file_name
 from nlvideo.runtime.files import PARTIAL_FILE, write_text
+from nlvideo.runtime.folder_lock import open_lock
 
 if sys.platform != "win32":
     import fcntl
@@ -80,12 +81,13 @@ class CacheEntry:
 
 
 def lock_folder_of_entry(folder: Path, *, exclusive: bool, wait: bool) -> int | None:
-    """See CacheEntry.lock; its folder is made if it does not exist."""
+    """See CacheEntry.lock; its folder is made if it does not exist, and is for all users who share the cache."""
     name = folder / LOCK
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_for_all(folder.parent)
+        _make_for_all(folder)
         try:
-            lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+            lock = open_lock(name)
         except FileNotFoundError:  # the entry was removed just now
             continue
         try:
@@ -104,16 +106,31 @@ def lock_folder_of_entry(folder: Path, *, exclusive: bool, wait: bool) -> int | 
         os.close(lock)  # of an entry that was removed while this one waited
 
 
-def remove_entry(folder: Path) -> bool:
-    """Removes an entry with all that dead processes have left in it, unless one reads or fetches it."""
-    lock = lock_folder_of_entry(folder, exclusive=True, wait=False)
-    if lock is None:
-        return False
+def _make_for_all(folder: Path) -> None:
     try:
-        clear(folder)
-        (folder / LOCK).unlink(missing_ok=True)
-    finally:
-        os.close(lock)
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return
+    with suppress(OSError):  # another process may have removed it
+        folder.chmod(0o777)  # whatever the umask
+
+
+def remove_entry(folder: Path) -> bool:
+    """Removes an entry with all that dead processes have left in it, and returns whether it did.
+
+    It does not where a process reads or fetches it, or where it is another user's who keeps it to himself.
+    """
+    try:
+        lock = lock_folder_of_entry(folder, exclusive=True, wait=False)
+        if lock is None:
+            return False
+        try:
+            clear(folder)
+            (folder / LOCK).unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+    except PermissionError:
+        return False
     with suppress(OSError):  # another process has made the entry anew
         folder.rmdir()
     return True

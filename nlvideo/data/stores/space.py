@@ -8,11 +8,12 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from nlvideo.data.stores.entries import GROUP, KEY, LOCK, PART, PARTIAL, RECORD, remove_entry
+from nlvideo.runtime.folder_lock import open_lock
 
 if sys.platform != "win32":
     import fcntl
@@ -44,7 +45,8 @@ class Space:
         """Notes that an entry, whose lock the caller holds, was used after all others."""
         with self._state() as state:
             state[0] += 1
-            os.utime(entry / RECORD, (state[0], state[0]))
+            with suppress(PermissionError):  # of another user's entry, which goes as if it was not used again
+                os.utime(entry / RECORD, (state[0], state[0]))
 
     def take(self, size: int) -> bool:
         """Counts bytes as held, after making room for them; returns whether there is room."""
@@ -86,7 +88,7 @@ class Space:
     def _state(self) -> Iterator[list[int]]:
         """Yields the two numbers, which no other process changes until the block ends; then those in it count."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.folder / STATE, os.O_RDWR | os.O_CREAT, 0o666)
+        file = open_lock(self.folder / STATE)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             read = os.pread(file, STATE_LAYOUT.size, 0)

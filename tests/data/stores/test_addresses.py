@@ -1,6 +1,6 @@
 import pytest
 
-from nlvideo.data.stores.addresses import ShardPlace, check_address, file_name, is_address, joined, split_shard
+from nlvideo.data.stores.addresses import ObjectPlace, check_address, file_name, is_address, joined, split_shard
 from nlvideo.runtime.errors import UserError
 
 
@@ -74,12 +74,12 @@ def test_addresses_that_are_fine(address):
 
 
 def test_members_of_shards():
-    assert split_shard("s3://b/k/shard_00012.tar/CLASS/a b.mp4") == ShardPlace(
+    assert split_shard("s3://b/k/shard_00012.tar/CLASS/a b.mp4") == ObjectPlace(
         "s3://b/k/shard_00012.tar", "CLASS/a b.mp4"
     )
-    assert split_shard("https://h/s.tar/C/a%20b.mp4") == ShardPlace("https://h/s.tar", "C/a b.mp4")
-    assert split_shard("s3://b/k/x.tar") == ShardPlace("s3://b/k/x.tar", None)
-    assert split_shard("s3://b/tar/x.mp4") == ShardPlace("s3://b/tar/x.mp4", None)
+    assert split_shard("https://h/s.tar/C/a%20b.mp4") == ObjectPlace("https://h/s.tar", "C/a b.mp4")
+    assert split_shard("s3://b/k/x.tar") == ObjectPlace("s3://b/k/x.tar", None)
+    assert split_shard("s3://b/tar/x.mp4") == ObjectPlace("s3://b/tar/x.mp4", None)
 
 
 def test_file_names_keep_their_ending():

@@ -301,6 +301,70 @@ def test_what_a_killed_process_leaves_while_it_keeps_an_object_is_removed(served
     assert not entry.folder.exists()
 
 
+def test_several_users_share_a_cache_whatever_their_umask(served, tmp_path, monkeypatch):
+    cache, address = Cache(tmp_path / "cache", 1), f"{served.address}/0.mp4"
+    before = os.umask(0o077)
+    try:
+        content(cache, address)
+    finally:
+        os.umask(before)
+    entry = CacheEntry(cache.folder, address).folder
+    modes = [path.stat().st_mode & 0o777 for path in (entry, entry.parent, entry / entries.LOCK)]
+    assert modes == [0o777, 0o777, 0o666] and (cache.folder / space.STATE).stat().st_mode & 0o777 == 0o666
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "utime", refuse)  # only who owns a file sets its times
+    assert len(content(cache, address)) == 100 * KB
+
+
+def test_what_another_user_keeps_to_himself_is_named_or_stays(served, tmp_path, monkeypatch):
+    cache, address = Cache(tmp_path / "cache", 1e-9), f"{served.address}/0.mp4"
+    content(Cache(tmp_path / "cache", 1), address)
+    opened = os.open
+
+    def refuse(path, *rest):
+        if str(path).endswith(refused):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    refused = entries.LOCK
+    cache.check()
+    assert kept(cache) == {"0.mp4"}
+    refused = space.STATE
+    with pytest.raises(UserError, match=rf"^data.cache_dir={cache.folder} cannot be used: .*/{space.STATE} cannot be"):
+        cache.check()
+    with pytest.raises(
+        StoreFailed, match=rf"^{address}: data.cache_dir={cache.folder} cannot be used: .*{space.STATE}"
+    ):
+        content(cache, address)
+
+
+def test_a_use_that_cannot_be_noted_ends_the_run_in_one_line(served, tmp_path, monkeypatch):
+    cache, address = Cache(tmp_path / "cache", 1), f"{served.address}/0.mp4"
+    content(cache, address)
+
+    def fail(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(cache.space, "note_use", fail)
+    with pytest.raises(StoreFailed, match=rf"^{address}: data.cache_dir={cache.folder} cannot be used: Read-only"):
+        content(cache, address)
+    assert entries.remove_entry(CacheEntry(cache.folder, address).folder)  # nobody holds it
+
+
+def test_who_waits_for_room_looks_for_it_now_and_then(served, tmp_path, monkeypatch):
+    cache, looks = Cache(tmp_path / "cache", 150 * KB / 1e9), []
+    real = space.held_entries
+    monkeypatch.setattr(caches, "ROOM_SECONDS", 0.5)
+    with cache.file(f"{served.address}/0.mp4"), pytest.raises(StoreFailed, match="no room"):
+        monkeypatch.setattr(space, "held_entries", lambda folder: looks.append(1) or real(folder))
+        content(cache, f"{served.address}/1.mp4")
+    assert len(looks) == 2  # at once and at the end
+
+
 def test_a_member_is_never_a_path_of_its_own(tmp_path):
     assert Cache(tmp_path, 1).place("s3://b/x.tar//etc/a.mp4").endswith("/x.tar/etc/a.mp4")
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import write_grey_video
 from store_servers import FaultyServer
 
+from nlvideo.data.decoding import opening
 from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.index.video_index import VideoIndex
@@ -58,6 +59,19 @@ def test_what_cannot_be_decoded_is_named_by_its_address(served, tmp_path, decode
     with pytest.raises(DecodeError) as caught, opener(f"{served.address}/{name}"):
         pass
     assert caught.value.path == f"{served.address}/{name}" and str(tmp_path) not in str(caught.value)
+
+
+def test_a_file_that_goes_from_the_cache_is_no_bad_video(served, tmp_path, monkeypatch):
+    opener = Opener(cache=Cache(tmp_path / "cache", 1))
+
+    def vanished(file, *_, **__):
+        os.unlink(file)
+        raise DecodeError(file, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(opening, "open_video", vanished)
+    address = f"{served.address}/a%20b.mp4"
+    with pytest.raises(StoreFailed, match=f"^{address} went from data.cache_dir="), opener(address):
+        pass
 
 
 def test_a_missing_object_reads_as_a_missing_file(served, tmp_path):
