@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import write_grey_video
 from runs import BIN, TINY, assert_equal, config_of, ledger_of, rows_of, weights_of
 from store_servers import BUCKET, ENVIRONMENT, FaultyServer, s3_server
@@ -56,8 +57,10 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def from_disk(videos, tmp_path_factory):
     """A run of two passes over the videos on a disk."""
-    folder = tmp_path_factory.mktemp("from_disk") / "run"
+    folder, threads = tmp_path_factory.mktemp("from_disk") / "run", torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the tests that compare with it
     train(config_of(videos, folder, *TWO_EPOCHS))
+    torch.set_num_threads(threads)
     return folder
 
 
