@@ -1,7 +1,6 @@
 """Exported networks in the place of a checkpoint, and the example that runs one without this project."""
 
 import json
-import re
 import subprocess
 import sys
 import zipfile
