@@ -10,7 +10,7 @@ nothing else of the checkpoint, and no path of this machine. Wherever a checkpoi
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +134,9 @@ def card(trained: TrainedCheckpoint, name: str, license_name: str, results: list
         f"# {name}",
         "",
         f"{model.layout} ResNet-{model.depth}, width {model.width}, stem {model.stem}, with {blocks}; "
-        f"{len(trained.classes)} classes. Clips of {data.num_frames} frames, stride {data.frame_stride}{rate}; tested "
-        f"with short side {test.short_side}, crop {test.crop_size or 'none'}, {test.num_clips} x {test.num_crops} views "
-        f"({test.clip_sampling}).",
+        f"{len(trained.classes)} classes. Clips of {data.num_frames} frames, stride {data.frame_stride}{rate}; "
+        f"tested with short side {test.short_side}, crop {test.crop_size or 'none'}, "
+        f"{test.num_clips} x {test.num_crops} views ({test.clip_sampling}).",
         "",
         *_usage(),
         "## Scores",
@@ -168,13 +168,14 @@ def _usage() -> list[str]:
         'print(predictor("video.mp4"))',
         "```",
         "",
-        "`nlvideo-evaluate`, `nlvideo-predict` and `model.pretrained=` take the same names. `config.json` says what the",
-        "network is and how its clips are made, `classes.json` names its outputs, `model.safetensors` holds the weights.",
+        "`nlvideo-evaluate`, `nlvideo-predict` and `model.pretrained=` take the same names. `config.json` says what",
+        "the network is and how its clips are made, `classes.json` names its outputs, `model.safetensors` holds its",
+        "weights.",
         "",
     ]
 
 
-def _scores(results: list[Mapping[str, Any]]) -> list[str]:
+def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["| list | videos | views | score | % | interval |", "|---|---|---|---|---|---|"]
     for result in results:
         views = result["views"]

@@ -11,6 +11,8 @@ import yaml
 
 # PySlowFast's NONLOCAL.INSTANTIATION
 INSTANTIATIONS = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
+# PySlowFast's MODEL.ARCH of networks that keep every frame: as it calls them now, and as it once did
+ARCHS_OF_ALL_FRAMES = ("slow_c2d", "slow_i3d", "c2d_nopool", "i3d_nopool")
 # mmaction2's (conv1_stride_t, pool1_stride_t, with_pool2) of a 3D ResNet
 STEMS_3D = {
     (2, 2, True): "mmaction2",
@@ -54,7 +56,7 @@ def _of_pyslowfast(text: Any) -> dict[str, Any]:
         return {}
     values: dict[str, Any] = {}
     data, block = _part(config, "DATA"), _part(config, "NONLOCAL")
-    if str(_part(config, "MODEL").get("ARCH", "")).endswith("_nopool"):  # of c2d and i3d
+    if _part(config, "MODEL").get("ARCH") in ARCHS_OF_ALL_FRAMES:
         values["model.stem"] = "all_frames"
     if block.get("INSTANTIATION") in INSTANTIATIONS:
         values["block.mode"] = INSTANTIATIONS[block["INSTANTIATION"]]

@@ -19,7 +19,7 @@ from nlvideo.models.resnet import DEPTHS, LAYOUTS, STAGES
 from nlvideo.runtime.errors import UserError
 from nlvideo.weights.adoption import shown
 from nlvideo.weights.checkpoint_file import evaluation_weights
-from nlvideo.weights.foreign_metadata import INSTANTIATIONS, STEMS_2D, STEMS_3D
+from nlvideo.weights.foreign_metadata import ARCHS_OF_ALL_FRAMES, INSTANTIATIONS, STEMS_2D, STEMS_3D
 from nlvideo.weights.importers import import_weights
 from nlvideo.weights.sources import SOURCES
 from nlvideo.weights.trained_network import TrainedCheckpoint
@@ -103,9 +103,7 @@ def _refuse_what_is_lacking(config: TrainConfig, project: str) -> None:
         refuse(f"block.places.r{model.depth}", places, f"[{','.join(_PAPER_PLACES)}]")
 
 
-def _their_state(
-    ours: Mapping[str, Tensor], config: TrainConfig, project: str
-) -> tuple[dict[str, Tensor], list[str]]:
+def _their_state(ours: Mapping[str, Tensor], config: TrainConfig, project: str) -> tuple[dict[str, Tensor], list[str]]:
     limits, names = _LIMITS[project], SOURCES[project].names
     assert names is not None
     state, notes = _with_their_biases(dict(ours), limits.out_bias)
@@ -113,7 +111,8 @@ def _their_state(
     for key, value in state.items():
         choices = names.theirs(key)
         assert choices, f"{key} has no name in {project}"
-        flat = config.model.layout in limits.flat and value.ndim == 5
+        # mmcv's concatenation has a 2D convolution in its 3D blocks too
+        flat = value.ndim == 5 and (config.model.layout in limits.flat or key.endswith("_nl.w_f.weight"))
         # Where a project names a key in two ways, the second is that of blocks that do not subsample.
         found[choices[0 if config.block.subsample else -1]] = (value.squeeze(2) if flat else value).clone()
     return found, notes
@@ -175,14 +174,14 @@ def _compare(content: Any, config: TrainConfig, project: str) -> list[str]:
 def _config_of_pyslowfast(trained: TrainedCheckpoint) -> dict[str, Any]:
     """Returns the keys of PySlowFast's config that make this network and its clips."""
     model, block, data = trained.config.model, trained.config.block, trained.config.data
-    nopool = model.stem == "all_frames" and model.layout in ("c2d", "i3d")
+    slow = f"slow_{model.layout}"
     sizes = DEPTHS[model.depth]
     places = block.places.get(f"r{model.depth}", []) if block.kind != "none" else []
     at = [[int(place.split(".")[1]) for place in places if place.startswith(f"{stage}.")] for stage in STAGES]
     instantiations = {ours: theirs for theirs, ours in INSTANTIATIONS.items()}
     return {
         "MODEL": {
-            "ARCH": f"{model.layout}{'_nopool' if nopool else ''}",
+            "ARCH": slow if model.stem == "all_frames" and slow in ARCHS_OF_ALL_FRAMES else model.layout,
             "MODEL_NAME": "ResNet",
             "NUM_CLASSES": len(trained.classes),
         },
@@ -214,7 +213,7 @@ def _config_of_mmaction2(trained: TrainedCheckpoint) -> str:
     """Returns the part of an mmaction2 config, Python, that makes this network and its clips."""
     config, data = trained.config, trained.config.data
     head = {"type": "I3DHead", "num_classes": len(trained.classes), "in_channels": 32 * config.model.width}
-    processor = {"type": "ActionDataPreprocessor", "format_shape": "NCTHW"}
+    processor: dict[str, Any] = {"type": "ActionDataPreprocessor", "format_shape": "NCTHW"}
     processor |= {key: [255 * value for value in values] for key, values in (("mean", data.mean), ("std", data.std))}
     model = {
         "type": "Recognizer3D",

@@ -36,7 +36,7 @@ def local_weights(name: str | Path) -> Path:
 
 
 def _fetched(name: str) -> Path:
-    """Downloads a repository's files, and no others, into the cache that huggingface_hub keeps; returns their folder."""
+    """Downloads a repository's files, and no others, into huggingface_hub's cache; returns their folder."""
     repository, _, revision = name.partition("@")
     try:
         import huggingface_hub

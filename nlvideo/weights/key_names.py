@@ -44,7 +44,7 @@ class KeyNames:
         return found[0] if found else None
 
     def theirs(self, key: str) -> list[str]:
-        """Returns their keys for one of ours: none, one, or those that the project uses by turns, the usual one first."""
+        """Returns their keys for one of ours: none, one, or those that it uses by turns, the usual one first."""
         return _translated(key, self._from_ours, reverse=True)
 
 

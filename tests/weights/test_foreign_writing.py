@@ -78,12 +78,15 @@ def test_a_round_trip_is_bit_for_bit(tmp_path, project, config):
         assert [getattr(ours.block, key) for key in keys] == [getattr(theirs.block, key) for key in keys]
     written = next((content[key] for key in ("model_state", "state_dict") if key in content), content)
     by_hand = {in_words_of(project, key) for key in state}
+    if project == "pyslowfast" and ours.model.layout == "c2d":
+        assert "ARCH: slow_c2d" in content["cfg"]  # the only name that its builder knows
     if not ours.block.subsample:
         by_hand = {key.replace("g.0.conv", "g.conv").replace("phi.0.conv", "phi.conv") for key in by_hand}
     if project == "mmaction2":
         by_hand = {key for key in by_hand if not key.endswith("conv_out.conv.bias")}
         assert again.classes == list("abcdefg")
     assert written.keys() == by_hand
+    assert all(value.ndim == 4 for key, value in written.items() if "concat_project" in key)  # as in mmcv
     if project != "pytorch_resnet3d":
         assert (theirs.data.num_frames, theirs.data.frame_stride) == (8, 8) and not notes
 
@@ -159,6 +162,7 @@ def test_every_project_that_is_written_has_names_in_both_directions():
         ("pyslowfast_i3d_nln_8x8_r50", "pyslowfast", []),
         ("mmaction2_i3d_imagenet_pretrained_r50_nl_dot_product", "mmaction2", ["block.mode=dot_product"]),
         ("mmaction2_c2d_r50_8x8", "mmaction2", []),
+        pytest.param("mmaction2_i3d_r50_nl_concatenation", "mmaction2", [], marks=pytest.mark.nightly),
         ("pytorch_resnet3d_i3d_r50_nl", "pytorch-resnet3d", []),
     ],
 )
