@@ -48,6 +48,9 @@ NOT_RUN = {  # part of a command: why such commands are not run
     "c2d_r50/checkpoint.pt": "needs a trained baseline; tests/weights/test_adoption.py has a small one",
     "logger=": "needs a package that is not among the tests'",
     "git ": "changes a checkout",
+    "s3://": "needs a store; tests/training/test_training_from_stores.py has some",
+    "gs://": "needs a store",
+    "data.root=https://": "needs a store",
     "benchmark_model.py": "takes minutes",
     "check_gpu.py": "takes minutes; tests/tools/test_check_gpu.py runs it",
 }

@@ -105,7 +105,7 @@ def main() -> None:
             peaks = pool.map(partial(peak_of_views, originals), range(len(originals)), chunksize=1)
         prepared_folder = Path(scratch, "prepared")
         for name in videos:
-            encode_video(name, src=arguments.folder, dst=prepared_folder, short_side=256, gap=24, crf=20)
+            encode_video(name, src=arguments.folder, dst=prepared_folder, short_side=256)
         made = [str(Path(name).with_suffix(".mp4")) for name in videos]
         write_shard(Path(scratch, "shard.tar"), [(name, prepared_folder / name) for name in made])
         prepared, packed = (table_of(folder, made, scratch) for folder in (prepared_folder, Path(scratch, "shard.tar")))

@@ -14,12 +14,13 @@ as shard_00000.tar/SAME/PATH.mp4, which is how they are read, without unpacking.
 """
 
 import argparse
+import os
 import sys
 import time
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.filter
@@ -30,9 +31,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 from nlvideo.data.collections.job_lock import job_lock
-from nlvideo.data.collections.packer import Packer, remove_partial_shards, size_in_bytes
-from nlvideo.data.collections.records import Records, open_records, read_records
-from nlvideo.data.collections.worker_pool import each, shard
+from nlvideo.data.collections.packer import Packer, remove_partial, size_in_bytes
+from nlvideo.data.collections.records import Records, open_records, read_records, resumable
+from nlvideo.data.collections.worker_pool import each, items_of_part, part_of_job
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.list_writing import write_list
@@ -45,6 +46,7 @@ from nlvideo.runtime.files import make_folder, replacing
 from nlvideo.runtime.progress import progress_bar
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")
+GAP, CRF = 48, 22
 
 
 def main() -> None:
@@ -53,11 +55,15 @@ def main() -> None:
     parser.add_argument("dst", type=Path, metavar="DST", help="folder for the prepared one")
     parser.add_argument("--list", nargs="+", default=[], metavar="FILE", help="lists, relative to SRC")
     parser.add_argument("--short-side", type=int, default=256, help="pixels; 320 for crops of 256 and more")
-    parser.add_argument("--keyframe-every", type=int, default=24, metavar="FRAMES", help="16 to 32 (default 24)")
-    parser.add_argument("--crf", type=int, default=20, help="x264's quality, lower is better and larger (default 20)")
+    parser.add_argument(
+        "--keyframe-every", type=int, default=GAP, metavar="FRAMES", help="24 to 96 (default %(default)s)"
+    )
+    parser.add_argument(
+        "--crf", type=int, default=CRF, help="x264's quality: lower is better and larger (default %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS", help="for one video")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the job, such as 2/4")
     parser.add_argument("--shards", metavar="SIZE", help="pack the videos into tar files of this size, such as 1GB")
     arguments = parser.parse_args()
     with reporting_errors():
@@ -66,7 +72,9 @@ def main() -> None:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Prepares the videos that no earlier call has, writes the lists, and returns 1 if any failed."""
-    src, dst = arguments.src, arguments.dst
+    src, dst, part = arguments.src, arguments.dst, part_of_job(arguments.shard)
+    if src.is_file():
+        raise UserError(f"SRC {src} is a file; give the folder that it is in and, for members of tar files, --list.")
     if not src.is_dir():
         raise UserFileNotFoundError(f"The folder {src} does not exist.")
     if dst.resolve() == src.resolve() or src.resolve() in dst.resolve().parents:
@@ -79,19 +87,21 @@ def prepare(arguments: argparse.Namespace) -> int:
         raise UserError(f"{src} holds no videos.")
     if not tables and (rest := left_out(src)):
         print(rest)
-    _check_targets(src, names)
-    mine = shard(names, arguments.shard)
+    targets = _targets(src, names)
+    mine = items_of_part(names, part)
     make_folder(dst, f"DST {dst}")
     started = time.monotonic()
-    with job_lock(dst, "prepared", arguments.shard) as alone:
+    with job_lock(dst, "prepared", part) as alone:
+        records = open_records(dst, "prepared", part, COLUMNS)
         if alone:
-            remove_partial_shards(dst, arguments.shard)
-        records = open_records(dst, "prepared", arguments.shard, COLUMNS)
+            own_files = records.file.name, f"failed{records.file.name.removeprefix('prepared')}"
+            remove_partial(dst, part, [*own_files, *(targets[name] for name in mine)])
         done = done_before(records, dst, mine)
-        packer = Packer(dst, arguments.shard, size, mine, partial(note_shard, records)) if size else None
+        folders = {Path(target).parts[0] for target in targets.values()}
+        packer = Packer(dst, part, size, mine, partial(note_shard, records), folders) if size else None
         encode_missing(arguments, mine, done, records, packer)
         rows = [records.last[name] for name in mine]
-        write_lists(dst, arguments.shard, rows, tables)
+        write_lists(dst, part, rows, tables)
     print_summary(rows, time.monotonic() - started, dst)
     return 1 if any(not row["prepared"] for row in rows) else 0
 
@@ -102,12 +112,13 @@ def done_before(records: Records, dst: Path, mine: list[str]) -> set[str]:
     A row of these counts where its video is there and that of our own row is not, or is not in a shard yet: another
     part of the job may have made it or moved it.
     """
-    listing = Listing()
+    listing, is_file = Listing(), cache(os.path.isfile)
 
     def rank(row: dict[str, str] | None) -> int:
-        if row is None or not row["prepared"] or not listing.has(str(dst / row["prepared"])):
+        path = str(dst / row["prepared"]) if row is not None and row["prepared"] else ""
+        if not path or not listing.has(path):
             return 0
-        return 2 if ".tar/" in row["prepared"] else 1
+        return 2 if split_member(path, is_file) is not None else 1
 
     ranks = {name: rank(records.last.get(name)) for name in mine}
     for file in sorted(dst.glob("prepared*.csv")):
@@ -124,13 +135,12 @@ def encode_missing(
     """Encodes the videos that are not there yet, and packs all that is not in a shard."""
     src, dst, last = arguments.src, arguments.dst, records.last
     todo = [name for name in mine if name not in done]
-    encode = partial(
-        encode_video, src=src, dst=dst, short_side=arguments.short_side, gap=arguments.keyframe_every, crf=arguments.crf
-    )
+    encoding = h264(arguments.keyframe_every, arguments.crf)
+    encode = partial(encode_video, src=src, dst=dst, short_side=arguments.short_side, encoding=encoding)
     begun = len(mine) - len(todo)
     with progress_bar(total=len(mine), initial=begun, desc=f"preparing {dst}", unit="video") as bar:
-        for name in mine if packer is not None else ():
-            if name in done:
+        if packer is not None:
+            for name in filter(done.__contains__, mine):
                 packer.finish(name, last[name]["prepared"])
         for outcome in each(encode, todo, arguments.workers, arguments.time_limit):
             made = {"video": outcome.item, "prepared": "", "reason": outcome.failure or ""} | (outcome.result or {})
@@ -150,7 +160,33 @@ def note_shard(records: Records, moved: dict[str, str]) -> None:
     records.sync()
 
 
-def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, crf: int) -> dict:
+class Encoding(NamedTuple):
+    """How frames are compressed: FFmpeg's names of the encoder and its options, and of the pixels that it takes."""
+
+    codec: str
+    options: dict[str, str]
+    pixels: str = "yuv420p"
+
+
+def h264(gap: int = GAP, crf: int = CRF, preset: str = "medium", bframes: int = 7, more: str = "b-bias=50") -> Encoding:
+    """Returns what costs least to decode of what tools/benchmark_preparing.py has tried, at its size and quality.
+
+    What costs the decoder most is left out, the arithmetic coding and the loop filter. No frame refers to a B-frame (no
+    pyramid), so that those that a clip does not want are not decoded, and `b-bias` makes more frames B-frames than
+    x264 would: of seven in a row, those of a stride of two are three.
+
+    Args:
+        gap: frames from one keyframe to the next.
+        crf: quality, lower is better and larger.
+        bframes: at most so many in a row.
+        more: of x264's own parameters.
+    """
+    parameters = ":".join(["b-pyramid=none", "scenecut=0", "open-gop=0", *filter(None, [more])])
+    shape = {"g": str(gap), "bf": str(bframes), "threads": "1", "x264-params": parameters}
+    return Encoding("libx264", {"crf": str(crf), "preset": preset, "tune": "fastdecode", **shape})
+
+
+def encode_video(name: str, *, src: Path, dst: Path, short_side: int, encoding: Encoding | None = None) -> dict:
     """Writes one video and returns its columns.
 
     Raises:
@@ -160,9 +196,10 @@ def encode_video(name: str, *, src: Path, dst: Path, short_side: int, gap: int, 
     target = dst / _target(src, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial_file:
+        partial_file.touch()  # so that no other part of the job finds the folder empty and removes it
         with PyavVideo(src / name) as video:
             height, width = even_size(video.height, video.width, short_side)
-            _encode(video, partial_file, height, width, gap, crf)
+            _encode(video, partial_file, height, width, encoding or h264())
             frames = video.num_frames
         with PyavVideo(partial_file) as made:
             if (made.num_frames, made.height, made.width) != (frames, height, width):
@@ -184,28 +221,18 @@ def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
 
 
-def _encode(video: PyavVideo, file: Path, height: int, width: int, gap: int, crf: int) -> None:
+def _encode(video: PyavVideo, file: Path, height: int, width: int, encoding: Encoding) -> None:
     graph = None
     with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=round(video.fps) or 30)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream = container.add_stream(encoding.codec, rate=round(video.fps) or 30)
+        stream.height, stream.width, stream.pix_fmt = height, width, encoding.pixels
         if video.pixel_aspect != 1:  # as FFmpeg's scale filter: pixels are taken as stored, what they mean is kept
             stored = 1 / video.pixel_aspect if video.orientation.transposed else video.pixel_aspect
             aspect = stored * Fraction(video.width * height, video.height * width)
             stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = aspect.limit_denominator(255)
         time_base = video.time_base if video.timed else 1 / stream.codec_context.rate
         stream.time_base = stream.codec_context.time_base = time_base
-        # What costs the decoder most is left out, the arithmetic coding and the loop filter; and B-frames are not
-        # referred to (no pyramid), so that it need not decode those that no clip wants.
-        stream.options = {
-            "crf": str(crf),
-            "preset": "medium",
-            "tune": "fastdecode",
-            "g": str(gap),
-            "bf": "3",
-            "threads": "1",
-            "x264-params": "b-pyramid=none:scenecut=0:open-gop=0",
-        }
+        stream.options = dict(encoding.options)
         first = 0
         for i, frame in enumerate(video.frames(np.arange(video.num_frames))):
             if graph is None:
@@ -246,8 +273,12 @@ def _target(src: Path, name: str) -> str:
     return str(Path(name.lstrip("/")).with_suffix(".mp4"))
 
 
-def _check_targets(src: Path, names: list[str]) -> None:
-    """Raises UserError if two videos would become one file, or one would be written somewhere else than in DST."""
+def _targets(src: Path, names: list[str]) -> dict[str, str]:
+    """Returns the files that videos become, by their names.
+
+    Raises:
+        UserError: two videos would become one file, or one would be written somewhere else than in DST.
+    """
     made: dict[str, str] = {}
     for name in names:
         if ".." in Path(name).parts:
@@ -256,6 +287,7 @@ def _check_targets(src: Path, names: list[str]) -> None:
         other = made.setdefault(target, name)
         if other != name:
             raise UserError(f"{other} and {name} would both become {target}; rename one of them.")
+    return {name: target for target, name in made.items()}
 
 
 def write_lists(dst: Path, which: str, rows: list[dict[str, str]], tables: dict[str, VideoTable]) -> None:
@@ -263,7 +295,8 @@ def write_lists(dst: Path, which: str, rows: list[dict[str, str]], tables: dict[
     prepared = {row["video"]: row["prepared"] for row in rows if row["prepared"]}
     whole = which == "1/1"
     for name, table in tables.items() if whole else ():
-        write_list(dst / Path(name).name, table, prepared)
+        with resumable(dst / Path(name).name):
+            write_list(dst / Path(name).name, table, prepared)
     failed = dst / ("failed.csv" if whole else f"failed.{which.replace('/', '-of-')}.csv")
     failed.unlink(missing_ok=True)
     if len(prepared) < len(rows):

@@ -84,7 +84,7 @@ def write_videos(folder: Path, size: Size) -> tuple[VideoTable, VideoTable]:
                 pool.map(partial(write_video, size=size), [target / name for name in names], chunksize=1)
             else:
                 source, side = folder / "originals", size.prepared
-                encode = partial(encode_video, src=source, dst=target, short_side=side, gap=24, crf=20)
+                encode = partial(encode_video, src=source, dst=target, short_side=side)
                 pool.map(encode, names, chunksize=1)
             write_text(target / LIST, "".join(f"{name} 0\n" for name in names))
             tables.append(read_table(str(target), LIST, None))
