@@ -1,6 +1,9 @@
 """Networks that are published on the Hugging Face hub, by name: owner/name, or owner/name@revision."""
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,21 @@ def local_weights(name: str | Path) -> Path:
         UserError: the repository cannot be had, or holds no network of ours.
     """
     if is_repository(name):
-        return _fetched(str(name))
+        with _without_notes():
+            return _fetched(str(name))
     path = Path(name)
     return path / NEWEST_FILE if path.is_dir() and not is_published(path) else path
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keeps the client's line for each request off the standard output, where Hydra puts it and results belong."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _fetched(name: str) -> Path:

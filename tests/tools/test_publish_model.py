@@ -220,9 +220,10 @@ def test_without_the_package_the_files_and_their_place_are_named(tmp_path, monke
 
 
 ASK = """
-import json, sys, nlvideo
+import json, logging, sys, nlvideo
 from nlvideo.runtime.errors import UserError
 from nlvideo.weights.trained_network import read_trained
+logging.basicConfig(stream=sys.stdout, level=logging.INFO)  # as Hydra does
 answers = {}
 for name in sys.argv[1:]:
     try:
@@ -241,7 +242,7 @@ def ask(address: str, folder: Path, *names: str, **variables: str) -> dict[str, 
         timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout)  # nothing else is printed
 
 
 def test_the_hubs_own_client_brings_the_files_of_the_pinned_revision_alone(published, tmp_path):
