@@ -238,7 +238,7 @@ def test_a_folder_that_is_called_as_a_shard_is_none(tmp_path, monkeypatch, capsy
     (tmp_path / "dst/shard_00003.tar").mkdir(parents=True)
 
     def call(*options):
-        arguments = "prepare_videos.py", tmp_path / "src", tmp_path / "dst", *options
+        arguments = "prepare_videos.py", tmp_path / "src", tmp_path / "dst", "--workers", "1", *options
         done = run_tool(*arguments, monkeypatch=monkeypatch, capsys=capsys)
         assert done.returncode == 0, done.stdout + done.stderr
 
