@@ -54,7 +54,9 @@ NOT_RUN = {  # part of a command: why such commands are not run
     "benchmark_model.py": "takes minutes",
     "check_gpu.py": "takes minutes; tests/tools/test_check_gpu.py runs it",
 }
-RUNNABLE = re.compile(r"(nlvideo-(train|evaluate|predict|doctor)|python tools/\w+\.py|cat|head|tail|ls|mkdir)\b")
+RUNNABLE = re.compile(
+    r"(nlvideo-(train|evaluate|predict|doctor)|python (tools|scripts)/\w+\.py|cat|head|tail|ls|mkdir)\b"
+)
 PLACES = (  # what names in a command become in FOLDER
     (r"/data/", "data/"),
     (r"checkpoint=\.\.\.", "checkpoint=run/checkpoint.pt"),

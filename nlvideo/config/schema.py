@@ -194,6 +194,7 @@ class EvaluateConfig:
 @dataclass
 class PredictConfig:
     checkpoint: str = MISSING
+    trusted: bool = False  # that checkpoint=FILE.pt2 may be read, which can run code
     top: int = 5  # classes of each video, or moment
     json: bool = False  # a line of JSON for each video, and nothing else, on the standard output
     sliding: bool = False  # scores from moment to moment, by windows of num_frames * frame_stride frames

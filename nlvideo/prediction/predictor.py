@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from nlvideo.build.data import build_index
 from nlvideo.build.model import check_clip
@@ -27,12 +28,12 @@ from nlvideo.data.decoding.video import DecodeError, Video
 from nlvideo.data.lists.class_file import has_names
 from nlvideo.evaluation.scoring import VIEWS_PER_STEP, Scorer, pool
 from nlvideo.evaluation.settings import merge_settings
-from nlvideo.models.resnet import VideoResNet
 from nlvideo.prediction.timeline import Timeline, window_starts
 from nlvideo.runtime.errors import RunFailed, UserError
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.runtime.progress import progress_bar
-from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
+from nlvideo.weights.exported_network import ExportedFile, read_network
+from nlvideo.weights.trained_network import TrainedCheckpoint
 
 # The data settings that answers depend on, besides data.test; the others name lists or are about training.
 DATA_KEYS = [
@@ -56,7 +57,8 @@ class Predictor:
     bit.
 
     Args:
-        checkpoint: an nlvideo checkpoint, the folder of a run, or another project's file of weights.
+        checkpoint: an nlvideo checkpoint, the folder of a run, another project's file of weights, or a file of
+            tools/export.py, which runs on the CPU in float32.
         device: None: the GPU if there is one.
         precision: one of nlvideo.config.checks.PRECISIONS; None: the checkpoint's.
         settings: keys as on the command line, such as {"data.test.num_clips": 1}; for all others, the checkpoint's.
@@ -81,7 +83,7 @@ class Predictor:
         if precision is not None:
             given["precision"] = precision
         _refuse_idle_settings(given)
-        trained = read_trained(os.fspath(checkpoint))
+        trained = read_network(os.fspath(checkpoint), given.get("trusted") is True)
         with redirect_stdout(sys.stderr):  # the settings replaced are printed; stdout is for results
             self.config = merge_settings(PredictConfig, trained.config, given)
             if trained.note:
@@ -92,13 +94,18 @@ class Predictor:
         load_decoder(self.config.data.decoder)
         # Nothing is written beside videos that may be anywhere unless the user says so.
         self._index = build_index(self.config.data) if self.config.data.index is not None else None
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        exported = isinstance(trained, ExportedFile)
+        available = "cuda" if torch.cuda.is_available() and not exported else "cpu"
+        self.device = torch.device(device or available)
         use_tf32(False, self.device)
+        if isinstance(trained, ExportedFile):
+            _refuse_what_exports_lack(trained, self.config, self.device, given)
+        colours = Colours(self.config.data.mean, self.config.data.std)
         self._scorer = Scorer(
             _network_for(trained, self.config),
             self.device,
             resolve_precision(self.config.precision, self.device),
-            colours=Colours(self.config.data.mean, self.config.data.std),
+            colours=None if isinstance(trained, ExportedFile) and trained.normalizes else colours,
             multi_label=self.multi_label,
             views_per_step=self.config.views_per_step or VIEWS_PER_STEP[self.device.type],
         )
@@ -199,7 +206,17 @@ def _refuse_idle_settings(given: Mapping[str, Any]) -> None:
             raise UserError(f"{key} has no effect on predictions. Choose from: data.test.*, {', '.join(DATA_KEYS)}.")
 
 
-def _with_names(trained: TrainedCheckpoint, config: PredictConfig) -> TrainedCheckpoint:
+def _refuse_what_exports_lack(
+    exported: ExportedFile, config: PredictConfig, device: torch.device, given: Mapping[str, Any]
+) -> None:
+    if device.type != "cpu" or config.precision not in ("auto", "float32"):
+        raise UserError(f"{exported.path} runs on the CPU in float32, not on {device.type} in {config.precision}.")
+    idle = [key for key in ("data.mean", "data.std") if key in given and exported.normalizes]
+    if idle:
+        raise UserError(f"{idle[0]} has no effect: {exported.path} normalises its clips itself.")
+
+
+def _with_names(trained: TrainedCheckpoint | ExportedFile, config: PredictConfig) -> TrainedCheckpoint | ExportedFile:
     """Returns the checkpoint with the names in data.classes.
 
     Raises:
@@ -215,10 +232,13 @@ def _with_names(trained: TrainedCheckpoint, config: PredictConfig) -> TrainedChe
     return trained.named(names)
 
 
-def _network_for(trained: TrainedCheckpoint, config: PredictConfig) -> VideoResNet:
+def _network_for(trained: TrainedCheckpoint | ExportedFile, config: PredictConfig) -> nn.Module:
     """Returns the network, if it accepts the clips of the config."""
-    network = trained.build_network(config.data.num_frames)
     size = config.data.test.crop_size or config.data.test.short_side
+    if isinstance(trained, ExportedFile):
+        trained.check_clip(config.data.num_frames, size)
+        return trained.network
+    network = trained.build_network(config.data.num_frames)
     check_clip(network, config.data.num_frames, size, size)
     return network
 
