@@ -108,8 +108,8 @@ class FeatureExtractor:
         """
         data, name = self.config.data, os.fspath(path)
         try:
-            rates = {"clip_fps": data.clip_fps, "index": self._index}
-            video = open_video(name, data.decoder, None, data.frame_rate, part=part, **rates)
+            settings = data.decoder, None, data.frame_rate
+            video = open_video(name, *settings, part=part, clip_fps=data.clip_fps, index=self._index)
         except OSError as error:
             raise DecodeError(name, error.strerror or str(error)) from None
         with video:
@@ -173,7 +173,8 @@ class FeatureExtractor:
         for frames in snippets_of(needed_frames(source, plan, self.recipe), plan):
             if self.device.type == "cuda":
                 frames = frames.pin_memory()
-            yield from cut_places(*self._copy(frames), places)
+            (there,) = self._copy(frames)
+            yield from cut_places(there, places)
 
     @torch.inference_mode()
     def _outputs(self, clips: Tensor) -> list[Tensor]:

@@ -88,8 +88,9 @@ def extract_settings(trained: TrainConfig, given: Mapping[str, Any]) -> ExtractC
     data = trained.data
     if preset.colours is not None:
         data = replace(data, mean=[preset.colours] * 3, std=[preset.colours] * 3, clip_fps=None)
-    precision = preset.precision or trained.precision
-    return merge_settings(ExtractConfig, replace(trained, data=data, precision=precision), dict(given))
+    before = replace(trained, data=data, precision=preset.precision or trained.precision)
+    config = merge_settings(ExtractConfig, before, dict(given))
+    return replace(config, data=replace(config.data, root=given.get("data.root", "")))  # not that of the training
 
 
 def recipe_of(config: ExtractConfig) -> Recipe:
