@@ -229,7 +229,7 @@ def test_a_full_disk_ends_in_one_line(extract_command, thin, clips, tmp_path, mo
         (["shard=5/4"], "shard=5/4: must be I/N"),
         (["snippet.frames=0"], "snippet.frames=0: must be at least 1."),
         (["snippet.step=4", "snippet.step_seconds=1"], "say the same in two ways"),
-        (["snippet.lenght=4"], "Known keys there: frames, stride, step, step_seconds. Did you mean"),
+        (["snippet.frame=4"], "Known keys there: frames, stride, step, step_seconds. Did you mean frames?"),
         (["data.num_frames=8"], "data.num_frames has no effect on features."),
         (["preset=rtfm", "short_side=320"], "has no effect on preset=rtfm"),
         (["crop_size=300"], "crop_size=300: must not exceed the frames' short side, 256."),
