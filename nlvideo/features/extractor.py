@@ -142,8 +142,8 @@ class FeatureExtractor:
             RunFailed: a value is not finite, or the device has no memory.
         """
         dtype, waiting = np.dtype(self.config.dtype), list[list[np.ndarray]]()
-        crops = len(self._places(source))
-        for outputs in self._passes(source, plan):
+        crops = len(self.places(source))
+        for outputs in self.passes(source, plan):
             waiting += zip(*outputs, strict=True)  # type: ignore[arg-type]
             while len(waiting) >= crops:
                 snippet, waiting = waiting[:crops], waiting[crops:]
@@ -154,14 +154,14 @@ class FeatureExtractor:
             if stopped():
                 return
 
-    def _places(self, source: FrameSource) -> list[Any]:
+    def places(self, source: FrameSource) -> list[Any]:
         return crop_places(self.recipe.crops, *size_for(self.recipe, source), self.recipe.crop_size)
 
-    def _passes(self, source: FrameSource, plan: SnippetPlan) -> Iterator[list[np.ndarray]]:
+    def passes(self, source: FrameSource, plan: SnippetPlan) -> Iterator[list[np.ndarray]]:
         """Yields what comes of each pass through the network, each array (views, ...)."""
         views, launched = self._views(source, plan), deque[list[HostCopy]]()
         while batch := list(islice(views, self.views_per_step)):
-            launched.append([HostCopy(output) for output in self._outputs(stack_views(batch))])
+            launched.append([HostCopy(output) for output in self.outputs(stack_views(batch))])
             if len(launched) > PASSES_AHEAD:
                 yield [copy.read().numpy() for copy in launched.popleft()]
         for copies in launched:
@@ -169,7 +169,7 @@ class FeatureExtractor:
 
     def _views(self, source: FrameSource, plan: SnippetPlan) -> Iterator[Tensor]:
         """Yields every crop (T, H, W, 3) uint8 of every snippet, on the device."""
-        places = self._places(source)
+        places = self.places(source)
         for frames in snippets_of(needed_frames(source, plan, self.recipe), plan):
             if self.device.type == "cuda":
                 frames = frames.pin_memory()
@@ -177,7 +177,7 @@ class FeatureExtractor:
             yield from cut_places(there, places)
 
     @torch.inference_mode()
-    def _outputs(self, clips: Tensor) -> list[Tensor]:
+    def outputs(self, clips: Tensor) -> list[Tensor]:
         config = self.config
         try:
             inputs = self._normalize(clips)
