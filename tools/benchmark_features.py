@@ -40,6 +40,7 @@ from nlvideo.weights.checkpoint_file import FORMAT, digest
 from nlvideo.weights.trained_network import read_trained
 
 SIZE, RATE = (240, 320), 25  # height and width, frames a second
+PERIOD = 80  # frames after which the video repeats itself
 FFMPEG_BIT_RATE = 200_000  # of the program ffmpeg where nothing is said
 SNIPPETS_A_BATCH = 2  # of the way through jpegs; the published default of 20 takes 5 GB
 
@@ -50,7 +51,7 @@ def main() -> None:
     cost = commands.add_parser("cost", help="time and memory")
     cost.add_argument("--seconds", type=int, default=60, help="length of the video")
     cost.add_argument("--crops", type=int, default=10)
-    cost.add_argument("--width", type=int, default=4, help="channels of conv1; 64 is the real network")
+    cost.add_argument("--width", type=int, default=1, help="channels of conv1; 64 is the real network")
     cost.add_argument("--jpeg", action="store_true", help="the way through jpegs too")
     changes = commands.add_parser("changes", help="cosine similarity and relative difference of features")
     changes.add_argument("checkpoint", type=Path)
@@ -106,12 +107,12 @@ def decode(folder: Path, extractor: FeatureExtractor) -> None:
 
 
 def forward(folder: Path, extractor: FeatureExtractor) -> None:
-    """Computes as many passes, of frames that are there."""
+    """Computes as many passes, of clips that are there, normalised."""
     with extractor.open(folder / "video.mp4") as source:
         count = extractor.plan(source).count(source.num_frames) * len(extractor.places(source))
     for views in range(0, count, extractor.views_per_step):
         number = min(extractor.views_per_step, count - views)
-        clips = torch.empty(number, 16, 224, 224, 3, dtype=torch.uint8).permute(0, 4, 1, 2, 3)
+        clips = torch.ones(number, 16, 224, 224, 3).permute(0, 4, 1, 2, 3)
         extractor.outputs(clips)
 
 
@@ -157,7 +158,8 @@ def write_jpegs(video: Path, folder: Path) -> list[Path]:
         stream = made.add_stream("mjpeg", rate=RATE)
         stream.bit_rate, stream.pix_fmt = FFMPEG_BIT_RATE, "yuvj420p"
         for i, frame in enumerate(source.decode(video=0)):
-            stream.height, stream.width = frame.height, frame.width
+            if i == 0:
+                stream.height, stream.width = frame.height, frame.width
             frame = frame.reformat(format="yuvj420p")
             frame.pts, frame.time_base = i, Fraction(1, RATE)
             made.mux(stream.encode(frame))
@@ -168,10 +170,13 @@ def write_jpegs(video: Path, folder: Path) -> list[Path]:
 def write_waves(path: Path, num_frames: int) -> None:
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     noise = np.random.default_rng(0).integers(0, 60, (*SIZE, 3))
+    frames = []
+    for i in range(PERIOD):
+        waves = [98 + 95 * np.sin((columns * (k + 1) + 2 * rows) / 37 + 2 * np.pi * i / PERIOD) for k in range(3)]
+        frames.append(np.ascontiguousarray((np.stack(waves, 2) + np.roll(noise, i, 1)).astype(np.uint8)))
     with VideoWriter(path, RATE, {"crf": "23", "g": "250", "preset": "veryfast"}) as writer:
         for i in range(num_frames):
-            waves = [98 + 95 * np.sin((columns * (k + 1) + 2 * rows + 5 * i) / 37) for k in range(3)]
-            writer.write(np.ascontiguousarray((np.stack(waves, 2) + np.roll(noise, i, 1)).astype(np.uint8)))
+            writer.write(frames[i % PERIOD])
 
 
 def write_thin(path: Path, width: int) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import nlvideo
 from nlvideo.config.compose import to_yaml
@@ -33,6 +32,8 @@ from nlvideo.runtime.files import make_folder
 from nlvideo.runtime.progress import print_above_bars, progress_bar
 from nlvideo.runtime.signals import StopSignal
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
+
+SHOWN_AFTER_SECONDS = 10  # the progress of a single video: logs need no lines about short ones
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,8 @@ def extract_video(job: Extraction, video: ListedVideo, stopping: StopSignal, hid
         count = plan.count(source.num_frames)
         job.parts.array_file(video).parent.mkdir(parents=True, exist_ok=True)
         files = [stack.enter_context(writing_rows(job.parts.array_file(video, end), count)) for end in endings]
-        label = Path(video.path).name
-        bar: tqdm = progress_bar(total=count, desc=label, unit="snippet", leave=False, disable=hidden)
-        with bar:
+        options: dict[str, Any] = {"total": count, "desc": Path(video.path).name, "unit": "snippet", "leave": False}
+        with progress_bar(**options, delay=SHOWN_AFTER_SECONDS, disable=hidden) as bar:
             for arrays in extractor.rows(source, plan, lambda: stopping.received):
                 for file, array in zip(files, arrays, strict=True):
                     file.append(array)
@@ -230,4 +230,5 @@ def finish(job: Extraction, output: Path, failures: Mapping[str, str], num_befor
         return
     if job.single is not None:
         job.single.take_parts(job.videos, output_names(job.extractor.config.layer))
-    print(f"features  {len(job.videos) - len(failures)} videos in {job.single.file if job.single else output}")
+    where = job.single.file if job.single else output
+    print(f"{where} holds features of {len(job.videos) - len(failures)} of {len(job.videos)} videos")

@@ -18,7 +18,7 @@ from nlvideo.config.schema import ExtractConfig
 from nlvideo.data.clips.batch import Colours, Normalizer
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError
-from nlvideo.features.crops import crop_places, cut_places, stack_views
+from nlvideo.features.crops import Place, crop_places, cut_places, stack_views
 from nlvideo.features.frame_source import FrameSource, needed_frames, plan_for, size_for, source_of
 from nlvideo.features.network_outputs import outputs_of
 from nlvideo.features.presets import extract_settings, recipe_of
@@ -125,7 +125,8 @@ class FeatureExtractor:
         wanted = max(plan.span, self.recipe.min_frames)
         if source.num_frames < wanted:
             preset = f" with preset={self.config.preset}" if self.recipe.min_frames > plan.span else ""
-            reason = f"it has {source.num_frames} frames, and features{preset} take at least {wanted}"
+            plural = "" if source.num_frames == 1 else "s"
+            reason = f"it has {source.num_frames} frame{plural}, and features{preset} take at least {wanted}"
             raise DecodeError(source.name, reason)
         return plan
 
@@ -154,7 +155,8 @@ class FeatureExtractor:
             if stopped():
                 return
 
-    def places(self, source: FrameSource) -> list[Any]:
+    def places(self, source: FrameSource) -> list[Place]:
+        """Returns the crops of each frame."""
         return crop_places(self.recipe.crops, *size_for(self.recipe, source), self.recipe.crop_size)
 
     def passes(self, source: FrameSource, plan: SnippetPlan) -> Iterator[list[np.ndarray]]:
@@ -168,21 +170,19 @@ class FeatureExtractor:
             yield [copy.read().numpy() for copy in copies]
 
     def _views(self, source: FrameSource, plan: SnippetPlan) -> Iterator[Tensor]:
-        """Yields every crop (T, H, W, 3) uint8 of every snippet, on the device."""
+        """Yields every crop (T, H, W, 3) of every snippet on the device, normalised: once, not crop by crop."""
         places = self.places(source)
         for frames in snippets_of(needed_frames(source, plan, self.recipe), plan):
-            if self.device.type == "cuda":
-                frames = frames.pin_memory()
-            (there,) = self._copy(frames)
-            yield from cut_places(there, places)
+            (there,) = self._copy(frames.pin_memory() if self.device.type == "cuda" else frames)
+            yield from cut_places(self._normalize(stack_views([there]))[0].permute(1, 2, 3, 0), places)
 
     @torch.inference_mode()
     def outputs(self, clips: Tensor) -> list[Tensor]:
+        """Returns what is written of normalised clips (N, 3, T, H, W), each (N, ...)."""
         config = self.config
         try:
-            inputs = self._normalize(clips)
             with autocast(self.device, self.dtype):
-                return outputs_of(self.network, inputs, config.layer, config.positions, self.multi_label)
+                return outputs_of(self.network, clips, config.layer, config.positions, self.multi_label)
         except torch.OutOfMemoryError:
             raise RunFailed(
                 f"The device has no memory for {len(clips)} views of {'x'.join(map(str, clips.shape[2:]))} at a time; "
