@@ -42,7 +42,7 @@ from nlvideo.weights.trained_network import read_trained
 SIZE, RATE = (240, 320), 25  # height and width, frames a second
 PERIOD = 80  # frames after which the video repeats itself
 FFMPEG_BIT_RATE = 200_000  # of the program ffmpeg where nothing is said
-SNIPPETS_A_BATCH = 2  # of the way through jpegs; the published default of 20 takes 5 GB
+PUBLISHED_BATCH = 20  # snippets, of the way through jpegs; they take 5 GB
 
 
 def main() -> None:
@@ -126,11 +126,13 @@ def extracting(folder: Path, extractor: FeatureExtractor) -> None:
 
 def through_jpegs(folder: Path, extractor: FeatureExtractor) -> None:
     """Every frame to a jpeg file, then batches of snippets in float64, crop after crop, as published."""
-    pictures = write_jpegs(folder / "video.mp4", folder / "jpegs")
-    starts, crops = range(0, len(pictures) - 15, 16), extractor.config.crops
-    for first in range(0, len(starts), SNIPPETS_A_BATCH):
-        chunk = starts[first : first + SNIPPETS_A_BATCH]
-        data = np.stack([np.stack([load_picture(p) for p in pictures[start : start + 16]]) for start in chunk])
+    pictures, crops = write_jpegs(folder / "video.mp4", folder / "jpegs"), extractor.config.crops
+    starts = np.arange(0, len(pictures) - 15, 16)
+    for chunk in np.array_split(starts, -(-len(starts) // PUBLISHED_BATCH)):
+        data = np.zeros((len(chunk), 16, 256, 340, 3))
+        for i, start in enumerate(chunk.tolist()):
+            for t in range(16):
+                data[i, t] = load_picture(pictures[start + t])
         for crop in published_crops(data)[:crops]:
             with torch.inference_mode():
                 clips = torch.from_numpy(crop.transpose(0, 4, 1, 2, 3)).float()
