@@ -23,7 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parent.parent
-ORDER = "getting_started training data own_data options protocols ablations weights features extending study performance".split()
+ORDER = (
+    "getting_started training data own_data options protocols ablations weights features extending study performance"
+).split()
 TIME_LIMIT = 1200  # seconds, for one command
 
 NOT_RUN = {  # part of a command: why such commands are not run

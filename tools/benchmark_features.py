@@ -2,7 +2,7 @@
 
     python tools/benchmark_features.py cost --seconds 600                        # against one decode + forward passes
     python tools/benchmark_features.py cost --seconds 600 --jpeg                 # and against the way through jpegs
-    python tools/benchmark_features.py cost --seconds 3600 --crops 1             # memory for an hour
+    python tools/benchmark_features.py cost --seconds 3600 --crops 1 --alone     # memory for an hour
     python tools/benchmark_features.py changes run/checkpoint.pt video.mp4       # jpeg, aspect, crops
 
 Each case of `cost` runs in a process of its own, on a video that is written first: 320x240, 25 frames a second, moving
@@ -53,6 +53,7 @@ def main() -> None:
     cost.add_argument("--crops", type=int, default=10)
     cost.add_argument("--width", type=int, default=1, help="channels of conv1; 64 is the real network")
     cost.add_argument("--jpeg", action="store_true", help="the way through jpegs too")
+    cost.add_argument("--alone", action="store_true", help="nlvideo-extract only, for its memory")
     changes = commands.add_parser("changes", help="cosine similarity and relative difference of features")
     changes.add_argument("checkpoint", type=Path)
     changes.add_argument("videos", type=Path, nargs="+")
@@ -69,6 +70,8 @@ def compare_cost(arguments: argparse.Namespace) -> None:
         write_waves(folder / "video.mp4", arguments.seconds * RATE)
         write_thin(folder / "thin.pt", arguments.width)
         cases: dict[str, Callable] = {"one decode": decode, "forward passes": forward, "nlvideo-extract": extracting}
+        if arguments.alone:
+            cases = {"nlvideo-extract": extracting}
         if arguments.jpeg:
             cases["through jpegs"] = through_jpegs
         found = {}
@@ -81,7 +84,7 @@ def compare_cost(arguments: argparse.Namespace) -> None:
     for name, (seconds, cpu, memory) in found.items():
         table.add_row(name, f"{seconds:.1f}", f"{cpu:.1f}", f"{memory / 1e6:.0f}")
     Console().print(table)
-    for i, what in enumerate(("wall", "CPU")):
+    for i, what in enumerate(() if arguments.alone else ("wall", "CPU")):
         least = found["one decode"][i] + found["forward passes"][i]
         line = f"{what}: nlvideo-extract / (one decode + forward passes) = {found['nlvideo-extract'][i] / least:.3f}"
         if arguments.jpeg:

@@ -71,7 +71,7 @@ def extract(config: ExtractConfig, trained: TrainedCheckpoint | None = None) -> 
     if world.is_main:
         print(f"{note}; preset={config.preset}, layer={config.layer}, format={config.format}", flush=True)
     if config.format != "npy":
-        check_single_format(config.format)
+        check_single_format(config.format, videos)
     output = Path(config.output)
     distributed.on_main(make_folder, output, f"output={output}")
     torch.set_num_threads(config.num_threads or threads_of_extraction(output))

@@ -19,13 +19,21 @@ SAFE_DTYPES = {"float32": "F32", "float16": "F16"}
 COPIED_BYTES = 2**24  # at a time
 
 
-def check_single_format(file_format: str) -> None:
-    """Raises UserError if a package is missing that the format needs."""
-    if file_format == "hdf5":
-        try:
-            importlib.import_module("h5py")
-        except ImportError:
-            raise UserError("format=hdf5 needs h5py: pip install nlvideo[hdf5]") from None
+def check_single_format(file_format: str, videos: Sequence[ListedVideo]) -> None:
+    """Raises UserError if a package is missing that the format needs, or it cannot hold these names together."""
+    if file_format != "hdf5":
+        return
+    try:
+        importlib.import_module("h5py")
+    except ImportError:
+        raise UserError("format=hdf5 needs h5py: pip install nlvideo[hdf5]") from None
+    folders = {str(parent) for video in videos for parent in Path(video.name).parents}
+    for video in videos:
+        if video.name in folders:
+            raise UserError(
+                f"format=hdf5: {video.name} is a video and a folder of others, which HDF5 cannot hold under one name; "
+                "use format=safetensors or npy."
+            )
 
 
 class SingleFile:

@@ -14,8 +14,9 @@ from nlvideo.data.decoding.opening import open_video
 from nlvideo.features.array_file import IncompleteRows, writing_rows
 from nlvideo.features.crops import crop_places, cut_places
 from nlvideo.features.presets import PRESETS
+from nlvideo.features.single_file import check_single_format
 from nlvideo.features.snippets import SnippetPlan, snippets_of
-from nlvideo.features.video_list import listed_videos
+from nlvideo.features.video_list import ListedVideo, listed_videos
 from nlvideo.runtime.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -151,3 +152,11 @@ def test_lists_of_others(tmp_path):
     for file in sorted((SHARED / "cases/lists").iterdir()):
         with pytest.raises(UserError, match="none of its"):  # the videos are made up, the lines are read
             names(file)
+
+
+def test_names_that_hdf5_cannot_hold():
+    pytest.importorskip("h5py", reason="h5py is an extra")
+    videos = [ListedVideo("a.mp4", "a"), ListedVideo("a/b.mp4", "a/b")]
+    check_single_format("safetensors", videos)
+    with pytest.raises(UserError, match="a is a video and a folder of others"):
+        check_single_format("hdf5", videos)
