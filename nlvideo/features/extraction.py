@@ -73,15 +73,15 @@ def extract(config: ExtractConfig, trained: TrainedCheckpoint | None = None) -> 
     if config.format != "npy":
         check_single_format(config.format, videos)
     output = Path(config.output)
-    distributed.on_main(make_folder, output, f"output={output}")
     torch.set_num_threads(config.num_threads or threads_of_extraction(output))
     job = plan_extraction(config, FeatureExtractor.from_config(config, trained, world.device), trained, videos)
+    distributed.on_main(make_folder, output, f"output={output}")
     with ExitStack() as stack, reporting_full_disks(output):
         distributed.on_main(lambda: stack.enter_context(shard_lock(output, job.shard)))
         remaining = distributed.on_main(open_output, job, output)
         found, stopped = extract_share(job, remaining[world.rank :: world.size], hidden=not world.is_main)
         failures = {name: reason for part in distributed.gather(found) for name, reason in part.items()}
-        distributed.on_main(finish, job, output, failures, len(videos) - len(remaining), stopped)
+        distributed.on_main(end_extraction, job, output, failures, stopped)
     if stopped:
         distributed.leave_world()
         sys.exit(128 + stopped)
@@ -222,7 +222,7 @@ def facts_of(video: ListedVideo, source: FrameSource, plan: SnippetPlan, extract
     }
 
 
-def finish(job: Extraction, output: Path, failures: Mapping[str, str], num_before: int, stopped: int) -> None:
+def end_extraction(job: Extraction, output: Path, failures: Mapping[str, str], stopped: int) -> None:
     """Writes the list of failures and, unless the extraction was stopped, the single file; prints where all is."""
     FeatureFolder(output, job.parts.settings).write_failed(failures, job.shard)
     if stopped:
