@@ -173,15 +173,27 @@ def write_jpegs(video: Path, folder: Path) -> list[Path]:
 
 
 def write_waves(path: Path, num_frames: int) -> None:
+    """Writes at most a minute, and repeats its packets."""
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     noise = np.random.default_rng(0).integers(0, 60, (*SIZE, 3))
     frames = []
     for i in range(PERIOD):
         waves = [98 + 95 * np.sin((columns * (k + 1) + 2 * rows) / 37 + 2 * np.pi * i / PERIOD) for k in range(3)]
         frames.append(np.ascontiguousarray((np.stack(waves, 2) + np.roll(noise, i, 1)).astype(np.uint8)))
-    with VideoWriter(path, RATE, {"crf": "23", "g": "250", "preset": "veryfast"}) as writer:
-        for i in range(num_frames):
+    encoded, minute = min(num_frames, 60 * RATE), path.with_name("minute.mp4")
+    with VideoWriter(minute, RATE, {"crf": "23", "g": "250", "preset": "veryfast"}) as writer:
+        for i in range(encoded):
             writer.write(frames[i % PERIOD])
+    with av.open(str(path), "w") as made:
+        stream = None
+        for repeat in range(num_frames // encoded):
+            with av.open(str(minute)) as source:
+                stream = stream or made.add_stream_from_template(source.streams.video[0])
+                shift = int(repeat * encoded / RATE / source.streams.video[0].time_base)
+                for packet in source.demux(video=0):
+                    if packet.dts is not None:
+                        packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                        made.mux(packet)
 
 
 def write_thin(path: Path, width: int) -> None:
