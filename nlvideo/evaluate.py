@@ -24,14 +24,15 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nlvideo.build.data import build_index, index_note, video_views, view_workers
+from nlvideo.build.data import build_opener, check_stores, index_note, video_views, view_workers
 from nlvideo.build.model import check_clip
 from nlvideo.build.tables import class_names, prepare_data, read_val_table
-from nlvideo.config.compose import command_line_keys, compose_stated, run_command, to_yaml
+from nlvideo.config.compose import command_line_keys, compose_stated, run_command, to_yaml, without_places
 from nlvideo.config.schema import EvaluateConfig
 from nlvideo.data.clips.batch import Colours
-from nlvideo.data.decoding.opening import load_decoder, open_video
+from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.stores.traffic import Totals, totals
 from nlvideo.evaluation.kept_scores import IDENTITY_FILE, KeptScores, VideoScores, refuse_other
 from nlvideo.evaluation.metrics import headline
 from nlvideo.evaluation.report import REPORT_FILE, write_report
@@ -185,10 +186,11 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
         trained: the checkpoint, where the caller has read it already.
     """
     started, world = time.monotonic(), distributed.init_world()
-    distributed.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
+    distributed.check_same(hashlib.sha256(to_yaml(without_places(config)).encode()).hexdigest(), "configuration")
     use_tf32(False, world.device)
     trained = (trained or read_trained(config.checkpoint)).named(class_names(config.data))
     job = plan_evaluation(config, trained, world)
+    before = totals()
     result = distributed.on_main(finished_result, job.folder, job.identity)
     if result is None:
         with holding(job.folder / KEPT_FOLDER):
@@ -196,16 +198,14 @@ def evaluate(config: EvaluateConfig, trained: TrainedCheckpoint | None = None) -
     elif world.is_main:
         print(f"{job.folder} holds this evaluation already, finished; remove the folder to score again.")
         shutil.rmtree(job.folder / KEPT_FOLDER, ignore_errors=True)  # a kill may have left it
+    fetched = Totals(*distributed.sum_over_ranks([*totals(since=before)]))
     if world.is_main:
         if config.report and not (job.folder / REPORT_FILE).exists():
-            opener = partial(
-                open_video,
-                decoder=config.data.decoder,
-                frame_rate=config.data.frame_rate,
-                index=build_index(config.data),
-            )
+            opener = build_opener(dataclasses.replace(config.data, time_limit_seconds=None, clip_fps=None))
             write_report(read_results(job.folder), job.table, opener)
         print_table(result, job.folder)
+        if fetched.opens:
+            print(f"store        {fetched.line()}")
         if config.report:
             print(f"report       {job.folder}/{REPORT_FILE}")
     distributed.wait_for_all()
@@ -241,7 +241,8 @@ def plan_evaluation(config: EvaluateConfig, trained: TrainedCheckpoint, world: W
     if workers.note and world.is_main:
         print(f"workers   {workers.note}")
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=workers.number))
-    distributed.check_same(identity, "evaluation")
+    # where a node has its list and videos may differ, what they are may not
+    distributed.check_same({key: identity[key] for key in identity if key not in ("list", "videos")}, "evaluation")
     return EvaluationJob(config, trained, table, world, dtype, views_per_step, folder, identity)
 
 
@@ -269,6 +270,7 @@ def read_table_for(config: EvaluateConfig, trained: TrainedCheckpoint) -> VideoT
             f"{kinds[before.is_multi_label]} (data.format={before.format}, data.multi_label={before.multi_label})."
         )
     table = read_val_table(data, trained.classes)
+    check_stores(data, table)
     if localizes(config):
         if table.segments is None:
             raise UserError(

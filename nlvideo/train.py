@@ -29,9 +29,11 @@ from nlvideo.config.compose import (
     run_command,
     to_dataclass,
     to_yaml,
+    with_places_of,
 )
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.batch import Batch
+from nlvideo.data.stores.traffic import Totals, totals
 from nlvideo.evaluation.metrics import headline
 from nlvideo.experiments.sweep import POINT_FLAG, in_sweep, show_points_instead, train_point
 from nlvideo.runtime import distributed, files
@@ -119,10 +121,14 @@ def train_composed(composed: DictConfig) -> float:
 
 
 def completed(config: TrainConfig, stated: Mapping[str, Any]) -> TrainConfig:
-    """Returns the config with what its pretrained weights bring along; under torchrun, rank 0 alone reads them."""
+    """Returns the config with what its pretrained weights bring along; under torchrun, rank 0 alone reads them.
+
+    Where its data lie, each rank knows itself.
+    """
     if distributed.under_torchrun():
         distributed.init_world()
-    return distributed.on_main(lambda: take_from_pretrained(config, stated, begun_config(config)))
+    found = distributed.on_main(lambda: take_from_pretrained(config, stated, begun_config(config)))
+    return with_places_of(found, config)
 
 
 def launch(config: TrainConfig) -> float:
@@ -171,13 +177,15 @@ def train_run(run: Run) -> TrainResult:
     with StopSignal() as stopping, noting_failure(run.folder if run.world.is_main else None):
         with ExitStack() as stack:
             log = stack.enter_context(open_log(run)) if run.world.is_main else None
+            before = totals()
             step, score = train_steps(run, stopping, log)
+            fetched = Totals(*distributed.sum_over_ranks([*totals(since=before)]))
             received = max(distributed.gather(stopping.received))
             result = distributed.gather(describe_end(run, step, score, log, received) if log else None)[0]
             if log:
                 log.interrupted = result.state == STOPPED
         if log:
-            report_end(run, result)
+            report_end(run, result, fetched)
         distributed.leave_together()
     return result._replace(received=stopping.received)
 
@@ -223,12 +231,14 @@ def describe_end(run: Run, step: int, score: float, log: RunLog, received: int) 
     return TrainResult(run.folder, STOPPED, SIGNAL, step, run.headline, score, received)
 
 
-def report_end(run: Run, result: TrainResult) -> None:
+def report_end(run: Run, result: TrainResult, fetched: Totals) -> None:
     """Writes and prints how the run ended; called on rank 0."""
     last = None if np.isnan(result.score) else result.score
     values = {"step": result.step, "score": last, "metric": result.metric, "num_classes": run.network.num_classes}
     write_status(run.folder, result.state, reason=result.reason, **values)
     print_results(result, run.config.optim.max_steps, run.best_metric)
+    if fetched.opens:
+        print(f"store        {fetched.line()}")
 
 
 def train_steps(run: Run, stopping: StopSignal, log: RunLog | None) -> tuple[int, float]:

@@ -43,9 +43,9 @@ class Way(NamedTuple):
     start_every: int = 1
 
 
-def fixed(bframes: int, **how: int) -> Encoding:
+def fixed(bframes: int) -> Encoding:
     """Returns H.264 with always so many B-frames in a row: a temporal layer that strides leave out."""
-    return h264(bframes=bframes, more="b-adapt=0", **how)
+    return h264(bframes=bframes, more="b-adapt=0")
 
 
 WAYS = {

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nlvideo.data.collections.records import open_records
-from nlvideo.data.collections.worker_pool import each, shard
+from nlvideo.data.collections.worker_pool import each, items_of_part, part_of_job
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
@@ -31,6 +31,7 @@ from nlvideo.data.lists.list_writing import write_list
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.data.shards.video_file import file_status
+from nlvideo.data.stores.addresses import is_address
 from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder
@@ -54,14 +55,14 @@ WINDOW = 8  # frames that a sample decodes at one place
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("src", type=Path, metavar="SRC", help="folder of the collection")
+    parser.add_argument("src", metavar="SRC", help="folder of the collection")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for videos.csv and the clean lists")
     parser.add_argument("--list", nargs="+", default=[], metavar="FILE", help="lists, relative to SRC")
     parser.add_argument("--sample", type=int, metavar="N", help="decode 8 frames at N places instead of all")
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--time-limit", type=float, default=600, metavar="SECONDS", help="for one video")
     parser.add_argument("--index", metavar="FILE", help="instead of SRC/.nlvideo_index; none: no such file")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the job, such as 2/4")
     arguments = parser.parse_args()
     with reporting_errors():
         sys.exit(check(arguments))
@@ -69,7 +70,9 @@ def main() -> None:
 
 def check(arguments: argparse.Namespace) -> int:
     """Checks the videos that no earlier call has, writes the lists, and returns 1 if any is corrupt."""
-    src, out = arguments.src, arguments.out
+    src, out = Path(arguments.src), arguments.out
+    if is_address(arguments.src):
+        raise UserError(f"{arguments.src}: only folders of this machine can be checked; copy the videos first.")
     if not src.is_dir():
         raise UserFileNotFoundError(f"The folder {src} does not exist.")
     tables = {name: read_table(str(src), name, None, multi_label=True) for name in arguments.list}
@@ -79,9 +82,10 @@ def check(arguments: argparse.Namespace) -> int:
         raise UserError(f"{src} holds no videos.")
     if not tables and (rest := left_out(src)):
         print(rest)
-    mine = shard(names, arguments.shard)
+    part = part_of_job(arguments.shard)
+    mine = items_of_part(names, part)
     make_folder(out, f"OUT {out}")
-    records = open_records(out, "videos", arguments.shard, COLUMNS)
+    records = open_records(out, "videos", part, COLUMNS)
     done = {row["video"] for row in records.rows}
     todo = [name for name in mine if name not in done]
     index = open_index_of(src, arguments.index)
@@ -96,7 +100,7 @@ def check(arguments: argparse.Namespace) -> int:
         index.merge()
     rows = [row for row in records.rows if row["video"] in set(mine)]
     bad = {row["video"] for row in rows if row["problem"]}
-    if arguments.shard == "1/1":
+    if part == "1/1":
         for name in tables:
             _write_clean(src / name, out / Path(name).name, tables[name], bad)
     print_summary(rows, records.file)

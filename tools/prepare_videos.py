@@ -14,10 +14,11 @@ as shard_00000.tar/SAME/PATH.mp4, which is how they are read, without unpacking.
 """
 
 import argparse
+import os
 import sys
 import time
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +31,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 from nlvideo.data.collections.job_lock import job_lock
-from nlvideo.data.collections.packer import Packer, remove_partial_shards, size_in_bytes
-from nlvideo.data.collections.records import Records, open_records, read_records
-from nlvideo.data.collections.worker_pool import each, shard
+from nlvideo.data.collections.packer import Packer, remove_partial, size_in_bytes
+from nlvideo.data.collections.records import Records, open_records, read_records, resumable
+from nlvideo.data.collections.worker_pool import each, items_of_part, part_of_job
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.list_writing import write_list
@@ -62,7 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS", help="for one video")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the videos")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this machine's part of the job, such as 2/4")
     parser.add_argument("--shards", metavar="SIZE", help="pack the videos into tar files of this size, such as 1GB")
     arguments = parser.parse_args()
     with reporting_errors():
@@ -71,7 +72,9 @@ def main() -> None:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Prepares the videos that no earlier call has, writes the lists, and returns 1 if any failed."""
-    src, dst = arguments.src, arguments.dst
+    src, dst, part = arguments.src, arguments.dst, part_of_job(arguments.shard)
+    if src.is_file():
+        raise UserError(f"SRC {src} is a file; give the folder that it is in and, for members of tar files, --list.")
     if not src.is_dir():
         raise UserFileNotFoundError(f"The folder {src} does not exist.")
     if dst.resolve() == src.resolve() or src.resolve() in dst.resolve().parents:
@@ -84,19 +87,21 @@ def prepare(arguments: argparse.Namespace) -> int:
         raise UserError(f"{src} holds no videos.")
     if not tables and (rest := left_out(src)):
         print(rest)
-    _check_targets(src, names)
-    mine = shard(names, arguments.shard)
+    targets = _targets(src, names)
+    mine = items_of_part(names, part)
     make_folder(dst, f"DST {dst}")
     started = time.monotonic()
-    with job_lock(dst, "prepared", arguments.shard) as alone:
+    with job_lock(dst, "prepared", part) as alone:
+        records = open_records(dst, "prepared", part, COLUMNS)
         if alone:
-            remove_partial_shards(dst, arguments.shard)
-        records = open_records(dst, "prepared", arguments.shard, COLUMNS)
+            own_files = records.file.name, f"failed{records.file.name.removeprefix('prepared')}"
+            remove_partial(dst, part, [*own_files, *(targets[name] for name in mine)])
         done = done_before(records, dst, mine)
-        packer = Packer(dst, arguments.shard, size, mine, partial(note_shard, records)) if size else None
+        folders = {Path(target).parts[0] for target in targets.values()}
+        packer = Packer(dst, part, size, mine, partial(note_shard, records), folders) if size else None
         encode_missing(arguments, mine, done, records, packer)
         rows = [records.last[name] for name in mine]
-        write_lists(dst, arguments.shard, rows, tables)
+        write_lists(dst, part, rows, tables)
     print_summary(rows, time.monotonic() - started, dst)
     return 1 if any(not row["prepared"] for row in rows) else 0
 
@@ -107,12 +112,13 @@ def done_before(records: Records, dst: Path, mine: list[str]) -> set[str]:
     A row of these counts where its video is there and that of our own row is not, or is not in a shard yet: another
     part of the job may have made it or moved it.
     """
-    listing = Listing()
+    listing, is_file = Listing(), cache(os.path.isfile)
 
     def rank(row: dict[str, str] | None) -> int:
-        if row is None or not row["prepared"] or not listing.has(str(dst / row["prepared"])):
+        path = str(dst / row["prepared"]) if row is not None and row["prepared"] else ""
+        if not path or not listing.has(path):
             return 0
-        return 2 if ".tar/" in row["prepared"] else 1
+        return 2 if split_member(path, is_file) is not None else 1
 
     ranks = {name: rank(records.last.get(name)) for name in mine}
     for file in sorted(dst.glob("prepared*.csv")):
@@ -133,8 +139,8 @@ def encode_missing(
     encode = partial(encode_video, src=src, dst=dst, short_side=arguments.short_side, encoding=encoding)
     begun = len(mine) - len(todo)
     with progress_bar(total=len(mine), initial=begun, desc=f"preparing {dst}", unit="video") as bar:
-        for name in mine if packer is not None else ():
-            if name in done:
+        if packer is not None:
+            for name in filter(done.__contains__, mine):
                 packer.finish(name, last[name]["prepared"])
         for outcome in each(encode, todo, arguments.workers, arguments.time_limit):
             made = {"video": outcome.item, "prepared": "", "reason": outcome.failure or ""} | (outcome.result or {})
@@ -190,6 +196,7 @@ def encode_video(name: str, *, src: Path, dst: Path, short_side: int, encoding: 
     target = dst / _target(src, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial_file:
+        partial_file.touch()  # so that no other part of the job finds the folder empty and removes it
         with PyavVideo(src / name) as video:
             height, width = even_size(video.height, video.width, short_side)
             _encode(video, partial_file, height, width, encoding or h264())
@@ -266,8 +273,12 @@ def _target(src: Path, name: str) -> str:
     return str(Path(name.lstrip("/")).with_suffix(".mp4"))
 
 
-def _check_targets(src: Path, names: list[str]) -> None:
-    """Raises UserError if two videos would become one file, or one would be written somewhere else than in DST."""
+def _targets(src: Path, names: list[str]) -> dict[str, str]:
+    """Returns the files that videos become, by their names.
+
+    Raises:
+        UserError: two videos would become one file, or one would be written somewhere else than in DST.
+    """
     made: dict[str, str] = {}
     for name in names:
         if ".." in Path(name).parts:
@@ -276,6 +287,7 @@ def _check_targets(src: Path, names: list[str]) -> None:
         other = made.setdefault(target, name)
         if other != name:
             raise UserError(f"{other} and {name} would both become {target}; rename one of them.")
+    return {name: target for target, name in made.items()}
 
 
 def write_lists(dst: Path, which: str, rows: list[dict[str, str]], tables: dict[str, VideoTable]) -> None:
@@ -283,7 +295,8 @@ def write_lists(dst: Path, which: str, rows: list[dict[str, str]], tables: dict[
     prepared = {row["video"]: row["prepared"] for row in rows if row["prepared"]}
     whole = which == "1/1"
     for name, table in tables.items() if whole else ():
-        write_list(dst / Path(name).name, table, prepared)
+        with resumable(dst / Path(name).name):
+            write_list(dst / Path(name).name, table, prepared)
     failed = dst / ("failed.csv" if whole else f"failed.{which.replace('/', '-of-')}.csv")
     failed.unlink(missing_ok=True)
     if len(prepared) < len(rows):

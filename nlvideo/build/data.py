@@ -18,6 +18,9 @@ from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews
 from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex, chosen_index, index_problem
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.stores.addresses import is_address
+from nlvideo.data.stores.cache import Cache, default_folder
+from nlvideo.data.stores.store import check_package
 from nlvideo.runtime.cores import cores_of_rank, ranks_here
 from nlvideo.runtime.shared_memory import SHARED_MEMORY, shared_memory
 
@@ -162,7 +165,27 @@ def usual_views_bytes(data: DataConfig) -> int:
 
 def build_opener(data: DataConfig, *, index_grows: bool = True) -> Opener:
     index = build_index(data, grows=index_grows)
-    return Opener(data.decoder, data.time_limit_seconds, data.frame_rate, data.clip_fps, index)
+    settings = data.decoder, data.time_limit_seconds, data.frame_rate, data.clip_fps
+    return Opener(*settings, index, build_cache(data))
+
+
+def build_cache(data: DataConfig) -> Cache:
+    """Returns the cache for videos of stores; nothing is made before the first of them."""
+    folder = Path(data.cache_dir) if data.cache_dir is not None else default_folder()
+    return Cache(folder, data.cache_gb, num_workers(data))
+
+
+def check_stores(data: DataConfig, table: VideoTable) -> None:
+    """Makes the cache ready if a list has videos in stores.
+
+    Raises:
+        UserError: a package that is missing, or a cache that cannot be written.
+    """
+    schemes = table.schemes()
+    for scheme in sorted(schemes):
+        check_package(scheme, f"data.root={data.root}" if is_address(data.root) else table.source)
+    if schemes:
+        build_cache(data).check()
 
 
 def build_index(data: DataConfig, *, grows: bool = True) -> VideoIndex | None:
@@ -180,7 +203,7 @@ def index_file(data: DataConfig) -> Path | None:
     if data.index == "none" or data.decoder != "pyav":
         return None
     if data.index is None:
-        return Path(data.root, INDEX_FILE)
+        return (build_cache(data).folder if is_address(data.root) else Path(data.root)) / INDEX_FILE
     return chosen_index(data.index, f"data.index={data.index}")
 
 

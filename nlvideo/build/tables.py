@@ -12,6 +12,8 @@ from nlvideo.data.lists.list_warnings import class_counts
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.published import read_videos
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.stores.addresses import is_address, joined
+from nlvideo.data.stores.local_copy import local_copy
 from nlvideo.data.synthetic.relations import LONG_RANGE_OPTIONS
 from nlvideo.data.synthetic.writing import write_set
 from nlvideo.runtime.errors import UserError
@@ -26,6 +28,8 @@ def prepare_data(data: DataConfig) -> None:
     """
     if data.synthetic is None:
         return
+    if is_address(data.root):
+        raise UserError(f"data.root={data.root}: a synthetic set is written to a folder of this machine; give one.")
     check_writable(Path(data.root), "data.root")
     settings = dataclasses.asdict(data.synthetic)
     if data.synthetic.kind != "long_range":
@@ -42,7 +46,8 @@ def class_names(data: DataConfig) -> list[str] | None:
     """
     if data.classes is None:
         return None
-    names = read_classes(Path(data.root, data.classes))
+    with local_copy(joined(data.root, data.classes), "class file") as file:
+        names = read_classes(file)
     if data.num_classes not in (None, len(names)):
         raise UserError(f"data.num_classes={data.num_classes}, but data.classes={data.classes} names {len(names)}.")
     return names

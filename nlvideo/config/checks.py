@@ -193,7 +193,28 @@ def _check_augmentation(data: DataConfig) -> None:
         raise UserError(f"data.erasing={data.erasing}: must be a probability, from 0 to 1.")
 
 
+def _check_stores(data: DataConfig) -> None:
+    from nlvideo.data.stores.addresses import check_address, is_address
+
+    for key in ("root", "videos", "train", "val", "classes"):
+        value = getattr(data, key)
+        if value is not None and is_address(value):
+            check_address(value, f"data.{key}")
+            if data.format != "list":
+                raise UserError(
+                    f"data.format={data.format} reads folders of this machine, and not data.{key}={value}: for a "
+                    "store, write lists of paths and labels (data=list)."
+                )
+    for key in ("index", "cache_dir"):
+        if (value := getattr(data, key)) is not None and is_address(value):
+            check_address(value, f"data.{key}")
+            raise UserError(f"data.{key}={value}: must be on a disk of this machine.")
+    if not 0 < data.cache_gb < math.inf:
+        raise UserError(f"data.cache_gb={data.cache_gb}: must be a number of 1e9 bytes above 0.")
+
+
 def _check_loading(data: DataConfig) -> None:
+    _check_stores(data)
     if data.num_workers is not None:
         _check_not_negative(data, "num_workers", "data.")
     _check_share(data, "max_bad_share", "data.")

@@ -24,6 +24,7 @@ from nlvideo.config.stated_keys import prefer_named_steps, stated_keys
 from nlvideo.runtime.errors import UserError, reporting_errors
 
 CONFIG_MODULE = "nlvideo.configs"
+PLACES = "root train val videos classes index cache_dir cache_gb".split()  # of the data of one node
 
 Config = TypeVar("Config")
 
@@ -149,6 +150,22 @@ def from_container(cls: type[Config], container: dict[str, Any]) -> Config:
 def to_container(config: Any) -> dict[str, Any]:
     """Returns the config as plain dicts, lists, strings and numbers."""
     return dataclasses.asdict(config)
+
+
+def without_places(config: Config) -> Config:
+    """Returns a config without where each node keeps its data: the lists' content is compared, not their place."""
+    return _with_places(config, dict.fromkeys(PLACES))
+
+
+def with_places_of(config: Config, own: Config) -> Config:
+    """Returns a config, which may come from rank 0, with where this node keeps its data."""
+    data: Any = own.data  # type: ignore[attr-defined]
+    return _with_places(config, {name: getattr(data, name) for name in PLACES})
+
+
+def _with_places(config: Config, places: dict[str, Any]) -> Config:
+    data: Any = config.data  # type: ignore[attr-defined]
+    return dataclasses.replace(config, data=dataclasses.replace(data, **places))  # type: ignore[type-var]
 
 
 def to_yaml(config: Any) -> str:

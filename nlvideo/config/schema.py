@@ -104,6 +104,8 @@ class DataConfig:
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     decoder: str = "pyav"  # pyav, decord or torchcodec
     index: str | None = None  # file of what is known of the videos; null: one in root; none: no such file
+    cache_dir: str | None = None  # folder of this node for videos of stores; null: ~/.cache/nlvideo/videos
+    cache_gb: float = 100.0  # 1e9 bytes that it may hold; those not used for longest go first
     frame_rate: float = 30.0  # frames a second of videos that are folders of pictures
     clip_fps: float | None = None  # frames a second that are taken by time; null: each video's own rate
     num_workers: int | None = None  # per process; null: by its cores, see nlvideo/build/data.py

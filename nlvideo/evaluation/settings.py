@@ -1,10 +1,11 @@
 """The settings of an evaluation or prediction: the checkpoint's own, under what the user gave."""
 
-from pathlib import Path
 from typing import Any, TypeVar
 
 from nlvideo.config.compose import from_container, to_container
-from nlvideo.config.schema import TrainConfig
+from nlvideo.config.schema import DataConfig, TrainConfig
+from nlvideo.data.stores.addresses import joined
+from nlvideo.data.stores.local_copy import is_there
 
 Settings = TypeVar("Settings")
 
@@ -17,10 +18,11 @@ def merge_settings(cls: type[Settings], trained: TrainConfig, given: dict[str, A
     container: dict[str, Any] = {"data": to_container(trained.data), "precision": trained.precision}
     # The checkpoint knows its class names. If the list's own class file exists, the two are compared.
     container["data"]["num_classes"] = None
-    for key in ("num_workers", "index"):
+    for key in ("num_workers", "index", "cache_dir"):
         container["data"][key] = None  # of the machine that it was trained on
+    container["data"]["cache_gb"] = DataConfig().cache_gb
     names = container["data"]["classes"]
-    if names is not None and not Path(given.get("data.root", trained.data.root), names).is_file():
+    if names is not None and not is_there(joined(given.get("data.root", trained.data.root), names)):
         container["data"]["classes"] = None
     if "data.root" in given and not any(key.startswith("data.synthetic") for key in given):
         container["data"]["synthetic"] = None  # nothing is written into a folder that the user names

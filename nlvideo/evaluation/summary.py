@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlvideo.data.lists.video_table import VideoTable
-from nlvideo.data.shards.video_file import exists
+from nlvideo.data.shards.video_file import is_missing
+from nlvideo.data.stores.addresses import is_address
+from nlvideo.data.stores.local_copy import is_there
 from nlvideo.evaluation import metrics
 from nlvideo.evaluation.calibration import calibration
 from nlvideo.evaluation.class_metrics import class_metrics, f1_interval
@@ -59,6 +61,10 @@ def merge_scores(parts: list[VideoScores], table: VideoTable) -> Scores:
     return Scores(scores, after, clips, failures)
 
 
+def _is_gone(path: str) -> bool:
+    return not is_there(path) if is_address(path) else is_missing(path)
+
+
 def summarize(found: Scores, table: VideoTable, num_clips: int, pooling: str) -> dict[str, Any]:
     """Returns the metrics as fractions, with the intervals that drawing other videos would give.
 
@@ -82,7 +88,7 @@ def summarize(found: Scores, table: VideoTable, num_clips: int, pooling: str) ->
     result |= {
         "num_videos": len(table),
         "num_undecodable": len(found.failures),
-        "num_missing": sum(not exists(table.path(i)) for i in found.failures),
+        "num_missing": sum(_is_gone(table.path(i)) for i in found.failures),
         "undecodable": [{"video": table.name(i), "reason": reason} for i, reason in found.failures.items()],
     }
     return result

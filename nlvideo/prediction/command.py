@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from nlvideo.config.compose import command_line_keys, run_command
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.folder_tree import left_out, videos_below
-from nlvideo.data.shards.video_file import exists, reason_in_tar
+from nlvideo.data.shards.video_file import exists, how_to_name_members, reason_in_tar
+from nlvideo.data.stores.addresses import is_address
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
 from nlvideo.prediction.predictor import BLOCK_BYTES, Predictions, Predictor
 from nlvideo.prediction.timeline import Timeline
@@ -65,12 +67,16 @@ def expand_videos(paths: Sequence[str]) -> list[str]:
         raise UserError("no video given: nlvideo-predict VIDEO ... checkpoint=PATH")
     found = []
     for name in paths:
+        if is_address(name):
+            raise UserError("nlvideo-predict reads files of this machine: copy the videos first.")
         matching = [name] if exists(name) else sorted(glob.glob(name, recursive=True))
         if not matching:
             why = reason_in_tar(name)
             what = f"cannot be read{why}" if why else "matches no file" if glob.has_magic(name) else "does not exist"
             raise UserFileNotFoundError(f"{name} {what}.")
         for path in matching:
+            if hint := how_to_name_members(path):
+                raise UserError(hint)
             found += _videos_in(path) if os.path.isdir(path) else [path]
     return list(dict.fromkeys(found))
 
@@ -81,7 +87,8 @@ def _videos_in(folder: str) -> list[str]:
         # A folder of pictures is a video, but of its parent: videos_below() looks inside the folder given.
         if Path(folder).absolute() in videos_below(Path(folder).absolute().parent):
             return [folder]
-        raise UserError(f"The folder {folder} holds no video and no frames.")
+        hints = filter(None, map(how_to_name_members, sorted(map(str, Path(folder).rglob("*.tar")))))
+        raise UserError(" ".join([f"The folder {folder} holds no video and no frames.", *islice(hints, 1)]))
     if rest := left_out(Path(folder)):
         print(f"{folder}: {rest}", file=sys.stderr)
     return below

@@ -24,6 +24,10 @@ class UserFileExistsError(UserError, FileExistsError):
     """A file or folder that would have to be overwritten exists already, or is in use."""
 
 
+class UserPermissionError(UserError, PermissionError):
+    """A file that the user named, or that a command needs, belongs to somebody else."""
+
+
 class RunFailed(RuntimeError):
     """A run that cannot continue, for a reason that its message fully explains: a full disk, a NaN loss."""
 

@@ -1,16 +1,18 @@
 """Writing files whole: after a crash, a kill or a power failure a file has its old content or its new one."""
 
 import os
+import re
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nlvideo.runtime.errors import UserError
 
-PARTIAL_FILES = ".*.part"  # glob pattern of what a killed process leaves behind
+# What a killed process leaves of a file, and SQLite of one that it wrote to
+PARTIAL_FILE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part(?:-journal)?", re.DOTALL)
 
 
 @contextmanager
@@ -69,10 +71,17 @@ def make_folder(path: Path, given: str) -> None:
         raise UserError(f"{given}: the folder {path} is not writable.")
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Removes what killed processes left in a folder. The caller holds the folder's lock."""
-    for path in folder.glob(PARTIAL_FILES):
-        path.unlink(missing_ok=True)
+def remove_partial_files(folder: Path, of: Callable[[str], object] = bool) -> bool:
+    """Removes what killed processes left in a folder, which need not exist, and returns whether there was anything.
+
+    Args:
+        of: of which files, by their names. The caller holds the lock of those who write them.
+    """
+    names = os.listdir(folder) if folder.is_dir() else []
+    partial = [name for name in names if (found := PARTIAL_FILE.fullmatch(name)) and of(found[1])]
+    for name in partial:
+        (folder / name).unlink(missing_ok=True)
+    return bool(partial)
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.lists.list_warnings import list_warnings
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.stores.addresses import is_address
 from nlvideo.training.known_videos import MAX_SECONDS, KnownVideos
 
 MAX_OPENED = 64  # videos that are opened to see how long they are
@@ -47,6 +48,8 @@ def count_short(data: DataConfig, table: VideoTable) -> tuple[int, int]:
     for i in range(0, len(table), -(-len(table) // MAX_OPENED)):
         if time.monotonic() > end:
             break
+        if is_address(table.path(i)):  # it would be fetched first
+            continue
         try:
             with opener(table.path(i), table.part(i)) as video:
                 short += video.num_frames < data.num_frames * data.frame_stride

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlvideo.build.data import index_file
+from nlvideo.build.data import build_cache, index_file
 from nlvideo.config.schema import DataConfig
 from nlvideo.data.decoding.excerpt import frames_taken
 from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.stores.addresses import is_address
 
 MAX_LOOKED_AT = 10_000  # rows, spread over the list
 MAX_SECONDS = 5.0
@@ -46,12 +47,13 @@ class KnownVideos(NamedTuple):
 
 def known_videos(data: DataConfig, table: VideoTable) -> KnownVideos:
     """Returns what the index says of files of a table as they are now, of as many as MAX_SECONDS allow."""
-    file, found, looked_at = index_file(data), [], 0
+    file, found, looked_at, cache = index_file(data), [], 0, build_cache(data)
     if file is not None:
         index, end = VideoIndex(file, grows=False), time.monotonic() + MAX_SECONDS
         for i in range(0, len(table), -(-len(table) // MAX_LOOKED_AT)) if index.count() else ():
             looked_at += 1
-            state = index.state(table.path(i))
+            path = table.path(i)
+            state = index.state(cache.place(path) if is_address(path) else path)
             facts = index.find(state) if state is not None else None
             if facts is not None:
                 found.append((frames_taken(facts.num_frames, facts.fps, table.part(i), data.clip_fps), facts.fps))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from nlvideo.build.data import index_file, num_workers
+from nlvideo.build.data import check_stores, index_file, num_workers
 from nlvideo.build.model import build_model, check_clip
 from nlvideo.build.tables import prepare_data, read_train_table, read_val_table
 from nlvideo.config.schema import TrainConfig
@@ -48,6 +48,8 @@ def check_inputs(config: TrainConfig) -> Inputs:
     prepare_data(config.data)
     train_table = read_train_table(config.data)
     val_table = read_val_table(config.data, train_table.classes)
+    for table in (train_table, val_table):
+        check_stores(config.data, table)
     if val_table.multi_label and not val_table.targets.any():
         raise UserError(f"data.val={config.data.val}: none of its videos has a label, so nothing can be measured.")
     check_patience(in_steps(config, len(train_table)))

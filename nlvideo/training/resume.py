@@ -21,7 +21,8 @@ FREE_KEYS = (
     "output_dir num_devices resume dry_run keep profile_steps log_every_steps validate_every_steps "
     "validate_every_epochs checkpoint_every_steps patience logger compile cuda_graph model.pretrained "
     "model.activation_checkpointing optim.accumulate optim.max_steps optim.max_epochs data.root data.videos "
-    "data.index data.num_workers data.start_method data.time_limit_seconds data.skip_slow data.max_bad_share"
+    "data.index data.cache_dir data.cache_gb data.num_workers data.start_method data.time_limit_seconds data.skip_slow "
+    "data.max_bad_share"
 ).split()
 COSINE_ADVICE = (
     "under optim.schedule=cosine every step's learning rate depends on it: resume with the old value, or start a new "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nlvideo.build.tables import prepare_data
-from nlvideo.config.compose import to_container, to_yaml
+from nlvideo.config.compose import to_container, to_yaml, without_places
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.clips.loading import Share
 from nlvideo.data.lists.video_table import VideoTable
@@ -88,7 +88,7 @@ class Run:
 def set_up(config: TrainConfig) -> Run:
     """Joins the other ranks and builds the network with its weights, new or resumed, and the optimizer."""
     world = distributed.init_world()
-    distributed.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
+    distributed.check_same(hashlib.sha256(to_yaml(without_places(config)).encode()).hexdigest(), "configuration")
     check_shares(config, world)
     dtype = resolve_precision(config.precision, world.device)
     use_tf32(config.tf32, world.device)

@@ -50,6 +50,17 @@ def test_the_page_is_self_contained(written):
     assert "<td>2</td><td>1</td><td></td><td>0.00</td><td>0.00</td>" in page  # never predicted: no precision
 
 
+def test_only_videos_that_do_not_exist_are_counted_as_missing(tmp_path):
+    for name in ("x.tar", "a.mp4"):
+        (tmp_path / name).write_text("no tar file and no video")
+    (tmp_path / "list.csv").write_text("x.tar/a.mp4,0\na.mp4,1\ny.tar/a.mp4,0\nb.mp4,1\nread.mp4,0\n")
+    table, failures = read_table(str(tmp_path), "list.csv", None), dict.fromkeys(range(4), "a reason")
+    scores = np.array([[np.nan] * 2] * 4 + [[1, 0]], np.float32)
+    found = Scores(scores, np.zeros((5, 2), np.int64), np.empty((5, 0, 2), np.float32), failures)
+    result = summarize(found, table, num_clips=1, pooling="mean")
+    assert (result["num_undecodable"], result["num_missing"]) == (4, 2)
+
+
 @pytest.mark.parametrize("pooling", ["sum", "max"])
 def test_scores_that_are_no_probabilities_have_no_calibration(written, pooling):
     page = written(SCORES, pooling=pooling)

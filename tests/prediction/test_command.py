@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import av
@@ -113,6 +114,9 @@ def test_which_arguments_are_paths(tmp_path, monkeypatch):
         (["nowhere.mp4", "{checkpoint}"], "nowhere.mp4 does not exist"),
         (["nowhere/*.mp4", "{checkpoint}"], "nowhere/*.mp4 matches no file"),
         (["{empty}", "{checkpoint}"], "holds no video and no frames"),
+        (["{tar}", "{checkpoint}"], "x.tar is a tar file: name a member of it, tars/x.tar/CLASS/name.mp4."),
+        (["tars", "{checkpoint}"], "holds no video and no frames. tars/x.tar is a tar file: name a member of it"),
+        (["{tar}/", "{checkpoint}"], "cannot be read (x.tar is a tar file: name a member of it, x.tar/CLASS/name.mp4)"),
         (["{video}", "checkpoint=nowhere.pt"], "The checkpoint nowhere.pt does not exist"),
         (["{video}", "checkpoint={text}"], "is not a checkpoint that can be read"),
         (["{video}", "{checkpoint}", "top=0"], "top=0: must be at least 1"),
@@ -136,15 +140,17 @@ def test_which_arguments_are_paths(tmp_path, monkeypatch):
 def test_mistakes_are_one_line(command, checkpoint, video_folder, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "tars").mkdir()
     (tmp_path / "text.mp4").write_text("no video")
+    tarfile.open(tmp_path / "tars/x.tar", "w").close()
     names = {"video": video_folder / "val/a video 0.mp4", "folder": video_folder / "val", "empty": "empty"}
-    places = names | {"text": "text.mp4", "checkpoint": f"checkpoint={checkpoint}"}
+    places = names | {"text": "text.mp4", "tar": "tars/x.tar", "checkpoint": f"checkpoint={checkpoint}"}
     arguments = [argument.format(**places) for argument in arguments]
     out, error, code = command(*arguments)
     lines = [line for line in error.splitlines() if "in the checkpoint" not in line]
     assert code == 1 and out == "" and message in error and "Traceback" not in error, error
     assert lines[0].startswith("error: ") and (len(lines) == 1 or "tpo" in error)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "text.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "tars", "text.mp4"]
 
 
 def test_the_command_in_a_process(checkpoint, video_folder, tmp_path):

@@ -28,10 +28,12 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path):
 
 
 def test_what_a_kill_left_is_removed(tmp_path):
-    for name in (".a.pt.1234abcd.part", ".of_0.1.part", "kept.part"):
+    for name in (".a.pt.1234abcd.part", ".b.1234abcd.part-journal", ".c\n.d.1234abcd.part", "kept.part"):
         (tmp_path / name).touch()
-    files.remove_partial_files(tmp_path)
-    assert os.listdir(tmp_path) == ["kept.part"]
+    assert files.remove_partial_files(tmp_path, lambda name: name.startswith("c"))
+    assert sorted(os.listdir(tmp_path)) == [".a.pt.1234abcd.part", ".b.1234abcd.part-journal", "kept.part"]
+    assert files.remove_partial_files(tmp_path) and not files.remove_partial_files(tmp_path)
+    assert os.listdir(tmp_path) == ["kept.part"] and not files.remove_partial_files(tmp_path / "none")
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -16,10 +16,11 @@ from in_process import TOOLS, run_tool
 from PIL import Image
 
 from nlvideo.data.collections.records import Records, read_records
-from nlvideo.data.collections.worker_pool import each, shard
+from nlvideo.data.collections.worker_pool import each, items_of_part, part_of_job
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.index.video_index import INDEX_FILE, VideoIndex
 from nlvideo.data.lists.path_list import read_table
+from nlvideo.runtime.errors import UserError
 
 
 def run_process(tool, *arguments, code=0):
@@ -144,7 +145,9 @@ def test_prepare_videos_goes_on_after_a_kill(run, tmp_path):
     [
         (["SRC", "SRC/inside"], "must not be SRC or lie in it"),
         (["SRC", "OUT", "--shard", "3/2"], "give i/n with 1 <= i <= n"),
+        (["SRC", "OUT", "--shard", "²/2"], "give i/n with 1 <= i <= n"),
         (["SRC/nothing", "OUT"], "does not exist"),
+        (["SRC/train.csv", "OUT"], "SRC .*train.csv is a file; give the folder that it is in"),
         (["SRC", "OUT", "--list", "no.csv"], "The list .*no.csv does not exist"),
     ],
 )
@@ -228,7 +231,46 @@ def test_a_killed_program_leaves_no_process_behind():
 
 
 def test_shards_share_out_everything():
-    assert sorted(x for i in (1, 2, 3) for x in shard(range(10), f"{i}/3")) == list(range(10))
+    assert sorted(x for i in (1, 2, 3) for x in items_of_part(range(10), f"{i}/3")) == list(range(10))
+
+
+@pytest.mark.parametrize("given", ["0/1", "2/1", "1", "1/", "/1", "²/3", "1/1/1", "-1/2", " 1/2", f"1/{'9' * 5000}"])
+def test_what_is_no_part_of_a_job_is_refused(given):
+    with pytest.raises(UserError, match="give i/n with 1 <= i <= n"):
+        part_of_job(given)
+    assert [part_of_job(text) for text in ("1/1", "01/1", "1/01", "010/0100")] == ["1/1", "1/1", "1/1", "10/100"]
+
+
+def test_records_keep_names_with_any_characters(tmp_path):
+    names = [f"a{c}b.mp4" for c in "\u2028\u2029\x85\x0b\x0c\x1c\r\n,\"'"] + ["c\r\nd.mp4", os.fsdecode(b"\xe9.mp4")]
+    records = Records(tmp_path / "r.csv", ("video", "reason"))
+    for i, name in enumerate(names):
+        records.add({"video": name, "reason": str(i)})
+    for _ in range(2):
+        again = Records(tmp_path / "r.csv", ("video", "reason")).rows
+        assert again == [{"video": name, "reason": str(i)} for i, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("does", ["opens", "adds", "syncs"])
+def test_records_on_a_full_disk_are_one_line_and_go_on(tmp_path, monkeypatch, does):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    file, columns = tmp_path / "r.csv", ("video", "reason")
+    Records(file, columns).add({"video": "a", "reason": ""})
+    records = Records(file, columns)
+    with monkeypatch.context() as patched, pytest.raises(UserError) as error:
+        patched.setattr(os, "fsync", full)
+        if does == "opens":
+            Records(file, columns)
+        if does == "syncs":
+            records.sync()
+        patched.setattr(csv.DictWriter, "writerow", full)
+        records.add({"video": "b", "reason": ""})
+    assert str(error.value).startswith(f"{file} cannot be written (No space left on device). Then the same command")
+    again = Records(file, columns)
+    again.add({"video": "b", "reason": ""})
+    assert [row["video"] for row in Records(file, columns).rows] == ["a", "b"] and len(os.listdir(tmp_path)) == 1
 
 
 def test_a_torn_line_of_records_is_dropped_and_other_files_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -15,11 +16,11 @@ import pytest
 from conftest import write_grey_video
 from in_process import TOOLS, run_tool
 
-from nlvideo.data.collections.packer import Packer, size_in_bytes
+from nlvideo.data.collections.packer import COMPARED, Packer, size_in_bytes
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.shards.shard_writing import write_shard
-from nlvideo.data.shards.video_file import exists
+from nlvideo.data.shards.video_file import exists, open_bytes
 from nlvideo.runtime.errors import UserError
 
 NAMES = [f"{'b' if i % 2 else 'a class, é'}/{'long ' * 30 if i == 3 else ''}v{i}.mp4" for i in range(8)]
@@ -140,7 +141,7 @@ def test_check_videos_reads_members(whole, monkeypatch, capsys, tmp_path):
     assert (tmp_path / "out/list.csv").read_text() == (whole / "train.csv").read_text()
 
 
-@pytest.mark.parametrize("size", ["1XB", "0GB", "GB", "-1MB", "1 2GB"])
+@pytest.mark.parametrize("size", ["1XB", "0GB", "GB", "-1MB", "1 2GB", "9" * 400])
 def test_what_is_no_size_is_refused(prepare, tmp_path, size):
     assert f"--shards {size}: give a size, such as 1GB" in prepare(tmp_path, f"--shards={size}")
 
@@ -150,6 +151,128 @@ def test_sizes():
     assert {text: size_in_bytes(text) for text in sizes} == sizes
     with pytest.raises(UserError):
         size_in_bytes("one")
+
+
+def test_files_with_odd_names_are_packed_after_a_kill(tmp_path, monkeypatch, capsys):
+    names = [f"a{c}b/{i}{c}.mp4" for i, c in enumerate("\u2028\x85\x0b\x0c\n")]
+    for i, name in enumerate(names):
+        write_grey_video(tmp_path / "src" / name, 20 + i, height=96, width=128)
+
+    def call(*options):
+        arguments = "prepare_videos.py", tmp_path / "src", tmp_path / "dst", *options
+        done = run_tool(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    call()
+    monkeypatch.setattr("nlvideo.data.collections.worker_pool._Worker.give", None)  # nothing is encoded anew
+    call("--shards", "1MB")
+    call("--shards", "1MB")
+    with tarfile.open(tmp_path / "dst/shard_00000.tar") as tar:
+        assert tar.getnames()[:-1] == sorted(names)
+    assert files_of(tmp_path / "dst") == ["prepared.csv"] and len(shards_of(tmp_path / "dst")) == 1
+
+
+def test_a_part_is_the_same_in_any_form(prepare, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "made")
+    assert "100%" in prepare(tmp_path / "made", "--shards", SIZE, "--shard", "01/1")
+    assert shards_of(tmp_path / "made") == shards_of(whole) and files_of(tmp_path / "made") == files_of(whole)
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_resumes(prepare, whole, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nlvideo.data.shards.shard_writing._add_table", full)
+        text = prepare(tmp_path, "--shards", SIZE)
+    line = f"error: {tmp_path}/shard_00000.tar cannot be written (No space left on device). Then the same command"
+    assert line in text and not shards_of(tmp_path) and "Traceback" not in text
+    monkeypatch.setattr("nlvideo.data.lists.list_writing._write_row", full)
+    assert f"error: {tmp_path}/train.csv cannot be written (No space" in prepare(tmp_path, "--shards", SIZE)
+    monkeypatch.undo()
+    prepare(tmp_path, "--shards", SIZE)
+    assert shards_of(tmp_path) == shards_of(whole) and files_of(tmp_path) == files_of(whole)
+
+
+def test_what_killed_calls_leave_is_removed_but_nothing_of_other_parts(prepare, tmp_path):
+    def left(name):
+        path = (tmp_path / name).parent / f".{Path(name).name}.0123abcd.part"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half a video")
+        return path
+
+    mine = [left(NAMES[0]), left(NAMES[2]), left(NAMES[4]), left("prepared.1-of-2.csv"), left("failed.1-of-2.csv")]
+    others = [left(NAMES[1]), left("b/other.mp4"), left("prepared.2-of-2.csv"), left("shard_2-of-2_00000.tar")]
+    prepare(tmp_path, "--shards", SIZE, "--shard", "1/2", code=0)
+    assert not any(path.exists() for path in mine) and all(path.exists() for path in others)
+    assert not (tmp_path / "a class, é").exists()
+    left(NAMES[0])  # beside a video that needs no work any more
+    prepare(tmp_path, "--shards", SIZE, "--shard", "1/2", code=0)
+    assert not (tmp_path / "a class, é").exists()
+    others.remove(left("b/other.mp4"))
+    left("b/other.mp4").unlink()
+    prepare(tmp_path, "--shards", SIZE, "--shard", "2/2")
+    assert not any(path.exists() for path in others)
+
+
+def test_the_folder_of_a_video_that_is_being_made_is_not_empty(tmp_path, monkeypatch):
+    """Another part of the job, which packs what is in it, would remove it."""
+    encode_video = runpy.run_path(str(TOOLS / "prepare_videos.py"), run_name="tool")["encode_video"]
+    seen = []
+
+    def opened(path):
+        seen.append(os.listdir(tmp_path / "dst/a"))
+        raise RuntimeError
+
+    monkeypatch.setitem(encode_video.__globals__, "PyavVideo", opened)
+    with pytest.raises(RuntimeError):
+        encode_video("a/v.mp4", src=tmp_path, dst=tmp_path / "dst", short_side=96)
+    assert len(seen) == len(seen[0]) == 1 and os.listdir(tmp_path / "dst/a") == []
+
+
+@pytest.mark.parametrize("shards", [True, False])
+def test_a_folder_that_is_called_as_a_shard_is_none(tmp_path, monkeypatch, capsys, shards):
+    names = ["shard_00000.tar/b.mp4", "shard_00002.tar/a.mp4", "z.mp4"]
+    for i, name in enumerate(names):
+        write_grey_video(tmp_path / "src" / name, 20 + i, height=96, width=128)
+    (tmp_path / "dst/shard_00003.tar").mkdir(parents=True)
+
+    def call(*options):
+        arguments = "prepare_videos.py", tmp_path / "src", tmp_path / "dst", "--workers", "1", *options
+        done = run_tool(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    if not shards:
+        call()
+    for _ in range(2):
+        call("--shards", "1B")
+    places = {row["video"]: row["prepared"] for row in rows_of(tmp_path / "dst/prepared.csv")}
+    found = [f"shard_{number:05}.tar/{name}" for number, name in zip((1, 4, 5), names, strict=True)]
+    assert list(places.items()) == list(zip(names, found, strict=True))
+    assert sorted(path.name for path in (tmp_path / "dst").glob("*.tar")) == [
+        f"shard_0000{i}.tar" for i in (1, 3, 4, 5)
+    ]
+    for i, name in enumerate(found):
+        with open_video(tmp_path / "dst" / name) as video:
+            assert video.num_frames == 20 + i
+
+
+def test_a_file_is_removed_only_if_a_shard_has_its_very_bytes(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"x" * (COMPARED + 9))
+    write_shard(tmp_path / "shard_00000.tar", [("a.mp4", tmp_path / "a.mp4")])
+    for content, packed in ((b"x" * COMPARED + b"another12", 1), (b"x" * (COMPARED + 9), 0), (b"x" * COMPARED, 2)):
+        (tmp_path / "a.mp4").write_bytes(content)
+        moved = []
+        packer = Packer(tmp_path, "1/1", 1, ["a"], moved.append)
+        packer.finish("a", "a.mp4")
+        packer.close()
+        assert not (tmp_path / "a.mp4").exists()
+        shards = sorted(shards_of(tmp_path))
+        assert moved == [{"a": f"{shards[-1]}/a.mp4"}] and len(shards) == (2 if packed else 1)
+        with open_bytes(str(tmp_path / shards[-1] / "a.mp4")) as file:
+            assert file.read() == content
+        if packed:
+            (tmp_path / shards[-1]).unlink()
 
 
 class Killed(BaseException):
@@ -221,6 +344,21 @@ def test_a_join_does_nothing_anew_that_parts_have_moved_into_shards(prepare, tmp
     assert not (tmp_path / NAMES[0]).exists()
 
 
+def test_a_video_that_is_in_a_shard_is_not_packed_again_though_its_file_is_there(prepare, tmp_path):
+    """As where a part of the job was killed before it removed the file."""
+    prepare(tmp_path)  # prepared.csv names files
+    shutil.copytree(tmp_path, tmp_path.with_name("files"))
+    for i in (1, 2):
+        prepare(tmp_path, "--shards", SIZE, "--shard", f"{i}/2", code=i - 1)
+    made = shards_of(tmp_path)
+    for name in NAMES:
+        if name != NAMES[5]:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(tmp_path.with_name("files") / name, tmp_path / name)
+    prepare(tmp_path, "--shards", SIZE)
+    assert shards_of(tmp_path) == made
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -237,7 +375,8 @@ with job_lock(Path(sys.argv[1]), "prepared", sys.argv[2]) as alone:
 )
 def test_another_process_at_the_same_videos_is_kept_out(prepare, whole, tmp_path, theirs, ours, refused):
     shutil.copytree(whole, tmp_path / "made")
-    live = tmp_path / f"made/.{'shard' if ours == '1/1' else 'shard_' + ours.replace('/', '-of-')}_00099.tar.abc.part"
+    stem = "shard" if ours == "1/1" else f"shard_{ours.replace('/', '-of-')}"
+    live = tmp_path / f"made/.{stem}_00099.tar.0123abcd.part"
     live.write_text("half of a shard")
     command = [sys.executable, "-c", HOLDER, tmp_path / "made", theirs]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:

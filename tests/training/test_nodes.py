@@ -171,6 +171,57 @@ def test_nodes_without_a_common_disk_one_late_and_one_killed_equal_an_undisturbe
     assert (nodes.disk("node-b") / "videos/train.csv").exists()
 
 
+# node-a serves the videos; each fifteenth request finds the line dropped.
+FROM_STORE = """
+import os, socket, subprocess, sys, time
+import nlvideo.train
+
+tests, videos, end = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
+SERVE = '''
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import store_servers
+store_servers.FaultyServer.at = ("", 29478)
+with store_servers.FaultyServer(Path(sys.argv[2]), plan=lambda number, *_: "drop" if number % 15 == 0 else None):
+    while not Path(sys.argv[3]).exists():
+        time.sleep(0.1)
+'''
+if os.environ["RANK"] == "0" and socket.socket().connect_ex(("127.0.0.1", 29478)):
+    subprocess.Popen([sys.executable, "-c", SERVE, tests, videos, end])
+nlvideo.train.main()
+"""
+
+
+@needs_root
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_nodes_that_fetch_from_a_store_and_one_is_killed_equal_an_undisturbed_run(undisturbed, tmp_path):
+    pytest.importorskip("aiohttp", reason="needs aiohttp")
+    (tmp_path / "from_store.py").write_text(FROM_STORE)
+    disk, videos = tmp_path / "disk", undisturbed.parent / "videos"
+    end = tmp_path / "end"
+    program = [str(tmp_path / "from_store.py"), str(ROOT / "tests"), str(videos), str(end), "data=list"]
+    program += [*(part for part in RUN if not part.startswith("data.synthetic")), *STEPS]
+    program += ["data.classes=classes.txt", "data.flip=false", "data.root=http://node-a:29478"]
+    program += [f"data.cache_dir={disk}/cache", f"output_dir={disk}/run"]
+    unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "no_proxy": "node-a"}
+    try:
+        with Nodes(tmp_path, *program, **unshared) as nodes:
+            run, deadline = nodes.disk("node-a") / "run", time.monotonic() + 150
+            while time.monotonic() < deadline and len(list(run.glob("checkpoints/step_*.pt"))) < 3:
+                time.sleep(0.02)
+            nodes.kill("node-b")
+            printed = nodes.wait(200)
+    finally:
+        end.touch()  # the server
+    assert "resumed after step" in printed and "store        fetched" in printed
+    assert_equal(weights_of(undisturbed), weights_of(run))
+    assert rows_of(undisturbed) == rows_of(run)
+    for node in NODE_NAMES:
+        assert list(nodes.disk(node).glob("cache/*/*/*.mp4"))
+
+
 def run_apart(folder: Path, rank0: str, *command: str) -> dict[str, tuple[int, str]]:
     """Runs a command as two tasks of srun on two nodes, in folders of their own, as where no disk is common.
 

@@ -4,10 +4,11 @@ import ctypes
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ from nlvideo.data.clips.epoch_order import EpochOrder
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.decoding.opening import LostWorker
 from nlvideo.data.decoding.video import SlowVideo
+from nlvideo.data.lists.video_table import VideoTable
+from nlvideo.data.stores.store import StoreFailed
+from nlvideo.runtime.cores import ranks_here
 from nlvideo.runtime.errors import RunFailed
 from nlvideo.runtime.shared_memory import SharedMemoryFull, share
 from nlvideo.runtime.signals import STOP_SIGNALS
@@ -41,18 +45,25 @@ class Loading(NamedTuple):
     num_workers: int
     start_method: str | None = None  # of the workers: fork, spawn or forkserver; None is the platform's
 
-    def loader(self, dataset: Dataset, collate_fn: Callable[[Any], Any], **options: Any) -> DataLoader:
+    def loader(
+        self,
+        dataset: Dataset,
+        collate_fn: Callable[[Any], Any],
+        ahead: Iterable[Sequence[str]] = (),
+        **options: Any,
+    ) -> DataLoader:
         """Returns a loader of tuples of tensors and other values.
 
         Args:
             collate_fn: makes such a tuple of what the dataset gives: one sample, or those of a batch.
+            ahead: the paths of the videos of each batch, from the first on, where they are to be fetched from stores.
         """
         return DataLoader(
             dataset,
             collate_fn=partial(_collate_into_shared_memory, collate_fn),
             num_workers=self.num_workers,
             multiprocessing_context=self.start_method if self.num_workers else None,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=partial(_prepare_worker, ahead),
             **{"pin_memory": torch.cuda.is_available(), **options},
         )
 
@@ -71,12 +82,38 @@ def _collate_into_shared_memory(collate_fn: Callable[[Any], Any], samples: Any) 
     return batch
 
 
-def _prepare_worker(_worker: int) -> None:
+def _prepare_worker(ahead: Iterable[Sequence[str]], worker: int) -> None:
     """Leaves stopping to the parent: a terminal or a launcher signals the workers too. With it, they end."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    info = get_worker_info()
+    # The loader hands its batches to the workers in turn.
+    _fetch_ahead(info.dataset, islice(ahead, worker, None, info.num_workers), info.num_workers)
+
+
+def _fetch_ahead(dataset: Any, batches: Iterator[Sequence[str]], workers: int) -> None:
+    """Lets this process fetch from stores what it will read, if there is anything."""
+    first = next(batches, None)
+    if first is not None:
+        paths = chain.from_iterable(chain([first], batches))
+        dataset.opener.fetch_ahead(paths, max(1, workers) * ranks_here())
+
+
+class PathsAhead:
+    """The paths of the videos of batches, for who fetches them; none where no video is in a store.
+
+    Args:
+        batches: of keys of samples, or indices of videos.
+    """
+
+    def __init__(self, table: VideoTable, batches: Iterable[Sequence[Any]]):
+        self._table, self._batches = table, batches if table.has_addresses() else ()
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for batch in self._batches:
+            yield [self._table.path(key.video if isinstance(key, SampleKey) else key) for key in batch]
 
 
 @contextmanager
@@ -86,6 +123,8 @@ def reading(loader: DataLoader) -> Iterator[Iterator]:
     An exit would wait for each worker that hangs, for ever, and one asked to end inside a long video takes its time.
     """
     batches = iter(loader)
+    if not loader.num_workers:
+        _fetch_ahead(loader.dataset, iter(loader.worker_init_fn.args[0]), 0)
     try:
         try:
             yield batches
@@ -103,6 +142,9 @@ def reading(loader: DataLoader) -> Iterator[Iterator]:
         if handled:
             signal.signal(signal.SIGCHLD, before)
         raise
+    finally:
+        if not loader.num_workers:
+            loader.dataset.opener.stop_fetching()
 
 
 def _dead(workers: Sequence[BaseProcess]) -> list[str]:
@@ -163,7 +205,7 @@ def batches_of_steps(
     step = first_step
     while step < last_step:
         sampler = StepSampler(order, share, first_step=step, last_step=last_step)
-        loader = loading.loader(dataset, batch_sampler=sampler, collate_fn=collate)
+        loader = loading.loader(dataset, collate, PathsAhead(dataset.table, sampler), batch_sampler=sampler)
         try:
             batches: list[Batch] = []
             with reading(loader) as read:
@@ -180,7 +222,10 @@ def batches_of_steps(
 
 
 def explained(error: RuntimeError, lost: LostWorker | None, advice: str) -> RuntimeError:
-    """Returns a loader's error as RunFailed if it is about a video or shared memory, otherwise unchanged."""
+    """Returns a loader's error as RunFailed if it is about a video, a store or shared memory, otherwise unchanged."""
+    if isinstance(error, StoreFailed):
+        *_, reason = str(error).strip().split("StoreFailed: ")  # after the worker's stack
+        return StoreFailed(reason)
     if isinstance(error, SharedMemoryFull):
         *_, reason = str(error).strip().split("SharedMemoryFull: ")  # after the worker's stack
         return RunFailed(f"A loading worker found {reason}. {MEMORY_ADVICE}")

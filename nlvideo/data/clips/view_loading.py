@@ -3,8 +3,10 @@
 from collections.abc import Generator, Iterator, Sequence
 from itertools import takewhile
 
+from torch.utils.data import BatchSampler
+
 from nlvideo.data.clips.batch import Batch, collate
-from nlvideo.data.clips.loading import TRAINING_ADVICE, Loading, explained, reading
+from nlvideo.data.clips.loading import TRAINING_ADVICE, Loading, PathsAhead, explained, reading
 from nlvideo.data.clips.views import CenterClips, MultiViews, VideoViews, without_views
 
 EVALUATION_ADVICE = (
@@ -18,7 +20,9 @@ def center_clip_batches(
 ) -> Iterator[Batch]:
     """Yields Batches of these videos' centre clips, in their order; a lost worker is named with its video."""
     try:
-        with reading(loading.loader(dataset, batch_size=batch_size, sampler=videos, collate_fn=collate)) as batches:
+        ahead = PathsAhead(dataset.table, BatchSampler(videos, batch_size, drop_last=False))
+        loader = loading.loader(dataset, collate, ahead, batch_size=batch_size, sampler=videos)
+        with reading(loader) as batches:
             yield from batches
     except RuntimeError as error:
         raise explained(error, dataset.opener.watch.lost(str(error)), TRAINING_ADVICE) from None
@@ -39,7 +43,10 @@ def each_video(dataset: MultiViews, videos: Sequence[int], loading: Loading) -> 
             # All views of a video may take half a gigabyte: each worker holds one video ready, and none is copied.
             ahead = {"prefetch_factor": 1} if loading.num_workers else {}
             options = {"batch_size": None, "sampler": part, "pin_memory": False, **ahead}
-            with reading(loading.loader(dataset, collate_fn=_unchanged, **options)) as read:
+            loader = loading.loader(
+                dataset, _unchanged, PathsAhead(dataset.table, [[video] for video in part]), **options
+            )
+            with reading(loader) as read:
                 for views in read:
                     waiting.pop(0)
                     yield views

@@ -1,13 +1,15 @@
 """One process at a time in each part of a job over a collection."""
 
-import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nlvideo.runtime.errors import UserFileExistsError
-from nlvideo.runtime.folder_lock import lock_file
+from nlvideo.runtime.folder_lock import lock_if_possible, open_lock, open_to_lock
+
+SECOND_LOOK = 0.05  # seconds, after which nobody holds a lock who only looked at it
 
 
 @contextmanager
@@ -26,9 +28,10 @@ def job_lock(folder: Path, stem: str, which: str) -> Iterator[bool]:
 
     Raises:
         UserFileExistsError: another process is in the part, or in one that shares items with it.
+        UserPermissionError: a file of locks is another user's.
     """
     number, of = which.split("/")
-    lock = os.open(folder / f".{stem}.{number}-of-{of}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    lock = open_lock(folder / f".{stem}.{number}-of-{of}.lock")
     try:
         alone = _is_free(lock, folder, which)
         for file in folder.glob(f".{stem}.*-of-*.lock"):
@@ -41,19 +44,21 @@ def job_lock(folder: Path, stem: str, which: str) -> Iterator[bool]:
 
 
 def _look(file: Path, folder: Path, which: str) -> None:
-    descriptor = os.open(file, os.O_RDWR)
+    """Finds out whether a part is free, together with others that look at the same moment."""
+    descriptor = open_to_lock(file, os.O_RDONLY)
     try:
-        _is_free(descriptor, folder, which)
+        _is_free(descriptor, folder, which, shared=True)
     finally:
         os.close(descriptor)
 
 
-def _is_free(lock: int, folder: Path, which: str) -> bool:
+def _is_free(lock: int, folder: Path, which: str, *, shared: bool = False) -> bool:
     """Takes a lock and returns True; False where there are none."""
     try:
-        lock_file(lock, wait=False)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UserFileExistsError(f"{folder} is in use by another process (--shard {which}).") from None
-        return False
-    return True
+        return lock_if_possible(lock, shared=shared)
+    except BlockingIOError:
+        time.sleep(SECOND_LOOK)
+    try:
+        return lock_if_possible(lock, shared=shared)
+    except BlockingIOError:
+        raise UserFileExistsError(f"{folder} is in use by another process (--shard {which}).") from None

@@ -1,14 +1,19 @@
 """Packs the files that a job makes into shards."""
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from nlvideo.data.collections.records import resumable
 from nlvideo.data.shards.shard_writing import write_shard
-from nlvideo.data.shards.video_file import file_status, split_member
+from nlvideo.data.shards.video_file import open_bytes, split_member
 from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.files import remove_partial_files
 
 NUMBER = "[0-9]" * 5  # in the name of a shard
+COMPARED = 2**20  # bytes at a time
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -26,14 +31,24 @@ class Packer:
         order: the items of the job.
         record: called with items and the new names of their files, `shard_00012.tar/NAME`. When it returns, this is on
             the disk.
+        folders: names of folders beside the shards that the job makes, which no shard may have.
+
+    Raises:
+        UserError: on finish and close, a shard cannot be written.
     """
 
     def __init__(
-        self, folder: Path, which: str, size: int, order: Sequence[str], record: Callable[[dict[str, str]], None]
+        self,
+        folder: Path,
+        which: str,
+        size: int,
+        order: Sequence[str],
+        record: Callable[[dict[str, str]], None],
+        folders: Container[str] = (),
     ) -> None:
         self.folder, self.size, self.order, self.record = folder, size, order, record
-        self.stem = _stem(which)
-        shards = sorted(path.name for path in folder.glob(f"{self.stem}_{NUMBER}.tar"))
+        self.stem, self.folders = _stem(which), folders
+        shards = sorted(path.name for path in folder.glob(f"{self.stem}_{NUMBER}.tar") if path.is_file())
         self._last = shards[-1] if shards else None
         self._number = int(shards[-1][-9:-4]) + 1 if shards else 0
         self._finished: dict[str, str] = {}
@@ -66,21 +81,22 @@ class Packer:
 
     def close(self) -> None:
         """Packs what is left, and removes the folders that this has emptied."""
-        left = [(item, self._finished[item]) for item in self.order[self._place :] if self._finished.get(item)]
-        for item, file in left:
-            self._hold(item, file)
         self._write()
-        below = {folder for left in self._left for folder in (left, *left.parents) if self.folder in folder.parents}
-        for folder in sorted(below, reverse=True):  # the inner ones first
-            if not any(folder.iterdir()):
-                folder.rmdir()
+        remove_emptied(self.folder, self._left)
 
     def _is_packed(self, file: str) -> bool:
+        """Returns whether the last shard holds the very bytes of a file."""
+        if self._last is None:
+            return False
         try:
-            packed = self._last is not None and file_status(self.folder / self._last / file)
+            member = open_bytes(str(self.folder / self._last / file))
         except OSError:
             return False
-        return packed and packed.size == (self.folder / file).stat().st_size
+        with member, open(self.folder / file, "rb") as plain:
+            while (block := plain.read(COMPARED)) == member.read(COMPARED):
+                if not block:
+                    return True
+        return False
 
     def _hold(self, item: str, file: str) -> None:
         size = (self.folder / file).stat().st_size
@@ -92,8 +108,10 @@ class Packer:
     def _write(self) -> None:
         if not self._held:
             return
-        name = f"{self.stem}_{self._number:05}.tar"
-        write_shard(self.folder / name, [(file, self.folder / file) for _, file in self._held])
+        while (name := f"{self.stem}_{self._number:05}.tar") in self.folders or (self.folder / name).is_dir():
+            self._number += 1
+        with resumable(self.folder / name):
+            write_shard(self.folder / name, [(file, self.folder / file) for _, file in self._held])
         self._move(dict(self._held), name)
         self._number += 1
         self._held, self._bytes = [], 0
@@ -111,10 +129,25 @@ class Packer:
             self._left.add(path.parent)
 
 
-def remove_partial_shards(folder: Path, which: str) -> None:
-    """Removes what a killed job has left of a shard. The caller is alone in this part of the job."""
-    for partial in folder.glob(f".{_stem(which)}_{NUMBER}.tar.*.part"):
-        partial.unlink(missing_ok=True)
+def remove_partial(folder: Path, which: str, files: Iterable[str]) -> None:
+    """Removes what a killed job has left of its shards and of files, with the folders that this empties.
+
+    Args:
+        files: that this part of the job makes, relative to the folder. The caller is alone in it.
+    """
+    remove_partial_files(folder, re.compile(rf"{_stem(which)}_{NUMBER}\.tar").fullmatch)
+    names: dict[Path, set[str]] = {}
+    for file in files:
+        names.setdefault((folder / file).parent, set()).add(Path(file).name)
+    remove_emptied(folder, [below for below, made in names.items() if remove_partial_files(below, made.__contains__)])
+
+
+def remove_emptied(folder: Path, left: Iterable[Path]) -> None:
+    """Removes folders below a folder, and those that hold them, where nothing is in them."""
+    below = {path for inner in left for path in (inner, *inner.parents) if folder in path.parents}
+    for path in sorted(below, reverse=True):  # the inner ones first
+        with suppress(OSError):  # another part of the job has put something there
+            path.rmdir()
 
 
 def _stem(which: str) -> str:
@@ -128,7 +161,7 @@ def size_in_bytes(text: str) -> int:
         UserError: it is none.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    size = round(float(found[1]) * UNITS[found[2].upper()]) if found else 0
-    if size < 1:
+    size = float(found[1]) * UNITS[found[2].upper()] if found else 0.0
+    if not 1 <= size < math.inf:
         raise UserError(f"--shards {text}: give a size, such as 1GB or 500MB.")
-    return size
+    return round(size)

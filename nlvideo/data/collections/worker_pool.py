@@ -1,6 +1,7 @@
 """Runs a function on each of many videos, over processes and machines."""
 
 import multiprocessing
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -126,13 +127,19 @@ def _work(function: Callable, pipe: Connection) -> None:
         pipe.send(answer)
 
 
-def shard(items: Sequence[Any], which: str) -> list[Any]:
-    """Returns every n-th item for which = "i/n", 1 <= i <= n.
+def part_of_job(given: str) -> str:
+    """Returns a part of a job that a user gave, "01/8", in one form, "1/8".
 
     Raises:
-        UserError: not of that form.
+        UserError: it is not i/n with 1 <= i <= n.
     """
-    i, _, n = which.partition("/")
-    if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
-        raise UserError(f"--shard {which}: give i/n with 1 <= i <= n, such as 2/8.")
-    return list(items[int(i) - 1 :: int(n)])
+    found = re.fullmatch("0*([1-9][0-9]{0,5})/0*([1-9][0-9]{0,5})", given)
+    if found is None or int(found[1]) > int(found[2]):
+        raise UserError(f"--shard {given}: give i/n with 1 <= i <= n, such as 2/8.")
+    return f"{found[1]}/{found[2]}"
+
+
+def items_of_part(items: Sequence[Any], which: str) -> list[Any]:
+    """Returns every n-th item for which = "i/n", a part_of_job."""
+    i, n = map(int, which.split("/"))
+    return list(items[i - 1 :: n])

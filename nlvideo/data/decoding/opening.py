@@ -1,5 +1,6 @@
 """Opens videos with the decoder asked for, and knows which video each loading worker is at."""
 
+import errno
 import faulthandler
 import importlib
 import os
@@ -10,15 +11,19 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch.utils.data import get_worker_info
 
 from nlvideo.data.decoding.excerpt import Excerpt
 from nlvideo.data.decoding.frame_folder import FrameFolder
 from nlvideo.data.decoding.pyav_video import PyavVideo
-from nlvideo.data.decoding.video import DecodeError, Video
+from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
 from nlvideo.data.index.video_index import VideoIndex
+from nlvideo.data.stores.addresses import is_address
+from nlvideo.data.stores.ahead import Ahead
+from nlvideo.data.stores.cache import Cache
+from nlvideo.data.stores.store import MissingObject
 from nlvideo.runtime.errors import UserError
 
 # name: (module and class, the package it needs and how that is installed)
@@ -114,6 +119,7 @@ class Opener:
         frame_rate: frames per second of folders of pictures.
         clip_fps: frames per second that are taken; None is each video's own rate.
         index: what is known of videos, for the decoder pyav.
+        cache: where videos of stores are fetched to before they are opened, which no time limit counts.
     """
 
     def __init__(
@@ -123,19 +129,59 @@ class Opener:
         frame_rate: float = 30.0,
         clip_fps: float | None = None,
         index: VideoIndex | None = None,
+        cache: Cache | None = None,
     ):
         self.decoder, self.time_limit = decoder, time_limit
         self.frame_rate, self.clip_fps, self.index = frame_rate, clip_fps, index
         self.watch = Watch(None if time_limit is None else 1.5 * time_limit + 5)
+        self.cache = cache
+        self._ahead: Ahead | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_ahead": None}  # a thread stays in its process
 
     @contextmanager
     def __call__(self, path: str, part: tuple[float, float] | None = None) -> Iterator[Video]:
         settings = self.decoder, self.time_limit, self.frame_rate
         with (
+            self._at_hand(path) as file,
             self.watch.at(path),
-            open_video(path, *settings, part=part, clip_fps=self.clip_fps, index=self.index) as video,
+            open_video(file, *settings, part=part, clip_fps=self.clip_fps, index=self.index) as video,
         ):
             yield video
+
+    @contextmanager
+    def _at_hand(self, path: str) -> Iterator[str]:
+        """Yields a path of this machine for a video, which may be in a store; errors of the block name the video."""
+        if self.cache is None or not is_address(path):
+            yield path
+            return
+        if self._ahead is not None:
+            self._ahead.opened(path)
+        try:
+            with self.cache.file(path) as file:
+                try:
+                    yield file
+                except DecodeError as error:
+                    raise DecodeError(path, error.reason) from None
+                except SlowVideo as error:
+                    raise SlowVideo(path, error.seconds) from None
+        except MissingObject:
+            raise DecodeError(path, os.strerror(errno.ENOENT)) from None  # as of a file that is missing
+
+    def fetch_ahead(self, paths: Iterator[str], processes: int) -> None:
+        """Lets this process fetch the videos of stores, in the order in which it will open them, before it does so.
+
+        Args:
+            processes: that do so on this node.
+        """
+        if self.cache is not None:
+            self._ahead = Ahead(self.cache, filter(is_address, paths), processes)
+
+    def stop_fetching(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
 
 
 class LostWorker(NamedTuple):

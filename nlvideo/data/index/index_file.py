@@ -12,7 +12,6 @@ import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from shutil import copyfile
 from stat import S_ISREG
@@ -20,8 +19,8 @@ from typing import Any
 from urllib.parse import quote
 
 from nlvideo.data.index.facts import FACT_COLUMNS
-from nlvideo.runtime.files import replacing
-from nlvideo.runtime.folder_lock import lock_file
+from nlvideo.runtime.files import remove_partial_files, replacing
+from nlvideo.runtime.folder_lock import lock_if_possible, open_lock
 
 VERSION = 2  # of the columns and of what they mean; rises with any change to what opening a video tells
 APPLICATION = 0x6E6C7669  # "nlvi", which says whose database it is
@@ -226,17 +225,16 @@ def _connect(file: Path, options: str) -> sqlite3.Connection:
 @contextmanager
 def _lock(file: Path) -> Iterator[bool]:
     """Yields whether this process may merge. Without locks each may, and what one of two merges is learned again."""
-    lock = _open_lock(file)
+    lock = open_lock(lock_of(file))
     try:
         try:
-            lock_file(lock, wait=False)
-        except (BlockingIOError, PermissionError):
+            alone = lock_if_possible(lock)
+        except BlockingIOError:
             yield False
-        except OSError:
-            yield True
-        else:
-            _remove_partial_files(file)
-            yield True
+            return
+        if alone:
+            remove_partial_files(file.parent, lambda name: name == file.name)
+        yield True
     finally:
         os.close(lock)
 
@@ -244,20 +242,3 @@ def _lock(file: Path) -> Iterator[bool]:
 def lock_of(file: Path) -> Path:
     """Returns the file that those who merge lock."""
     return file.with_name(f"{file.name}.lock")
-
-
-def _open_lock(file: Path) -> int:
-    path = lock_of(file)
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return os.open(path, os.O_RDWR)
-    with suppress(OSError):
-        path.chmod(0o666)  # whatever the umask: others who share the folder lock it, too
-    return lock
-
-
-def _remove_partial_files(file: Path) -> None:
-    """Removes what merges that were killed have left; the caller holds the lock."""
-    for path in file.parent.glob(f".{escape(file.name)}.{'[0-9a-f]' * 8}.part*"):  # the database's or its journal
-        path.unlink(missing_ok=True)

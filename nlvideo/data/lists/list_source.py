@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from nlvideo.data.stores.addresses import joined
 from nlvideo.runtime.errors import UserError
 
 VIDEO_SUFFIXES = (
@@ -50,7 +51,7 @@ class ListSource:
         return UserError(f"{self.place}, line {line}: {message}")
 
     def full_path(self, path: str) -> str:
-        return os.path.join(self.root, path)
+        return joined(self.root, path)
 
 
 def has_video_suffix(path: str) -> bool:

@@ -4,6 +4,7 @@ import csv
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nlvideo.data.lists.columns import ID_COLUMN, PATH_COLUMNS, ColumnReader, Header, csv_rows, find_header
@@ -15,6 +16,8 @@ from nlvideo.data.lists.plain_rows import PlainReader, find_delimiter, split_row
 from nlvideo.data.lists.text_file import list_lines
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.data.shards.video_file import exists
+from nlvideo.data.stores.addresses import is_address, joined
+from nlvideo.data.stores.local_copy import local_copy
 from nlvideo.runtime.errors import UserFileNotFoundError
 
 NUM_FIRST_LINES = 20  # that show what separates columns
@@ -38,7 +41,7 @@ def read_table(
 
     Args:
         root: folder of the data set; `source`, `videos` and, with it, the list's paths are relative to it unless
-            absolute.
+            absolute. Each of them may be an address in a store.
         source: the list file, or the folder whose sub-folders are the classes.
         classes: class names in the order of the labels. None: the tree's folders or the list's names in sorted
             order, or for labels that are numbers these numbers as names.
@@ -51,9 +54,18 @@ def read_table(
         UserError: no such list or folder; an empty list; a row that is not understood; a label out of range; a folder
             that is not a class.
     """
-    place = Path(root, source)
     known = None if classes is None else tuple(classes)
-    read = ListSource(place, str(Path(root, videos)), known, num_classes, multi_label, training)
+    folder, given = joined(root, videos), joined(root, source)
+    with local_copy(given, "list") as place:
+        local = ListSource(
+            place, folder if is_address(folder) else str(Path(folder)), known, num_classes, multi_label, training
+        )
+        table = _read(local, root)
+    return replace(table, source=given) if is_address(given) else table
+
+
+def _read(read: ListSource, root: str) -> VideoTable:
+    place = read.place
     if place.is_dir():
         return read_tree(read)
     if not place.is_file():

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator, Sequence
 
 from nlvideo.data.lists.list_source import has_video_suffix
+from nlvideo.data.stores.addresses import is_address
+from nlvideo.runtime.errors import UserError
 
 SPLIT_FOLDERS = {True: ("train", "training"), False: ("val", "validation", "validate", "valid")}
 
@@ -19,6 +21,11 @@ class VideoFiles:
     """
 
     def __init__(self, root: str, training: bool | None):
+        if is_address(root):
+            raise UserError(
+                f"Lists that name videos by an id find them in folders of this machine, and not in {root}: write lists "
+                "of paths and labels (data=list)."
+            )
         self.root = root
         self._listed: dict[str, dict[str, str]] = {}  # folder, relative to root -> stem -> file name
         self._classes: dict[str, list[str]] = {}  # class, letters and digits alone -> its folders

@@ -4,7 +4,7 @@ import array
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,11 @@ import numpy as np
 
 from nlvideo.data.lists.actions import Segments
 from nlvideo.data.shards.video_file import Listing, reason_in_tar
+from nlvideo.data.stores.addresses import check_address, is_address, joined, scheme_of
+from nlvideo.data.stores.local_copy import is_there
 from nlvideo.runtime.errors import UserFileNotFoundError
+
+NUM_ASKED = 8  # of the videos in stores, before a run
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,11 @@ class VideoTable:
         return [f"{self.name(i)}#{p[0]:.10g}-{p[1]:.10g}" if p else self.name(i) for i, p in enumerate(parts)]
 
     def path(self, index: int) -> str:
-        return os.path.join(self.root, self.name(index))
+        return joined(self.root, self.name(index))
+
+    def has_addresses(self) -> bool:
+        """Returns whether any video is in a store."""
+        return is_address(self.root) or b"://" in self._text.tobytes()
 
     def part(self, index: int) -> tuple[float, float] | None:
         """Returns the seconds from start to end that a row is about, None for the whole video."""
@@ -114,23 +122,60 @@ class VideoTable:
     def missing(self) -> list[str]:
         """Returns the paths of the videos that do not exist."""
         listing = Listing()
-        return [path for path in map(self.path, range(len(self))) if not listing.has(path)]
+        paths = map(self.path, range(len(self)))
+        return [path for path in paths if not (is_there(path) if is_address(path) else listing.has(path))]
 
     def check_files(self) -> "VideoTable":
         """Returns the table with a note that says how many of its files are missing and names the first three.
 
+        A folder is listed once instead of asking for each of its files, which takes minutes on network disks. Of videos
+        in stores, some are asked for until one is there.
+
         Raises:
             UserFileNotFoundError: none of the videos exists.
+            UserError: an address that cannot be read.
+            StoreFailed: a store does not answer, or gives no permission.
         """
         listing, names = Listing(), dict.fromkeys(self.names())
+        in_stores = self._names_in_stores(names) if self.has_addresses() else []
+        if in_stores:
+            self._check_stores(in_stores)
+            for name in in_stores:
+                del names[name]
         missing = [name for name in names if not listing.has(os.path.join(self.root, name))]
-        if len(missing) == len(names):
+        if len(missing) == len(names) and not in_stores:
             raise UserFileNotFoundError(
                 f"{self.source}: none of its {len(self)} videos exists; the first would be {self.path(0)}"
                 f"{reason_in_tar(self.path(0))}. "
                 f"Check data.root and data.videos, which lead to {self.root}."
             )
-        return replace(self, note=f"{self.note}; {first_three(missing, 'missing files')}") if missing else self
+        if not missing:
+            return self
+        why = reason_in_tar(os.path.join(self.root, missing[0]))  # which may be damaged rather than missing
+        return replace(self, note=f"{self.note}; {first_three(missing, 'missing files')}{why}")
+
+    def schemes(self) -> set[str]:
+        """Returns those of the addresses of videos in stores: s3, gs, http, https."""
+        if not self.has_addresses():
+            return set()
+        names = self._names_in_stores(self.names())
+        return {scheme_of(name if "://" in name and is_address(name) else self.root) for name in names}
+
+    def _names_in_stores(self, names: Iterable[str]) -> list[str]:
+        remote = is_address(self.root)
+        return [n for n in names if "://" in n and is_address(n) or remote and not os.path.isabs(n)]
+
+    def _check_stores(self, names: Sequence[str]) -> None:
+        """See check_files."""
+        for address in {self.root, *(name for name in names if "://" in name)}:
+            if is_address(address):
+                check_address(address, self.source)
+        asked = [joined(self.root, name) for name in names[:: -(-len(names) // NUM_ASKED)]]
+        if not any(map(is_there, asked)):
+            raise UserFileNotFoundError(
+                f"{self.source}: of its {len(self)} videos, {len(asked)} were looked for and none exists; the first "
+                f"would be {asked[0]}. Check data.root and data.videos, which lead to {self.root}."
+            )
 
 
 def first_three(items: Sequence[str], what: str) -> str:

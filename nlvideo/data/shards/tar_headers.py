@@ -18,6 +18,9 @@ MOST_EXTENSIONS = 1 << 20  # bytes before one member; names have at most 4 kB, a
 NO_CONTENT = {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE}
 KINDS = {tarfile.DIRTYPE: "a folder", tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link"}
 SPARSE = "stored with holes (sparse)"
+KEPT = (b"path", b"size", b"GNU.sparse.name")  # pax records that tell where a member is
+HOLES = b"sparse"  # stands for all other GNU.sparse records
+LONGEST_NAME = 1 << 14  # bytes; a pax record may give one long name to all members
 
 
 class DamagedTar(Exception):
@@ -30,14 +33,12 @@ class Member:
 
     Attributes:
         name: as it is stored.
-        header: first byte of its header, of all headers where it has several.
         start: first byte of its content.
         size: bytes of its content; the file may be shorter.
         kind: what it is, empty for a regular file.
     """
 
     name: bytes
-    header: int
     start: int
     size: int
     kind: str
@@ -96,7 +97,7 @@ def member_at(file: BinaryIO, offset: int, for_all: dict[bytes, bytes] | None = 
         if info is None:
             return None
         if info.type not in EXTENSIONS:
-            return _member(file, info, begin, offset, extensions, for_all)
+            return _member(file, info, offset, extensions, for_all)
         offset = _add(file, info, offset, extensions, for_all)
 
 
@@ -142,30 +143,33 @@ def _pax_records(content: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
         keyword, equals, value = content[place + len(digits) + 1 : place + length].partition(b"=")
         if not equals or value[-1:] != b"\n" or place + length > len(content):
             raise DamagedTar(f"is damaged (no pax record at byte {offset + place})")
-        if keyword in (b"path", b"size") or keyword.startswith(b"GNU.sparse."):
+        if keyword in KEPT:
             yield keyword, value[:-1]
+        if keyword.startswith(b"GNU.sparse."):
+            yield HOLES, b""
         place += length
 
 
 def _member(
     file: BinaryIO,
     info: tarfile.TarInfo,
-    begin: int,
     offset: int,
     extensions: _Extensions,
     for_all: dict[bytes, bytes],
 ) -> Member:
     pax = for_all | extensions.pax
     kind = "" if info.isreg() else KINDS.get(info.type, "no regular file")
-    if info.type == tarfile.GNUTYPE_SPARSE or any(keyword.startswith(b"GNU.sparse.") for keyword in pax):
+    if info.type == tarfile.GNUTYPE_SPARSE or HOLES in pax:
         kind, offset = SPARSE, _behind_map(file, info, offset)
     own_name = extensions.name or info.name.encode("utf-8", "surrogateescape")
     name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or own_name
+    if len(name) > LONGEST_NAME:
+        raise DamagedTar(f"is damaged (a name of {len(name)} bytes before byte {offset})")
     digits = pax.get(b"size", b"%d" % info.size)
     if not digits.isdigit() or len(digits) > 40:
         raise DamagedTar(f"is damaged (no size in the pax records before byte {offset})")
     size = 0 if info.type in NO_CONTENT else int(digits)
-    return Member(name, begin, offset, size, kind)
+    return Member(name, offset, size, kind)
 
 
 def _behind_map(file: BinaryIO, info: tarfile.TarInfo, offset: int) -> int:

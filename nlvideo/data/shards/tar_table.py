@@ -14,12 +14,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from posixpath import normpath
+from posixpath import dirname, normpath
+from tarfile import DIRTYPE
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from nlvideo.data.shards.tar_headers import BLOCK, DamagedTar, Member, member_at, members, read_at
+from nlvideo.data.shards.tar_headers import BLOCK, KINDS, DamagedTar, Member, member_at, members, read_at
 
 TABLE_MEMBER = ".nlvideo_members"
 ENTRY = struct.Struct("<QQ")  # the fields of Entry
@@ -27,6 +28,7 @@ ENTRY_TYPE = np.dtype("<u8,<u8")
 FOOTER = struct.Struct("<16sQQI")  # TABLE_MAGIC, first byte of the entries, their number, their CRC-32
 TABLE_MAGIC = b"nlvideo members1"
 END = 2 * BLOCK  # zeros with which a tar file ends
+NOT_READ = "which is not read"
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -67,7 +69,7 @@ class Scan:
         keys: of the names of its regular files, ascending (files,) uint64; of several with one name the last counts,
             as unpacking would leave it.
         places: first byte of the content of each, and the byte after it (files, 2) int64.
-        others: why other members are not read, by the keys of their names.
+        others: why other members are not read, by the keys of their names; folders that hold members are among them.
         problem: what is wrong with the tar file, if it does not end where its headers do.
     """
 
@@ -160,6 +162,7 @@ _scans: dict[str, tuple[tuple[int, int, int], Scan]] = {}
 def _scan(path: str) -> Scan:
     found: dict[int, tuple[int, int]] = {}
     others: dict[int, str] = {}
+    folders: set[bytes] = set()
     with open(path, "rb", buffering=0) as file:
         size = file.seek(0, io.SEEK_END)
         problem = _compression(file)
@@ -172,8 +175,11 @@ def _scan(path: str) -> Scan:
                     others[key] = f"in {os.path.basename(path)} it is {why_not}"
                 else:
                     found[key] = member.start, member.stop
+                folders.add(dirname(normal_name(member.name)))
         except DamagedTar as error:
             problem = str(error)
+    for key in {name_key(folder) for folder in folders if folder} - found.keys() - others.keys():
+        others[key] = f"in {os.path.basename(path)} it is {KINDS[DIRTYPE]}, {NOT_READ}"
     keys = np.array(list(found), np.uint64)
     order = np.argsort(keys)
     return Scan(keys[order], np.array(list(found.values()), np.int64).reshape(-1, 2)[order], others, problem)
@@ -191,7 +197,7 @@ def _compression(file: BinaryIO) -> str:
 def _why_not(member: Member, size: int) -> str:
     """Returns why a member of a tar file of `size` bytes is not read, empty if it is."""
     if member.kind:
-        return f"{member.kind}, which is not read"
+        return f"{member.kind}, {NOT_READ}"
     if member.stop > size:
         return f"cut short: the tar file ends after {size} bytes, this video would end after {member.stop}"
     return ""

@@ -56,6 +56,27 @@ def exists(path: str) -> bool:
     return True
 
 
+def is_missing(path: str) -> bool:
+    """Returns whether there is no such file, folder or member, rather than one that cannot be read."""
+    parts = split_member(path)
+    if parts is None:
+        return not os.path.exists(path)
+    try:
+        _place_of(*parts)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def how_to_name_members(path: str) -> str:
+    """Returns what to do with a path that leads to a tar file itself, as a sentence; empty for other paths."""
+    if not TAR.search(os.path.basename(path) + os.sep) or not os.path.isfile(path):
+        return ""
+    return f"{path} is a tar file: name a member of it, {path}/CLASS/name.mp4."
+
+
 def reason_in_tar(path: str) -> str:
     """Returns why a path that names a member leads to none, as a remark after it; empty for other paths."""
     parts = split_member(path)
@@ -114,7 +135,8 @@ class Listing:
     takes minutes on network disks."""
 
     def __init__(self) -> None:
-        self._names, self._keys, self._is_file = cache(_names_in), cache(_keys_in), cache(os.path.isfile)
+        self._names, self._keys = cache(_names_in), cache(_keys_in)
+        self._is_file, self._exists = cache(os.path.isfile), cache(os.path.exists)
 
     def has(self, path: str) -> bool:
         parts = split_member(path, self._is_file)
@@ -122,6 +144,8 @@ class Listing:
             keys, key = self._keys(parts[0]), np.uint64(name_key(parts[1]))
             place = int(np.searchsorted(keys, key))
             return place < len(keys) and bool(keys[place] == key)
+        if not all(self._exists(path[: found.end()]) for found in TAR.finditer(path)):
+            return False  # without a look for each member of a tar file that is missing
         # What is not listed may still exist: a link's target, or a name in another case or in an unreadable folder.
         folder, base = os.path.split(path)
         return base in self._names(folder) or os.path.exists(path)
@@ -152,7 +176,8 @@ def _place_of(tar: str, member: str) -> MemberPlace:
     """Returns where a member lies.
 
     Raises:
-        OSError: the tar file lacks it or is none; its strerror says why.
+        OSError: the tar file is none, or it cannot be read there; its strerror says why.
+        FileNotFoundError: the tar file, which can be read to its end, lacks it.
     """
     with open(tar, "rb", buffering=0) as file:
         written = written_entries(file)
@@ -164,14 +189,17 @@ def _place_of(tar: str, member: str) -> MemberPlace:
 
 def _scanned_place(tar: str, member: str) -> tuple[int, int]:
     scan, key, name = scanned(tar), name_key(member), os.path.basename(tar)
+    if key == name_key(""):
+        raise OSError(errno.EINVAL, f"{name} is a tar file: name a member of it, {name}/CLASS/name.mp4", tar)
     place = scan.find(key)
     if place is None and key in scan.others:
         raise OSError(errno.EINVAL, scan.others[key], tar)
     if place is None and not len(scan.keys) and not scan.others and scan.problem:
         raise OSError(errno.EINVAL, f"{name} {scan.problem}", tar)
+    if place is None and scan.problem:
+        raise OSError(errno.EINVAL, f"{name} {scan.problem}, and up to there it holds no {member}", tar)
     if place is None:
-        where = f"{name} {scan.problem}, and up to there it" if scan.problem else f"the tar file {name}"
-        raise FileNotFoundError(errno.ENOENT, f"{where} holds no {member}", tar)
+        raise FileNotFoundError(errno.ENOENT, f"the tar file {name} holds no {member}", tar)
     return place
 
 

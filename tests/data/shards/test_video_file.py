@@ -20,7 +20,16 @@ from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.shards import tar_table
 from nlvideo.data.shards.shard_writing import write_shard
 from nlvideo.data.shards.tar_table import ENTRY, TABLE_MAGIC, TABLE_MEMBER
-from nlvideo.data.shards.video_file import Listing, exists, file_status, open_bytes, reason_in_tar, split_member
+from nlvideo.data.shards.video_file import (
+    Listing,
+    exists,
+    file_status,
+    how_to_name_members,
+    is_missing,
+    open_bytes,
+    reason_in_tar,
+    split_member,
+)
 
 LONG = f"{'class ' * 30}/{'v' * 120}.mp4"
 NAMES = ["a/1.mp4", "b/two words, é.mp4", LONG, "000123.mp4"]
@@ -176,6 +185,30 @@ def test_what_a_tar_file_lacks(shard, videos, tmp_path):
         assert refused(tmp_path / name / NAMES[0]) == (
             f"{name} is compressed (gzip); members are read in place, which takes an uncompressed tar file"
         )
+
+
+def test_a_tar_file_itself_and_folders_in_it_are_no_videos(shard, videos, tmp_path):
+    for tar in (shard, tmp_path / "gnu.tar"):
+        with tarfile.open(tmp_path / "gnu.tar", "w") as opened:
+            opened.add(videos, "./")
+            opened.add(videos / NAMES[0], "frames/of/0.jpg")
+        reason = f"{tar.name} is a tar file: name a member of it, {tar.name}/CLASS/name.mp4"
+        assert reason_in_tar(f"{tar}/") == reason_in_tar(f"{tar}/.") == f" ({reason})" and not exists(f"{tar}/")
+        assert refused(tar / "a") == f"in {tar.name} it is a folder, which is not read"
+        assert how_to_name_members(str(tar)) == f"{tar} is a tar file: name a member of it, {tar}/CLASS/name.mp4."
+    assert refused(tmp_path / "gnu.tar/frames/of") == "in gnu.tar it is a folder, which is not read"
+    (tmp_path / "folder.tar").mkdir()
+    for path in (f"{shard}/{NAMES[0]}", f"{tmp_path}/folder.tar", f"{tmp_path}/none.tar", str(videos / NAMES[0])):
+        assert how_to_name_members(path) == ""
+
+
+def test_what_is_missing_and_what_cannot_be_read(shard, videos, tmp_path):
+    (tmp_path / "gzip.tar").write_bytes(gzip.compress(shard.read_bytes()))
+    (tmp_path / "cut.tar").write_bytes(shard.read_bytes()[: videos.joinpath(NAMES[0]).stat().st_size + 1500])
+    paths = [shard / NAMES[0], shard / "a", tmp_path / "gzip.tar/a.mp4", tmp_path / "cut.tar" / NAMES[3], videos]
+    assert not any(is_missing(str(path)) for path in paths)
+    paths = [shard / "none.mp4", tmp_path / "none.tar/a.mp4", tmp_path / "none.mp4", shard / "a/none/none.mp4"]
+    assert all(is_missing(str(path)) for path in paths)
 
 
 def test_what_is_no_plain_file_is_not_read(videos, tmp_path):
