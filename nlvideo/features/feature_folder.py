@@ -6,6 +6,7 @@ Each video's arrays come with a json file, which is written after them: without 
 import csv
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from nlvideo.features.video_list import ListedVideo
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError
-from nlvideo.runtime.files import PARTIAL_FILES, make_folder, replacing, write_text
+from nlvideo.runtime.files import make_folder, remove_partial_files, replacing, write_text
 from nlvideo.runtime.folder_lock import lock_file
 
 SETTINGS_FILE = "extraction.json"
@@ -91,11 +92,12 @@ class FeatureFolder:
 
     def remove_partial_files(self, videos: Sequence[ListedVideo]) -> None:
         """Removes what killed processes left of these videos. The caller holds the lock of their shard."""
-        targets = {file(video) for video in videos for file in (self.array_file, self.facts_file)}
-        for folder in filter(Path.is_dir, {target.parent for target in targets}):
-            for partial in folder.glob(PARTIAL_FILES):
-                if folder / partial.name[1:].rsplit(".", 2)[0] in targets:  # of `.NAME.8 letters.part`
-                    partial.unlink(missing_ok=True)
+        names = defaultdict[Path, set[str]](set)
+        for video in videos:
+            for target in (self.array_file(video), self.facts_file(video)):
+                names[target.parent].add(target.name)
+        for folder, own in names.items():
+            remove_partial_files(folder, own.__contains__)
 
     def write_failed(self, failures: Mapping[str, str], ending: str = "") -> None:
         """Writes which videos failed and why, or removes the file of an earlier attempt if none did."""

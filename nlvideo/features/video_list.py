@@ -20,8 +20,10 @@ from nlvideo.data.lists.path_list import read_table
 from nlvideo.data.lists.plain_rows import find_delimiter, split_row
 from nlvideo.data.lists.text_file import list_lines
 from nlvideo.data.shards.video_file import exists, reason_in_tar, split_member
+from nlvideo.data.stores.addresses import is_address
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
+LOCAL_ONLY = "nlvideo-extract reads files of this machine; copy the videos first."
 NUM_LINES_LOOKED_AT = 20  # that show what separates columns
 
 
@@ -46,6 +48,9 @@ def listed_videos(videos: str, root: str | None = None) -> tuple[list[ListedVide
     Raises:
         UserError: no such place, no videos there, or a line without a video.
     """
+    for key, place in (("videos", videos), ("data.root", root or "")):
+        if is_address(place):
+            raise UserError(f"{key}={place}: {LOCAL_ONLY}")
     if not exists(videos):
         raise UserFileNotFoundError(f"videos={videos} does not exist{reason_in_tar(videos)}.")
     if os.path.isdir(videos):
@@ -72,6 +77,8 @@ def _videos_of_list(place: Path, root: str | None) -> tuple[list[ListedVideo], s
     found = list(dict.fromkeys((source.full_path(name), name, part) for name, part in rows))
     if not found:
         raise UserError(f"videos={place} lists no video.")
+    if any(is_address(path) for path, _, _ in found):
+        raise UserError(f"videos={place} names videos in stores: {LOCAL_ONLY}")
     if not any(exists(path) for path, _, _ in found):
         raise UserFileNotFoundError(
             f"videos={place}: none of its {len(found)} videos exists; the first would be {found[0][0]}"

@@ -128,6 +128,7 @@ def test_one_video_and_a_folder(tmp_path):
         ("", "lists no video"),
         ("nowhere.mp4\n", "none of its 1 videos exists; the first would be"),
         ("words of no kind\n", "line 1: 'words of no kind' names no video"),
+        ("s3://bucket/one.mp4\n", "names videos in stores: nlvideo-extract reads files of this machine"),
     ],
 )
 def test_lists_that_name_nothing(tmp_path, text, message):
