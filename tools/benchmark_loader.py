@@ -5,17 +5,18 @@
 FOLDER holds videos; they are also prepared (tools/prepare_videos.py) and read again. The figures:
   train_clip_over_reference   a training clip (32 of 64 frames, short side 256 to 320, crop 224) over decoding its
                               window without conversion, from the keyframe before it
+  indexed_clip_over_reference the same with an index of the videos, as training has it from its second epoch on
   prepared_over_original      rate of training clips from the prepared videos over that from the originals
   two_clips_over_one,         rate of training clips that are taken two or four of a video that is opened once
   four_clips_over_one         (data.clips_per_video) over that of one of each; prepared_two_..., prepared_four_...:
                               the same from the prepared videos
   shard_over_files            rate of training clips from the prepared videos in a shard over that from their files,
-                              with an index as training has, clip by clip in turn; and the same in CPU time
+                              with an index as training has, clip by clip in turn
   eval_video_over_reference   all views (10 clips x 3 crops of 256) over one full decode with conversion of the
                               wanted frames
   eval_video_peak_MB          memory that reading all views of the largest of the videos adds to a process
 Everything runs in turn in one process with one thread, in rounds with other random clips each: ratios of all rounds'
-times, and the lowest and highest of one round.
+CPU times, which other programs on the machine change little, and the lowest and highest of one round.
 """
 
 import argparse
@@ -49,6 +50,7 @@ from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.lists.folder_tree import videos_below
 from nlvideo.data.lists.path_list import read_table
+from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.data.shards.shard_writing import write_shard
 from nlvideo.runtime.cores import usable_cores
 
@@ -74,6 +76,7 @@ TEST: dict[str, Any] = {
 SEVERAL = {"two": 2, "four": 4}  # clips of a video that are read together
 RATIOS = {  # figure: (factor, case, case whose seconds those of the first are divided by)
     "train_clip_over_reference": (1, "training clip", "reference, window"),
+    "indexed_clip_over_reference": (1, "training clip with index", "reference, window"),
     "prepared_over_original": (1, "training clip", "prepared training clip"),
     **{f"{how}_clips_over_one": (k, "training clip", f"{how} clips of a video") for how, k in SEVERAL.items()},
     **{
@@ -109,8 +112,9 @@ def main() -> None:
         made = [str(Path(name).with_suffix(".mp4")) for name in videos]
         write_shard(Path(scratch, "shard.tar"), [(name, prepared_folder / name) for name in made])
         prepared, packed = (table_of(folder, made, scratch) for folder in (prepared_folder, Path(scratch, "shard.tar")))
-        figures = measure(originals, prepared, arguments.rounds)
-        figures |= compare_shard(prepared, packed, arguments.rounds, Path(scratch, "index"))
+        index = known(Path(scratch, "index"), originals, prepared, packed)
+        figures = measure(originals, prepared, arguments.rounds, index)
+        figures["shard_over_files"] = compare_shard(prepared, packed, arguments.rounds, index)
         figures["clips_per_second"] = 1 / figures["seconds"]["training clip"]
         figures["eval_video_peak_MB"] = max(peaks)
         figures["workers"] = arguments.workers
@@ -120,17 +124,28 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures, indent=1))
 
 
-def table_of(folder: Path, names: list[str], scratch: str):
+def table_of(folder: Path, names: list[str], scratch: str) -> VideoTable:
     file = Path(scratch, "list.csv")
     with open(file, "w", newline="", encoding="utf-8") as out:
         csv.writer(out).writerows([name, 0] for name in names)
     return read_table(str(folder), str(file), None)
 
 
-def measure(originals, prepared, rounds: int) -> dict:
-    """Returns the ratios of the times of all rounds, their spread over the rounds, and the medians of seconds."""
+def known(file: Path, *tables: VideoTable) -> VideoIndex:
+    """Returns an index that knows the videos of these tables, as a run that begins finds it."""
+    index = VideoIndex(file)
+    for table in tables:
+        for i in range(len(table)):
+            open_video(table.path(i), index=index).close()
+    index.merge()
+    return VideoIndex(file)
+
+
+def measure(originals: VideoTable, prepared: VideoTable, rounds: int, index: VideoIndex) -> dict:
+    """Returns the ratios of the CPU times of all rounds, their spread over the rounds, and the medians of seconds."""
     opener = Opener()
     clips = TrainClips(originals, **TRAIN, opener=opener)
+    indexed_clips = TrainClips(originals, **TRAIN, opener=Opener(index=index))
     prepared_clips = TrainClips(prepared, **TRAIN, opener=opener)
     views = MultiViews(originals, **TEST, opener=opener)
     num = len(originals)
@@ -138,6 +153,7 @@ def measure(originals, prepared, rounds: int) -> dict:
     cases: dict[str, Callable[[int, int], object]] = {
         "reference, window": lambda epoch, i: decode_window(originals.path(i), clips.draw(epoch, i).start),
         "training clip": lambda epoch, i: clips[epoch, i],
+        "training clip with index": lambda epoch, i: indexed_clips[epoch, i],
         "prepared training clip": lambda epoch, i: prepared_clips[epoch, i],
         **{
             f"{name}{how} clips of a video": partial(several, samples, count)
@@ -155,13 +171,13 @@ def measure(originals, prepared, rounds: int) -> dict:
         for name, case in cases.items():
             total = 0.0
             for i in range(num):
-                start = time.perf_counter()
+                start = time.process_time()
                 case(epoch, i)
-                total += time.perf_counter() - start
+                total += time.process_time() - start
                 if drawing[name]:
-                    start = time.perf_counter()
+                    start = time.process_time()
                     clips.draw(epoch, i)
-                    total -= time.perf_counter() - start
+                    total -= time.process_time() - start
             if epoch:  # the first round fills caches
                 seconds[name].append(total / num)
     ratios = {
@@ -182,28 +198,21 @@ def several(samples: TrainClips, count: int, epoch: int, index: int) -> None:
     samples.__getitems__([SampleKey(epoch, index, clip=clip) for clip in range(count)])
 
 
-def compare_shard(files, members, rounds: int, index_file: Path) -> dict[str, float]:
-    """Returns the rate of clips from members of a shard over that from files, by wall time and by CPU time."""
-    for table in (files, members):
-        index = VideoIndex(index_file)
-        for i in range(len(table)):
-            open_video(table.path(i), index=index).close()
-        index.merge()
-    index = VideoIndex(index_file)
+def compare_shard(files: VideoTable, members: VideoTable, rounds: int, index: VideoIndex) -> float:
+    """Returns the rate of clips from members of a shard over that from files, in CPU time."""
     both = [TrainClips(table, **TRAIN, opener=Opener(index=index)) for table in (files, members)]
-    seconds = np.zeros((2, 2))  # files, members; wall, CPU
+    seconds = np.zeros(2)  # files, members
     for epoch in range(rounds + 1):
         for i in range(len(files)):
             for k in (0, 1) if (epoch + i) % 2 else (1, 0):
-                start = np.array([time.perf_counter(), time.process_time()])
+                start = time.process_time()
                 both[k][epoch, i]
                 if epoch:  # the first round fills caches
-                    seconds[k] += np.array([time.perf_counter(), time.process_time()]) - start
-    wall, cpu = seconds[0] / seconds[1]
-    return {"shard_over_files": wall, "shard_over_files_cpu": cpu}
+                    seconds[k] += time.process_time() - start
+    return seconds[0] / seconds[1]
 
 
-def peak_of_views(table, index: int) -> float:
+def peak_of_views(table: VideoTable, index: int) -> float:
     """Returns the megabytes that all views of one video add to a process that has read a single frame of it."""
     with PyavVideo(table.path(index)) as video:
         video.read([0], (video.height, video.width))
@@ -255,7 +264,7 @@ def decode_and_convert(path: str, wanted: set[int]) -> None:
                 frame.to_ndarray(format="rgb24", threads=1)
 
 
-def rate_of_workers(table, workers: int, rounds: int) -> float:
+def rate_of_workers(table: VideoTable, workers: int, rounds: int) -> float:
     """Returns training clips a second from so many processes, each with one thread."""
     keys = [(epoch, i) for epoch in range(rounds) for i in range(len(table))] * 2
     with multiprocessing.get_context("spawn").Pool(workers, partial(torch.set_num_threads, 1)) as pool:
@@ -267,7 +276,7 @@ def rate_of_workers(table, workers: int, rounds: int) -> float:
         return len(keys) / (time.perf_counter() - start)
 
 
-def _read(table, key: tuple[int, int]) -> None:
+def _read(table: VideoTable, key: tuple[int, int]) -> None:
     TrainClips(table, **TRAIN)[key]
 
 
@@ -277,7 +286,7 @@ def show(figures: dict, arguments: argparse.Namespace) -> None:
     for key, (low, high) in figures["spread"].items():
         table.add_row(key, f"{figures[key]:.2f}", f"{low:.2f} to {high:.2f}")
     Console().print(table)
-    for key, digits in (("shard_over_files", 3), ("shard_over_files_cpu", 3), ("eval_video_peak_MB", 0)):
+    for key, digits in (("shard_over_files", 3), ("eval_video_peak_MB", 0)):
         print(f"{key} {figures[key]:.{digits}f}")
     seconds = figures["seconds"]
     clip, opening, decoding = (seconds[name] for name in ("training clip", "opening", "decoding"))

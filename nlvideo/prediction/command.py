@@ -26,7 +26,7 @@ from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.shards.video_file import exists, how_to_name_members, reason_in_tar
 from nlvideo.data.stores.addresses import is_address
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
-from nlvideo.prediction.predictor import BLOCK_BYTES, Predictions, Predictor
+from nlvideo.prediction.predictor import Predictions, Predictor
 from nlvideo.prediction.timeline import Timeline
 from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError, UserFileNotFoundError
@@ -223,7 +223,7 @@ def _write_video(
     file: Path, predictor: Predictor, path: str, labels: Sequence[Predictions], firsts: np.ndarray
 ) -> None:
     with predictor.open(path) as video, progress_bar(total=video.num_frames, desc="writing", unit="frame") as bar:
-        write_labelled(file, video, labels, firsts, BLOCK_BYTES, bar.update)
+        write_labelled(file, video, labels, firsts, bar.update)
     print_above_bars(f"wrote {file}, without sound", sys.stderr)
 
 

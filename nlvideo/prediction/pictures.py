@@ -126,7 +126,6 @@ def write_labelled(
     video: Video,
     labels: Sequence[Label],
     firsts: np.ndarray,
-    block_bytes: int,
     progress: Callable[[int], object],
 ) -> None:
     """Writes a video with classes and scores on it: H.264 without sound, at the video's average frame rate and size,
@@ -137,14 +136,13 @@ def write_labelled(
         video: the source.
         labels: (n).
         firsts: (n,) the first frame of each label.
-        block_bytes: of decoded frames in memory at a time.
         progress: called with the number of frames written since the last call.
     """
     height, width = video.height // 2 * 2, video.width // 2 * 2
     box, current = LabelBox(labels, height, width), -1
     rate = Fraction(video.fps).limit_denominator(1001)
     with replacing(path) as partial, VideoWriter(partial, rate, {"crf": "18"}) as writer:
-        for i, frame in enumerate(_frames(video, block_bytes)):
+        for i, frame in enumerate(_frames(video)):
             now = int(np.searchsorted(firsts, i, "right")) - 1
             if now != current:
                 patch, current = box.draw(labels[now]), now
@@ -205,9 +203,7 @@ def paste(frame: np.ndarray, patch: np.ndarray) -> None:
     part[:] = (share * patch[..., :3] + (1 - share) * part).round()
 
 
-def _frames(video: Video, block_bytes: int) -> Iterator[np.ndarray]:
+def _frames(video: Video) -> Iterator[np.ndarray]:
     """Yields all frames (H, W, 3) uint8 of a video."""
-    size = (video.height, video.width)
-    count = max(1, block_bytes // (3 * video.height * video.width))
-    for first in range(0, video.num_frames, count):
-        yield from video.read(range(first, min(first + count, video.num_frames)), size).numpy()
+    for frames in video.stream(np.arange(video.num_frames), (video.height, video.width)):
+        yield from frames.numpy()

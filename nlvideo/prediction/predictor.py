@@ -3,6 +3,7 @@
 K classes.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,15 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nlvideo.build.data import build_index
 from nlvideo.build.model import check_clip
 from nlvideo.build.tables import class_names
 from nlvideo.config.schema import PredictConfig
 from nlvideo.data.clips.batch import Colours
-from nlvideo.data.clips.sampling import clip_indices, resized_size
 from nlvideo.data.clips.view_sampling import view_indices
+from nlvideo.data.clips.view_windows import window_views
 from nlvideo.data.clips.views import VideoViews, views_of
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, Video
@@ -28,13 +28,12 @@ from nlvideo.data.lists.class_file import has_names
 from nlvideo.evaluation.scoring import VIEWS_PER_STEP, Scorer, pool
 from nlvideo.evaluation.settings import merge_settings
 from nlvideo.models.resnet import VideoResNet
-from nlvideo.prediction.timeline import Timeline, blocks_of, window_starts
+from nlvideo.prediction.timeline import Timeline, window_starts
 from nlvideo.runtime.errors import RunFailed, UserError
 from nlvideo.runtime.precision import resolve_precision, use_tf32
 from nlvideo.runtime.progress import progress_bar
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 
-BLOCK_BYTES = 2**28  # of decoded frames in memory at a time; each block costs decoding from the keyframe before it
 # The data settings that answers depend on, besides data.test; the others name lists or are about training.
 DATA_KEYS = [
     f"data.{name}"
@@ -125,9 +124,8 @@ class Predictor:
             wanted = view_indices(
                 test.clip_sampling, test.num_clips, count, data.num_frames, data.frame_stride, video.fps
             )
-            views = self._views(video, wanted, test.num_crops)
-        scores = self._scorer.view_scores(self._scorer.upload(views))
-        by_clips, _, _ = pool(scores.cpu().numpy(), test.pooling)
+            views = views_of(video, wanted, test.short_side, test.crop_size, test.num_crops)
+        by_clips, _, _ = pool(self._view_scores(views), test.pooling)
         return _finite(by_clips[-1], path)
 
     def slide(
@@ -135,8 +133,8 @@ class Predictor:
     ) -> Timeline:
         """Returns the scores of sliding windows of num_frames * frame_stride frames; the last one ends with the video.
 
-        A video shorter than a window is looped. Frames are decoded in blocks of BLOCK_BYTES, or one window if that is
-        larger, so memory does not grow with the length of the video.
+        A video shorter than a window is looped. Frames are decoded once, and no more are in memory than go through
+        the network together, so memory does not grow with the length of the video.
 
         Args:
             path: of the video.
@@ -150,18 +148,19 @@ class Predictor:
             UserError: data.test.pooling is sum.
         """
         self.check_sliding()
-        data, reduce, found = self.config.data, WINDOW_POOLINGS[self.config.data.test.pooling], []
-        window = data.num_frames * data.frame_stride
+        data, test, found = self.config.data, self.config.data.test, []
+        reduce, window = WINDOW_POOLINGS[test.pooling], data.num_frames * data.frame_stride
+        # as many windows at a time as fill whole steps of views, whose number the last bits of scores depend on
+        number = math.lcm(num_crops, self._scorer.views_per_step) // num_crops
         with self.open(path) as video:
             every = window // 2 if every_seconds is None else round(every_seconds * video.fps)
             starts = window_starts(video.num_frames, window, max(every, 1))
-            height, width = resized_size(video.height, video.width, data.test.short_side)
-            name = Path(path).name
+            name, lengths = Path(path).name, (data.num_frames, data.frame_stride)
+            crops = test.short_side, test.crop_size, num_crops
             with progress_bar(total=len(starts), desc=name, unit="window", leave=False, disable=not progress) as bar:
-                for block in blocks_of(starts, window, BLOCK_BYTES // (3 * height * width)):
-                    wanted = [clip_indices(s, video.num_frames, data.num_frames, data.frame_stride) for s in block]
-                    views = self._views(video, np.stack(wanted), num_crops)
-                    found += [reduce(crops, 0) for crops in self._crop_scores(views, bar)]
+                for views in window_views(video, starts, lengths, number, *crops):
+                    found += [reduce(scores, 0) for scores in self._view_scores(views)]
+                    bar.update(len(views.frame_index))
             return Timeline(starts, window, video.num_frames, video.fps, _finite(np.stack(found), path))
 
     def check_sliding(self) -> None:
@@ -189,17 +188,9 @@ class Predictor:
         with video:
             yield video
 
-    def _views(self, video: Video, wanted: np.ndarray, num_crops: int) -> VideoViews:
-        test = self.config.data.test
-        return views_of(video, wanted, test.short_side, test.crop_size, num_crops)
-
-    def _crop_scores(self, views: VideoViews, bar: tqdm) -> np.ndarray:
+    def _view_scores(self, views: VideoViews) -> np.ndarray:
         """Returns (num_clips, num_crops, K)."""
-        found, crops = [], len(views.crops)
-        for clips in self._scorer.upload(views).chunks(self._scorer.views_per_step):
-            found.append(self._scorer.clip_scores(clips).cpu())
-            bar.update(len(clips) / crops)
-        return torch.cat(found).unflatten(0, (-1, crops)).numpy()
+        return self._scorer.view_scores(self._scorer.upload(views)).cpu().numpy()
 
 
 def _refuse_idle_settings(given: Mapping[str, Any]) -> None:

@@ -54,12 +54,3 @@ def window_starts(num_video_frames: int, window: int, every: int) -> np.ndarray:
     """Returns the first frames (n,) of windows: one every so many frames, and one that ends with the video."""
     last = max(num_video_frames - window, 0)
     return np.unique([*range(0, last, every), last])
-
-
-def blocks_of(starts: np.ndarray, window: int, limit: int) -> Iterator[np.ndarray]:
-    """Yields consecutive starts whose windows span at most `limit` frames, or a single start if one spans more."""
-    first = 0
-    while first < len(starts):
-        stop = max(first + 1, int(np.searchsorted(starts, starts[first] + limit - window, "right")))
-        yield starts[first:stop]
-        first = stop

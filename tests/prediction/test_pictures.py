@@ -18,7 +18,7 @@ def test_the_labelled_video_differs_from_its_source_in_the_box_only(halves, tmp_
     labels = [[("jumping", 0.9), ("running", 0.1)], [("running far away", 0.8), ("jumping", 0.2)]]
     made = tmp_path / "made.mp4"
     with open_video(halves) as source:
-        write_labelled(made, source, labels, np.array([0, 24]), 2**20, lambda count: None)
+        write_labelled(made, source, labels, np.array([0, 24]), lambda count: None)
         pixels = source.read(range(48), (48, 64)).numpy().astype(int)
     with open_video(made) as video:
         assert (video.num_frames, video.fps, video.height, video.width) == (48, 25, 48, 64)
@@ -34,6 +34,6 @@ def test_the_labelled_video_differs_from_its_source_in_the_box_only(halves, tmp_
 def test_odd_sizes_are_rounded_down_to_even_ones(tmp_path):
     write_grey_video(tmp_path / "odd.mkv", 3, 33, 51, "ffv1", pix_fmt="yuv444p")
     with open_video(tmp_path / "odd.mkv") as source:
-        write_labelled(tmp_path / "even.mp4", source, [[("a", 1.0)]], np.array([0]), 2**20, lambda count: None)
+        write_labelled(tmp_path / "even.mp4", source, [[("a", 1.0)]], np.array([0]), lambda count: None)
     with open_video(tmp_path / "even.mp4") as video:
         assert (video.num_frames, video.height, video.width) == (3, 32, 50)

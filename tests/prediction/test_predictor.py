@@ -7,12 +7,9 @@ import torch
 import nlvideo
 from nlvideo.config.compose import from_container
 from nlvideo.config.schema import EvaluateConfig, TrainConfig
-from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.evaluate import evaluate
-from nlvideo.prediction import predictor as predictor_module
-from nlvideo.prediction.pictures import write_labelled
 from nlvideo.prediction.predictor import Predictor
 from nlvideo.runtime.errors import UserError
 from nlvideo.weights.checkpoint_file import save_checkpoint
@@ -75,25 +72,21 @@ def test_windows_are_scored_like_clips(checkpoint, video_folder, halves):
     assert short.starts.tolist() == [0, 2] and short.num_frames == 10
 
 
-def test_memory_does_not_grow_with_the_video(predictor, video_folder, tmp_path, monkeypatch):
-    read, asked = PyavVideo.read, []
+def test_a_video_is_decoded_once_however_many_windows(checkpoint, predictor, video_folder, monkeypatch):
+    frames, decoded = PyavVideo.frames, []
 
-    def counting(self, indices, size, box=None):
-        asked.append(np.asarray(indices))
-        return read(self, indices, size, box)
+    def counting(self, indices):
+        for frame in frames(self, indices):
+            decoded.append(frame.pts)
+            yield frame
 
+    monkeypatch.setattr(PyavVideo, "frames", counting)
     video = video_folder / "val/a video 0.mp4"
-    whole = predictor.slide(video)
-    monkeypatch.setattr(PyavVideo, "read", counting)
-    monkeypatch.setattr(predictor_module, "BLOCK_BYTES", 20 * 3 * 32 * 43)  # 20 frames of the resized size
-    blocks = predictor.slide(video)
-    assert len(asked) > 2 and max(len(indices) for indices in asked) <= 20
-    np.testing.assert_allclose(blocks.scores, whole.scores, atol=1e-5)
-    asked.clear()
-    with open_video(video) as opened:
-        write_labelled(tmp_path / "o.mp4", opened, [[("a", 1.0)]], np.array([0]), 7 * 3 * 48 * 64, lambda n: None)
-    assert [len(indices) for indices in asked] == [7, 7, 7, 7, 7, 5]
-    assert np.concatenate(asked).tolist() == list(range(40))
+    timeline = predictor.slide(video, every_seconds=1 / 25, num_crops=3)
+    assert len(timeline.starts) == 33 and len(decoded) == len(set(decoded)) == 39  # the last one is between two taken
+    # 3 crops of 2 windows are whole steps of 2 views, and of 1 window are not
+    steps = Predictor(checkpoint, settings={"views_per_step": 33 * 3}).slide(video, every_seconds=1 / 25, num_crops=3)
+    np.testing.assert_allclose(steps.scores, timeline.scores, atol=1e-5)
 
 
 def test_clips_are_taken_by_time(checkpoint, video_folder):

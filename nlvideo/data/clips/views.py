@@ -167,6 +167,18 @@ def views_of(
     unique, position = np.unique(wanted, return_inverse=True)
     size = resized_size(video.height, video.width, short_side)
     frames = video.read(unique, size)
-    crop = size if crop_size is None else (crop_size, crop_size)
-    crops = [(0, 0)] if crop_size is None else crop_offsets(num_crops, *size, crop_size)
-    return VideoViews(frames, torch.from_numpy(position.reshape(wanted.shape)), crops, crop, index, [])
+    frame_index = torch.from_numpy(position.reshape(wanted.shape))
+    return VideoViews(frames, frame_index, *crops_of(size, crop_size, num_crops), index, [])
+
+
+def crops_of(
+    size: tuple[int, int], crop_size: int | None, num_crops: int
+) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Returns (top, left) of each crop of frames of this (height, width), and the crops' (height, width).
+
+    Args:
+        crop_size: of the square crops; None: the whole frame.
+    """
+    if crop_size is None:
+        return [(0, 0)], size
+    return crop_offsets(num_crops, *size, crop_size), (crop_size, crop_size)

@@ -7,6 +7,7 @@ import decord
 import numpy as np
 import torch
 
+from nlvideo.data.decoding.conversion import RESIZE_CHUNK
 from nlvideo.data.decoding.orientation import UPRIGHT
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Region, Video
@@ -48,12 +49,13 @@ class DecordVideo(Video):
 
     def _read_parts(self, indices: np.ndarray, crop: Crop | Region) -> Iterator[CropSource]:
         rows, columns = crop.spans(self.height, self.width)
-        try:
-            frames = self._reader.get_batch(indices.tolist()).asnumpy()
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            raise DecodeError(self.path, f"decord: {_reason(error)}") from None
-        cut = torch.from_numpy(frames)[:, rows.first : rows.stop, columns.first : columns.stop]
-        yield CropSource(cut, rows, columns)
+        for first in range(0, len(indices), RESIZE_CHUNK):
+            try:
+                frames = self._reader.get_batch(indices[first : first + RESIZE_CHUNK].tolist()).asnumpy()
+            except (decord.DECORDError, RuntimeError, IndexError) as error:
+                raise DecodeError(self.path, f"decord: {_reason(error)}") from None
+            cut = torch.from_numpy(frames)[:, rows.first : rows.stop, columns.first : columns.stop]
+            yield CropSource(cut, rows, columns)
 
 
 def _refused(probe: PyavVideo) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from torchcodec.decoders import VideoDecoder
 
+from nlvideo.data.decoding.conversion import RESIZE_CHUNK
 from nlvideo.data.decoding.pyav_video import PyavVideo
 from nlvideo.data.decoding.video import Crop, CropSource, DecodeError, Region, Video
 from nlvideo.data.shards.video_file import member_address
@@ -48,8 +49,9 @@ class TorchcodecVideo(Video):
 
     def _read_parts(self, indices: np.ndarray, crop: Crop | Region) -> Iterator[CropSource]:
         rows, columns = crop.spans(self.height, self.width)
-        try:
-            frames = self._decoder.get_frames_at(indices.tolist()).data
-        except (RuntimeError, IndexError) as error:
-            raise DecodeError(self.path, f"torchcodec: {str(error).splitlines()[0]}") from None
-        yield CropSource(frames[:, rows.first : rows.stop, columns.first : columns.stop], rows, columns)
+        for first in range(0, len(indices), RESIZE_CHUNK):
+            try:
+                frames = self._decoder.get_frames_at(indices[first : first + RESIZE_CHUNK].tolist()).data
+            except (RuntimeError, IndexError) as error:
+                raise DecodeError(self.path, f"torchcodec: {str(error).splitlines()[0]}") from None
+            yield CropSource(frames[:, rows.first : rows.stop, columns.first : columns.stop], rows, columns)

@@ -208,6 +208,14 @@ class Video(abc.ABC):
         assert 0 <= top <= size[0] - height and 0 <= left <= size[1] - width, f"{box} is not inside {size}"
         return self._read_crop(np.asarray(indices), Crop(size, top, left, height, width))
 
+    def stream(self, indices: np.ndarray, size: tuple[int, int]) -> Iterator[Tensor]:
+        """Yields what `read` returns, a few frames at a time and in one pass, so that memory does not grow with their
+        number."""
+        for part, rows, columns in self._read_parts(indices, Crop(size, 0, 0, *size)):
+            frames = torch.empty(len(part), *size, 3, dtype=torch.uint8)
+            resize_part(part, rows, columns, frames)
+            yield frames
+
     def read_clip(self, wanted: np.ndarray, crop: Crop | Region) -> Tensor:
         """Returns a crop of the wanted frames (T, height, width, 3) as `read` does, in any order and with repetitions:
         a clip that loops over a short video decodes each frame once."""

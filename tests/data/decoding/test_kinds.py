@@ -11,7 +11,7 @@ import pytest
 import torch
 from videos import facts_of, plain_decode, remux, write_video
 
-from nlvideo.data.decoding import decoded_index
+from nlvideo.data.decoding import decoded_index, pyav_video
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.decoding.orientation import UPRIGHT, Orientation, orientation
 from nlvideo.data.decoding.pyav_video import PyavVideo
@@ -30,8 +30,9 @@ def check(path, count, timed=None):
     expected = plain_decode(path)
     assert len(expected) == count
     parts = (range(count), range(0, count, 7), [count - 1], [count // 2], [0], range(count // 3, count, 5))
-    for wanted, facts in itertools.product(parts, (None, facts_of(path))):
-        with PyavVideo(path, facts=facts) as video:
+    for wanted, facts, distance in itertools.product(parts, (None, facts_of(path)), (1, pyav_video.SEEK_FRAMES)):
+        with pytest.MonkeyPatch.context() as patch, PyavVideo(path, facts=facts) as video:
+            patch.setattr(pyav_video, "SEEK_FRAMES", distance)
             assert video.num_frames == count
             assert timed is None or video.timed == timed
             for i, frame in zip(wanted, video.read(list(wanted), (video.height, video.width)).numpy(), strict=True):
@@ -308,3 +309,22 @@ def test_keyframes_of_codecs_that_are_not_known_are_not_believed(tmp_path, movin
         packet.is_keyframe = True
 
     check(remux(source, tmp_path / "marked.3gp", marked), 40, timed=False)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_sound_beside_a_video_changes_nothing(tmp_path, moving, suffix):
+    source, path = write_video(tmp_path / "source.mp4", moving, bf="2", g="12"), tmp_path / f"sound.{suffix}"
+    with av.open(str(source)) as before, av.open(str(path), "w") as after:
+        video, sound = after.add_stream_from_template(before.streams.video[0]), after.add_stream("pcm_s16le", rate=8000)
+        for packet in (packet for packet in before.demux(video=0) if packet.size):
+            noise = av.AudioFrame.from_ndarray(np.full((1, 320), 99, np.int16), format="s16", layout="mono")
+            noise.rate = 8000
+            after.mux(sound.encode(noise))
+            packet.stream = video
+            after.mux(packet)
+        after.mux(sound.encode(None))
+    check(path, 40)
+    with PyavVideo(path) as video:
+        (sound,) = video._container.streams.audio
+        if hasattr(sound, "discard"):  # from PyAV 18 on
+            assert sound.discard == av.stream.Discard.all
