@@ -62,6 +62,8 @@ class FeatureExtractor:
             given.setdefault(place, "")
         trained = read_trained(os.fspath(checkpoint))
         with redirect_stdout(sys.stderr):
+            if trained.note:
+                print(trained.note)
             self._prepare(extract_settings(trained.config, given), trained, device)
 
     @classmethod
