@@ -39,7 +39,7 @@ def sweep_here(tmp_path, monkeypatch, capsys):
     return started
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_sweep_of_two_ranks_does_only_what_is_missing(sweep_here, video_folder, tmp_path):
     """Two points, two ranks each, one of which fails on purpose: its list does not exist at first."""
     text = (video_folder / "train.csv").read_text()
@@ -129,7 +129,7 @@ def test_names_are_short_and_need_no_quotes(tmp_path):
     assert all(len(name_of(overrides)) == 150 for overrides in long)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("launcher", ["submitit_local"])
 def test_points_can_be_started_by_submitit(video_folder, tmp_path, monkeypatch, launcher):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")

@@ -120,7 +120,7 @@ def test_prepare_videos_makes_small_seekable_copies(run, tmp_path):
         assert not container.streams.audio
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_prepare_videos_goes_on_after_a_kill(run, tmp_path):
     for i in range(8):
         write_grey_video(tmp_path / f"source/{i}.mp4", 80, height=256, width=320)
@@ -177,7 +177,7 @@ def test_show_samples_draws_any_sample(run, video_folder, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_benchmark_loader_gives_its_figures(tmp_path):
     write_grey_video(tmp_path / "videos/a.mp4", 80, height=256, width=340, g="40", bf="2")
     file = tmp_path / "figures.json"
