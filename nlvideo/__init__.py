@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nlvideo.data.decoding.array_video import Frames
     from nlvideo.evaluate import evaluate_from_python as evaluate
     from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
     from nlvideo.models.insert import insert_blocks
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
+    "Frames",
     "GlobalContextBlock",
     "NonLocalBlock",
     "Predictor",
@@ -27,6 +29,7 @@ __all__ = [
 
 PROGRAMS = ("train", "evaluate")  # modules that can be called
 _PLACES = {
+    "Frames": "nlvideo.data.decoding.array_video",
     "GlobalContextBlock": "nlvideo.models.global_context",
     "NonLocalBlock": "nlvideo.models.non_local",
     "Predictor": "nlvideo.prediction.predictor",
