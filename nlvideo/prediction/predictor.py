@@ -132,7 +132,7 @@ class Predictor:
             )
             views = views_of(opened, wanted, test.short_side, test.crop_size, test.num_crops)
         by_clips, _, _ = pool(self._view_scores(views), test.pooling)
-        return _finite(by_clips[-1], video)
+        return finite_scores(by_clips[-1], video)
 
     def slide(
         self, video: VideoSource, every_seconds: float | None = None, num_crops: int = 1, progress: bool = False
@@ -166,7 +166,7 @@ class Predictor:
                 for views in window_views(opened, starts, lengths, number, *crops):
                     found += self.window_scores(views)
                     bar.update(len(views.frame_index))
-            return Timeline(starts, self.window, opened.num_frames, opened.fps, _finite(np.stack(found), video))
+            return Timeline(starts, self.window, opened.num_frames, opened.fps, finite_scores(np.stack(found), video))
 
     def _slide_frames(self, frames: Frames, every_seconds: float | None, num_crops: int, progress: bool) -> Timeline:
         """Slides over frames whose number is not known."""
@@ -183,7 +183,7 @@ class Predictor:
                 found += self.window_scores(views)
                 bar.update(len(views.frame_index))
         starts = np.array(windows.starts)
-        return Timeline(starts, self.window, windows.num_frames, fps, _finite(np.stack(found), frames))
+        return Timeline(starts, self.window, windows.num_frames, fps, finite_scores(np.stack(found), frames))
 
     @property
     def window(self) -> int:
@@ -262,7 +262,8 @@ def _network_for(trained: TrainedCheckpoint, config: PredictConfig) -> VideoResN
     return network
 
 
-def _finite(scores: np.ndarray, video: VideoSource) -> np.ndarray:
+def finite_scores(scores: np.ndarray, video: VideoSource) -> np.ndarray:
+    """Returns the scores; raises RunFailed if they are not finite."""
     if not np.isfinite(scores).all():
         raise RunFailed(f"The scores of {source_name(video)} are not finite.")
     return scores
