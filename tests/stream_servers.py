@@ -1,5 +1,6 @@
 """Streams on loopback: a file's packets by UDP, and its bytes by HTTP(S) without an end, with cuts."""
 
+import re
 import socket
 import ssl
 import subprocess
@@ -9,9 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, TCPServer, ThreadingTCPServer
+from typing import TypeVar
 
 import av
 import numpy as np
+
+Server = TypeVar("Server", bound=TCPServer)
 
 
 def write_stream(path: Path, num_frames: int = 60, fps: int = 25, audio_only: bool = False) -> Path:
@@ -128,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(server: LiveServer, certificate: tuple[Path, Path] | None = None) -> Iterator[LiveServer]:
+def serving(server: Server, certificate: tuple[Path, Path] | None = None) -> Iterator[Server]:
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
@@ -141,6 +146,67 @@ def serving(server: LiveServer, certificate: tuple[Path, Path] | None = None) ->
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class RtspServer(ThreadingTCPServer):
+    """Plays a file's video to whoever asks, by RTP over UDP from FFmpeg's muxer; TCP it refuses."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self, path: Path, fps: float):
+        self.path, self.fps, self.asked = path, fps, []
+        super().__init__(("127.0.0.1", 0), _RtspHandler)
+
+    @property
+    def port(self) -> int:
+        return self.server_address[1]
+
+    def handle_error(self, *_) -> None:
+        pass
+
+    def play(self, port: int, stop: threading.Event) -> None:
+        start = time.monotonic()
+        with av.open(str(self.path)) as source, av.open(f"rtp://127.0.0.1:{port}", "w", format="rtp") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
+                if stop.wait(max(0.0, start + number / self.fps - time.monotonic())):
+                    return
+                packet.stream = stream
+                target.mux(packet)
+
+
+class _RtspHandler(StreamRequestHandler):
+    server: RtspServer
+    SDP = (
+        "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n"
+        "a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:track0\r\n"
+    )
+
+    def handle(self) -> None:
+        stop, port = threading.Event(), 0
+        while request := self._request():
+            method, text = request.split()[0], request.lower()
+            self.server.asked.append(method)
+            status, head, body = "200 OK", "Session: 1\r\n", ""
+            if method == "DESCRIBE":
+                body = self.SDP
+                head = f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
+            elif method == "SETUP" and "tcp" in text:
+                status = "461 Unsupported transport"
+            elif method == "SETUP":
+                port = int(re.search(r"client_port=(\d+)", text)[1])
+                head += f"Transport: RTP/AVP;unicast;client_port={port}-{port + 1};server_port=5100-5101\r\n"
+            elif method == "PLAY":
+                threading.Thread(target=self.server.play, args=(port, stop), daemon=True).start()
+            number = re.search(r"cseq: *(\d+)", text)[1]
+            self.wfile.write(f"RTSP/1.0 {status}\r\nCSeq: {number}\r\n{head}\r\n{body}".encode())
+        stop.set()
+
+    def _request(self) -> str:
+        lines = []
+        while (line := self.rfile.readline()).strip():
+            lines.append(line.decode())
+        return "".join(lines)
 
 
 def make_certificates(folder: Path) -> None:

@@ -12,7 +12,7 @@ import time
 import pytest
 import stream_servers
 from in_process import run_main
-from stream_servers import LiveServer, free_port, sent_by_udp, serving, write_stream
+from stream_servers import LiveServer, RtspServer, free_port, sent_by_udp, serving, write_stream
 
 from nlvideo.data.streams import stream_input, stream_reader
 from nlvideo.data.streams.rolling_frames import StreamFrame
@@ -65,6 +65,15 @@ def test_answers_are_those_of_the_file(command, predictor, recording):
             assert score == pytest.approx(timeline.scores[start, predictor.classes.index(name)], abs=1e-5)
     assert answers[-1]["end"] == pytest.approx(59 / 25, abs=0.002)
     assert answers[0].keys() >= {"video", "clock", "latency", "dropped_frames", "damaged", "reconnects"}
+
+
+def test_rtsp(command, recording, quick):
+    """Against a server of these tests alone; see the documents."""
+    with serving(RtspServer(recording, fps=50)) as server:
+        answers, error, code = command(f"rtsp://me:secret@127.0.0.1:{server.port}/x", "reconnect_seconds=0")
+    assert code == 1 and "no frames for 0 seconds" in error and "secret" not in error
+    assert server.asked[:5] == ["OPTIONS", "DESCRIBE", "SETUP", "SETUP", "PLAY"]
+    assert len(answers) > 3 and {answer["video"] for answer in answers} == {f"rtsp://127.0.0.1:{server.port}/x"}
 
 
 def test_udp_in_real_time(command, recording, quick):
