@@ -305,7 +305,7 @@ def test_addresses_are_paths_and_not_keys():
 def test_lost_packets_are_counted(command, recording, quick):
     content = recording.read_bytes()
     packets = [content[i : i + 188] for i in range(0, len(content), 188)]
-    kept = packets[: len(packets) // 2] + [p for i, p in enumerate(packets[len(packets) // 2 :]) if i % 20]
+    kept = packets[: len(packets) // 2] + [p for i, p in enumerate(packets[len(packets) // 2 :]) if i % 40]
     content = b"".join(kept)
     with serving(LiveServer(content)) as server:
         answers, _, code = command(f"http://127.0.0.1:{server.port}/file")

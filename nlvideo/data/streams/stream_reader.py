@@ -37,7 +37,7 @@ class StreamReader:
     Attributes:
         frames: the last ones, and what ended the stream.
         num_frames: that came in all, those not taken by clip_fps among them.
-        num_damaged: packets that are marked as damaged or do not decode, and damaged frames, which are left out.
+        num_damaged: packets that are marked as damaged, do not decode, or give damaged frames, which are left out.
         num_reconnects: how often a connection was made after the first.
     """
 
@@ -123,17 +123,15 @@ class StreamReader:
                 raise StreamBroke(reason_of(error)) from None
             if packet is None:
                 return
+            damaged = packet.is_corrupt
             try:
-                self.num_damaged += good and packet.is_corrupt
                 frames = packet.decode()
             except FAILURES:
-                self.num_damaged += good
-                continue
-            for frame in frames:
-                self.num_damaged += good and frame.is_corrupt  # before the first keyframe all are
-                if not frame.is_corrupt:
-                    good = True
-                    yield frame
+                frames, damaged = [], True
+            whole = [frame for frame in frames if not frame.is_corrupt]
+            self.num_damaged += good and (damaged or len(whole) < len(frames))  # before the first keyframe all are
+            good = good or bool(whole)
+            yield from whole
 
     def _take(self, frame: av.VideoFrame) -> None:
         self._latest = time.monotonic()
