@@ -26,7 +26,9 @@ class FaultyServer(ThreadingHTTPServer):
     """Serves a folder, or what another server has, and does to each request what the plan says.
 
     A plan answers None for a request that works, a status such as "500", "drop" (no answer), "stall" (half of it, then
-    silence), "cut" (half of it), "short" (half of it as if it were whole) or "wrong" (other bytes of the same length).
+    silence), "cut" (half of it), "short" (half of it as if it were whole), "wrong" (other bytes of the same length),
+    "long" (twice of it), "empty" (it has a length of 0), "unsaid" (half of it, without a length) or "drip" (a byte each
+    0.05 s).
     """
 
     daemon_threads = True
@@ -71,13 +73,23 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "short":
             body = body[: len(body) // 2]
             headers["Content-Length"] = str(len(body))
+        if fault == "long":
+            body *= 2
+        if fault == "empty":
+            headers["Content-Length"] = "0"
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name, value)
+            if fault != "unsaid" or name != "Content-Length":
+                self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        if fault in ("stall", "cut"):
+        if fault == "drip":
+            for byte in body[:100]:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(0.05)
+        if fault in ("stall", "cut", "unsaid"):
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
             time.sleep(STALL_SECONDS if fault == "stall" else 0)

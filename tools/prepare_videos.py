@@ -46,7 +46,7 @@ from nlvideo.runtime.files import make_folder, replacing
 from nlvideo.runtime.progress import progress_bar
 
 COLUMNS = ("video", "prepared", "reason", "frames", "height", "width", "source_bytes", "bytes", "seconds")
-GAP, CRF = 48, 22
+GAP, CRF = 24, 22
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from nlvideo.data.clips.sampling import clip_indices
 from nlvideo.data.clips.views import VideoViews, crops_of
 from nlvideo.data.streams.rolling_frames import StreamFrame
-from nlvideo.data.streams.stream_input import StreamBroke, is_stream, shown
+from nlvideo.data.streams.stream_input import StreamBroke, is_stream, without_password
 from nlvideo.data.streams.stream_reader import StreamReader
 from nlvideo.prediction.predictor import Predictor, finite_scores
 from nlvideo.runtime.errors import RunFailed, UserError
@@ -37,7 +37,7 @@ def check_stream(composed: DictConfig, given: Mapping[str, Any], paths: Sequence
                 "reconnect_seconds has no effect without a stream: rtsp://, udp://, http(s)://, -, a device."
             )
         return None
-    name = shown(streams[0])
+    name = without_password(streams[0])
     if len(paths) > 1:
         raise UserError(f"{name} is a stream, which is read alone; {len(paths)} videos are given.")
     if not composed.sliding:
@@ -58,7 +58,7 @@ def predict_stream(predictor: Predictor, address: str, num_crops: int) -> None:
     Raises:
         RunFailed: the stream cannot be opened, or broke off and does not come back.
     """
-    data, name = predictor.config.data, shown(address)
+    data, name = predictor.config.data, without_password(address)
     predictor.check_sliding()
     seconds = predictor.config.reconnect_seconds
     note = lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True)  # noqa: E731
@@ -96,7 +96,7 @@ def _answers(predictor: Predictor, reader: StreamReader, num_crops: int) -> Iter
     damaged = 0
     while (frames := reader.frames.window(last, every)) is not None:
         (scores,) = predictor.window_scores(views_of_window(predictor, frames, num_crops))
-        best = predictor.best(finite_scores(scores, shown(reader.address)), config.top)
+        best = predictor.best(finite_scores(scores, without_password(reader.address)), config.top)
         lost, damaged = reader.num_damaged - damaged, reader.num_damaged
         yield {
             "start": round(frames[0].seconds, 3),

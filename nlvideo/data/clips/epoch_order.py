@@ -51,17 +51,18 @@ class EpochOrder:
     def __init__(self, num_videos: int, seed: int, expected: np.ndarray | None = None, *, clips_per_video: int = 1):
         self.num_videos, self.seed, self.expected = num_videos, seed, expected
         self.clips_per_video = clips_per_video
-        self._epoch, self._drawn = -1, EpochVideos(np.empty(0, np.int64), np.empty(0, np.int64))
+        self._drawn = -1, EpochVideos(np.empty(0, np.int64), np.empty(0, np.int64))  # of which epoch, and what
 
     def keys(self, first: int, stop: int) -> list[SampleKey]:
         """Returns the clips at the places first .. stop - 1 of the stream."""
         found = []
+        known, drawn_videos = self._drawn  # without workers, a thread that fetches ahead calls this, too
         for place in range(first, stop):
             drawn, clip = divmod(place, self.clips_per_video)
             epoch, i = divmod(drawn, self.num_videos)
-            if epoch != self._epoch:
-                self._epoch, self._drawn = epoch, self.draw(epoch)
-            found.append(SampleKey(epoch, int(self._drawn.videos[i]), int(self._drawn.copies[i]), place, clip))
+            if epoch != known:
+                self._drawn = known, drawn_videos = epoch, self.draw(epoch)
+            found.append(SampleKey(epoch, int(drawn_videos.videos[i]), int(drawn_videos.copies[i]), place, clip))
         return found
 
     def draw(self, epoch: int) -> EpochVideos:

@@ -23,7 +23,7 @@ from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.stores.addresses import is_address
 from nlvideo.data.stores.ahead import Ahead
 from nlvideo.data.stores.cache import Cache
-from nlvideo.data.stores.store import MissingObject
+from nlvideo.data.stores.store import MissingObject, StoreFailed
 from nlvideo.runtime.errors import UserError
 
 # name: (module and class, the package it needs and how that is installed)
@@ -163,6 +163,8 @@ class Opener:
                 try:
                     yield file
                 except DecodeError as error:
+                    if not self.cache.holds(path):
+                        raise StoreFailed(f"{path} went from data.cache_dir={self.cache.folder} while open.") from None
                     raise DecodeError(path, error.reason) from None
                 except SlowVideo as error:
                     raise SlowVideo(path, error.seconds) from None

@@ -25,6 +25,7 @@ class Ahead:
         self._cache, self._addresses = cache, addresses
         self._budget = SHARE_AHEAD * cache.space.limit / max(1, processes)
         self._waiting: deque[tuple[str, int]] = deque()  # objects that are fetched and not opened, with their bytes
+        self._last_opened = ""
         self._changed, self._stopped = threading.Condition(), False
         # A daemon: a worker ends when it is told to, also in the middle of a download; its lock dies with it.
         self._thread = threading.Thread(target=self._run, name="fetching ahead", daemon=True)
@@ -33,6 +34,9 @@ class Ahead:
     def opened(self, address: str) -> None:
         """Moves on to what comes after an object that is opened now."""
         wanted = split_shard(address).object
+        if wanted == self._last_opened:  # the next video of the same shard, which is waited for once
+            return
+        self._last_opened = wanted
         with self._changed:
             names = [name for name, _ in self._waiting]
             if wanted in names:

@@ -16,7 +16,7 @@ from nlvideo.data.stores.traffic import Traffic
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import make_folder
 
-ROOM_SECONDS, LOOK_SECONDS = 120.0, 0.2  # that a fetch waits for others to close their videos, and between its looks
+ROOM_SECONDS, LOOK_SECONDS = 120.0, 2.0  # that a fetch waits for others to close their videos, and between its looks
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -52,7 +52,10 @@ class Cache:
         try:
             self.space.count()
         except OSError as error:  # file systems without locks, too
-            raise UserError(f"data.cache_dir={self.folder} cannot be used: {error.strerror}.") from None
+            raise UserError(self._unusable(error)) from None
+
+    def _unusable(self, error: OSError) -> str:
+        return f"data.cache_dir={self.folder} cannot be used: {_reason(error)}."
 
     @contextmanager
     def file(self, address: str) -> Iterator[str]:
@@ -70,9 +73,12 @@ class Cache:
                 self.fetch(name)
                 lock = self._shared(entry)
         except OSError as error:
-            raise StoreFailed(f"{name}: data.cache_dir={self.folder} cannot be used: {error.strerror}.") from None
+            raise StoreFailed(f"{name}: {self._unusable(error)}") from None
         try:
-            self.space.note_use(entry.folder)
+            try:
+                self.space.note_use(entry.folder)
+            except OSError as error:
+                raise StoreFailed(f"{name}: {self._unusable(error)}") from None
             waited = time.monotonic() - started
             self.traffic.add(opens=1, hits=hit, waited_seconds=0.0 if hit else waited)
             yield self.place(address)
@@ -93,7 +99,7 @@ class Cache:
         """Returns where the file of an object, or of a member in a shard's, is or would be."""
         place = split_shard(address)
         file = CacheEntry(self.folder, place.object).file
-        return str(file) if place.member is None else os.path.join(file, place.member)
+        return str(file) if place.member is None else f"{file}/{place.member.lstrip('/')}"
 
     def holds(self, address: str) -> bool:
         return CacheEntry(self.folder, split_shard(address).object).record() is not None
@@ -122,7 +128,7 @@ class Cache:
             clear(entry.folder)
             size = self._fetch_into(
                 entry,
-                lambda fetch: with_retries(address, fetch, tries=tries, stopped=stopped),
+                lambda fetch: with_retries(address, fetch, tries=tries, stopped=stopped, folder=self.folder),
                 lambda: self._fetch_once(entry, wait, stopped),
             )
         finally:
@@ -139,7 +145,7 @@ class Cache:
                 return retried(fetch)
             except OSError as error:
                 if error.errno not in FULL or last_try:
-                    what = "is full" if error.errno in FULL else f"cannot be written: {error.strerror}"
+                    what = "is full" if error.errno in FULL else f"cannot be written: {_reason(error)}"
                     raise StoreFailed(
                         f"{entry.address} cannot be fetched: the disk of data.cache_dir={self.folder} {what}."
                     ) from None
@@ -179,7 +185,11 @@ class Cache:
                     f"{address}: data.cache_gb={self.gigabytes:g} has no room for its {size / 1e9:.4g} GB beside what "
                     "is open. Give it more, or use fewer workers."
                 )
-            time.sleep(LOOK_SECONDS)
+            time.sleep(min(LOOK_SECONDS, max(0.0, end - time.monotonic())))
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error).rstrip(".")  # the second of a UserError
 
 
 def facts_with_retries(address: str) -> ObjectFacts:

@@ -1,25 +1,30 @@
 """One object in the cache of a node: its file, the record of what it is, and the lock that all processes respect.
 
 An entry is a folder of four files. The file counts only with a record that says how long it is; both are made under
-other names, synced and renamed. The lock is shared by those who read the file and exclusive for who fetches or removes
-it; the system gives it back when a process dies.
+other names, synced and renamed, the record first: it names the file, and nothing without such a name is ever removed.
+The lock is shared by those who read the file and exclusive for who fetches or removes it; the system gives it back when
+a process dies.
 """
 
 import hashlib
 import json
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from nlvideo.data.stores.addresses import file_name
-from nlvideo.runtime.files import write_text
+from nlvideo.runtime.files import PARTIAL_FILE, write_text
+from nlvideo.runtime.folder_lock import open_lock
 
 if sys.platform != "win32":
     import fcntl
 
 LOCK, RECORD, PART = ".lock", ".record.json", ".part"
+PARTIAL = re.compile(rf"\.\d+{re.escape(PART)}")  # see CacheEntry.part
+GROUP, KEY = re.compile("[0-9a-f]{2}"), re.compile("[0-9a-f]{40}")  # names of the folders of entries
 FIRST_TIME, TIME_RANGE = 1_000_000_000, 1_000_000_000  # seconds: the times of change that versions are mapped to
 
 
@@ -62,9 +67,9 @@ class CacheEntry:
         os.utime(part, (FIRST_TIME + content % TIME_RANGE,) * 2)
         with open(part, "rb") as file:
             os.fsync(file.fileno())
-        part.replace(self.file)
         record = Record(self.address, size, version, md5)
         write_text(self.folder / RECORD, json.dumps(record._asdict()))
+        part.replace(self.file)
 
     def lock(self, *, exclusive: bool, wait: bool) -> int | None:
         """Returns the open file that holds the entry's lock, until it is closed; None where others hold it.
@@ -76,12 +81,13 @@ class CacheEntry:
 
 
 def lock_folder_of_entry(folder: Path, *, exclusive: bool, wait: bool) -> int | None:
-    """See CacheEntry.lock; its folder is made if it does not exist."""
+    """See CacheEntry.lock; its folder is made if it does not exist, and is for all users who share the cache."""
     name = folder / LOCK
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_for_all(folder.parent)
+        _make_for_all(folder)
         try:
-            lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+            lock = open_lock(name)
         except FileNotFoundError:  # the entry was removed just now
             continue
         try:
@@ -100,24 +106,44 @@ def lock_folder_of_entry(folder: Path, *, exclusive: bool, wait: bool) -> int | 
         os.close(lock)  # of an entry that was removed while this one waited
 
 
-def remove_entry(folder: Path) -> bool:
-    """Removes an entry with all that dead processes have left in it, unless one reads or fetches it."""
-    lock = lock_folder_of_entry(folder, exclusive=True, wait=False)
-    if lock is None:
-        return False
+def _make_for_all(folder: Path) -> None:
     try:
-        clear(folder)
-        (folder / LOCK).unlink(missing_ok=True)
-    finally:
-        os.close(lock)
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return
+    with suppress(OSError):  # another process may have removed it
+        folder.chmod(0o777)  # whatever the umask
+
+
+def remove_entry(folder: Path) -> bool:
+    """Removes an entry with all that dead processes have left in it, and returns whether it did.
+
+    It does not where a process reads or fetches it, or where it is another user's who keeps it to himself.
+    """
+    try:
+        lock = lock_folder_of_entry(folder, exclusive=True, wait=False)
+        if lock is None:
+            return False
+        try:
+            clear(folder)
+            (folder / LOCK).unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+    except PermissionError:
+        return False
     with suppress(OSError):  # another process has made the entry anew
         folder.rmdir()
     return True
 
 
 def clear(folder: Path) -> None:
-    """Removes all but the lock, the record first. The caller holds the lock."""
+    """Removes what is ours but for the lock, the record last: it names the file. The caller holds the lock."""
+    try:
+        kept = file_name(json.loads((folder / RECORD).read_bytes())["address"])
+    except (OSError, ValueError, LookupError, TypeError):
+        kept = None
+    for name in os.listdir(folder):
+        written = PARTIAL_FILE.fullmatch(name)
+        if name == kept or PARTIAL.fullmatch(name) or (written and written[1] == RECORD):
+            (folder / name).unlink(missing_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if path.name != LOCK:
-            path.unlink(missing_ok=True)

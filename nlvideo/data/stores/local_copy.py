@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from nlvideo.data.shards.video_file import exists
 from nlvideo.data.stores.addresses import check_address, file_name, is_address, scheme_of, split_shard
 from nlvideo.data.stores.cache import facts_with_retries
-from nlvideo.data.stores.store import MissingObject, check_package, download, object_facts, with_retries
+from nlvideo.data.stores.store import MissingObject, StoreFailed, check_package, download, object_facts, with_retries
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 
@@ -31,11 +31,13 @@ def local_copy(path: str, what: str) -> Iterator[Path]:
     with TemporaryDirectory(prefix="nlvideo-") as folder:
         file = Path(folder, file_name(path))
         try:
-            with_retries(path, lambda: download(path, file, object_facts(path), lambda: False))
+            with_retries(path, lambda: download(path, file, object_facts(path), lambda: False), folder=folder)
         except MissingObject:
             raise UserFileNotFoundError(
                 f"The {what} {path} does not exist: the store has no such object. Folders are not listed."
             ) from None
+        except OSError as error:
+            raise StoreFailed(f"The {what} {path} cannot be copied to {folder}: {error.strerror}.") from None
         try:
             yield file
         except UserError as error:

@@ -8,11 +8,12 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from nlvideo.data.stores.entries import LOCK, PART, RECORD, remove_entry
+from nlvideo.data.stores.entries import GROUP, KEY, LOCK, PART, PARTIAL, RECORD, remove_entry
+from nlvideo.runtime.folder_lock import open_lock
 
 if sys.platform != "win32":
     import fcntl
@@ -25,7 +26,7 @@ SLACK = 0.05  # of the limit, that is freed besides, so that not every fetch loo
 class Held(NamedTuple):
     """An entry as it lies on the disk."""
 
-    used: int  # number of its last use; 0 if it has no record
+    used: int  # number of its last use; 0 if it has no record, or no file
     size: int  # bytes, those included that are on their way
     folder: Path
 
@@ -44,7 +45,8 @@ class Space:
         """Notes that an entry, whose lock the caller holds, was used after all others."""
         with self._state() as state:
             state[0] += 1
-            os.utime(entry / RECORD, (state[0], state[0]))
+            with suppress(PermissionError):  # of another user's entry, which goes as if it was not used again
+                os.utime(entry / RECORD, (state[0], state[0]))
 
     def take(self, size: int) -> bool:
         """Counts bytes as held, after making room for them; returns whether there is room."""
@@ -86,7 +88,7 @@ class Space:
     def _state(self) -> Iterator[list[int]]:
         """Yields the two numbers, which no other process changes until the block ends; then those in it count."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.folder / STATE, os.O_RDWR | os.O_CREAT, 0o666)
+        file = open_lock(self.folder / STATE)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             read = os.pread(file, STATE_LAYOUT.size, 0)
@@ -102,23 +104,32 @@ class Space:
 
 
 def held_entries(folder: Path) -> list[Held]:
+    """Returns the entries of a cache, and nothing else that lies in its folder: users may keep files there."""
     found = []
     for group in os.scandir(folder):
-        if len(group.name) == 2 and group.is_dir():
-            found += [_held(Path(entry.path)) for entry in os.scandir(group.path)]
+        if GROUP.fullmatch(group.name) and group.is_dir(follow_symlinks=False):
+            entries = os.scandir(group.path)
+            found += [_held(Path(entry.path)) for entry in entries if _is_entry(entry, group.name)]
     return found
+
+
+def _is_entry(found: os.DirEntry, group: str) -> bool:
+    named = KEY.fullmatch(found.name) and found.name.startswith(group)
+    return bool(named) and found.is_dir(follow_symlinks=False)
 
 
 def _held(entry: Path) -> Held:
     used = size = 0
+    has_file = False
     try:
         for file in os.scandir(entry):
             if file.name == RECORD:
                 used = int(file.stat().st_mtime)
-            elif file.name.endswith(PART) and file.name[1 : -len(PART)].isdecimal():
+            elif PARTIAL.fullmatch(file.name):
                 size += int(file.name[1 : -len(PART)])
             elif file.name != LOCK:
-                size += file.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):  # it is being removed or written, or is not ours
+                has_file = True
+                size += file.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:  # it is being removed or written
         pass
-    return Held(used, size, entry)
+    return Held(used if has_file else 0, size, entry)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from nlvideo.data.stores.addresses import SCHEMES, WEB, scheme_of
+from nlvideo.data.stores.progress import BrokenDownload, Stopped, UnknownLength, progress
 from nlvideo.runtime.errors import RunFailed, UserError
 
 Result = TypeVar("Result")
@@ -27,6 +28,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds before the second try, then tw
 CONNECT_SECONDS, STALL_SECONDS = 10.0, 30.0  # without a connection, and without a byte, until a try has failed
 HASHED_BYTES = 1 << 20  # bytes that are hashed at a time
 NOT_MD5 = ("aws:kms", "aws:kms:dsse")  # server-side encryption under which an ETag is no hash of the content
+EXPRESS = "--x-s3"  # ends the names of S3's directory buckets, whose ETags are no hashes either
 LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk that is written to
 _random = random.Random()  # of its own: delays must not change what training draws
 
@@ -37,14 +39,6 @@ class StoreFailed(RunFailed):
 
 class MissingObject(Exception):
     """The store says that there is no such object."""
-
-
-class BrokenDownload(Exception):
-    """What came is not the whole object; says why."""
-
-
-class Stopped(Exception):
-    """Nobody wants the object any more."""
 
 
 class ObjectFacts(NamedTuple):
@@ -72,7 +66,7 @@ def object_facts(address: str) -> ObjectFacts:
         head = files.call_s3("head_object", Bucket=bucket, Key=key)
         etag = head.get("ETag", "").strip('"')
         hashed = re.fullmatch("[0-9a-f]{32}", etag) and head.get("ServerSideEncryption") not in NOT_MD5
-        hashed = hashed and "SSECustomerAlgorithm" not in head
+        hashed = hashed and "SSECustomerAlgorithm" not in head and not bucket.endswith(EXPRESS)
         return ObjectFacts(
             head.get("ContentLength"), etag or str(head.get("LastModified", "")), etag if hashed else None
         )
@@ -82,7 +76,8 @@ def object_facts(address: str) -> ObjectFacts:
             raise FileNotFoundError(address)
         # The servers behind one name may call the same file by different ETags.
         version = info.get("Last-Modified") or info.get("ETag") or ""
-        return ObjectFacts(info["size"], version, _hex(info.get("Content-MD5")))
+        # Servers that make an answer as they send it may say 0 when they are only asked about it.
+        return ObjectFacts(info["size"] or None, version, _hex(info.get("Content-MD5")))
     if info.get("type") == "directory":
         raise FileNotFoundError(address)
     version = info.get("generation") or info.get("etag") or info.get("updated") or ""
@@ -93,14 +88,16 @@ def download(address: str, file: str | os.PathLike, facts: ObjectFacts, stopped:
     """Writes an object to a file; returns its bytes and their MD5.
 
     Raises:
-        BrokenDownload: not the length or the content that the store has said, or another version at the end.
+        BrokenDownload: not the length or the content that the store has said, another version at the end, or too slow.
+        UnknownLength: the store has said neither.
         Stopped: `stopped` has become true meanwhile.
         Exception: the library's, see meaning_of; OSError of the disk.
     """
-    _filesystem(scheme_of(address)).get_file(address, os.fspath(file), callback=_progress(stopped))
+    watched = progress(facts.size, facts.md5 is not None, stopped)
+    _filesystem(scheme_of(address)).get_file(address, os.fspath(file), callback=watched)
     size, md5 = os.path.getsize(file), _md5_of(file)
-    if facts.size is not None and size != facts.size:
-        raise BrokenDownload(f"{size} bytes came of {facts.size}")
+    if watched.expected is not None and size != watched.expected:
+        raise BrokenDownload(f"{size} bytes came of {watched.expected}")
     if facts.md5 is not None and md5 != facts.md5:
         raise BrokenDownload(f"its content has the MD5 {md5}, and the store says {facts.md5}")
     if facts.md5 is None and facts.version and object_facts(address).version != facts.version:
@@ -114,17 +111,19 @@ def with_retries(
     *,
     tries: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    folder: str | os.PathLike | None = None,
 ) -> Result:
     """Returns function(), called again with growing delays while what it raises may pass.
 
     Args:
         address: what it is about.
         tries: at most; None: TRIES.
+        folder: that it is written to.
 
     Raises:
         MissingObject: there is no such object.
-        StoreFailed: no permission, or the last try failed as those before. The line names the address.
-        OSError: of the disk.
+        StoreFailed: no permission, no length, or the last try failed as those before. The line names the address.
+        OSError: of the disk that the folder is on.
         Stopped: `stopped` has become true.
     """
     tries = tries or TRIES
@@ -134,7 +133,7 @@ def with_retries(
         except (StoreFailed, UserError, Stopped, MissingObject):
             raise
         except Exception as error:
-            meaning = meaning_of(error, address)
+            meaning = meaning_of(error, address, folder)
             if isinstance(meaning, Exception):
                 raise meaning from None
             if i == tries - 1:
@@ -148,8 +147,17 @@ def with_retries(
     raise AssertionError("the last try returns or raises")
 
 
-def meaning_of(error: Exception, address: str) -> Exception | str:
-    """Returns what to raise instead of a library's error, or the reason as text if trying again may help."""
+def meaning_of(error: Exception, address: str, folder: str | os.PathLike | None = None) -> Exception | str:
+    """Returns what to raise instead of a library's error, or the reason as text if trying again may help.
+
+    Args:
+        folder: whose files are written; other files that are at fault are the credentials'.
+    """
+    if isinstance(error, UnknownLength):
+        return StoreFailed(
+            f"{address} cannot be fetched: the server does not say how long it is, nor its MD5, so that a part of it "
+            "could pass for the whole. See docs/data.md."
+        )
     chain = list(_causes(error))
     status = next((code for code in map(_status, chain) if code), None)
     root = chain[-1]
@@ -169,7 +177,9 @@ def meaning_of(error: Exception, address: str) -> Exception | str:
             "buckets."
         )
     if isinstance(root, OSError) and not _is_remote(root) and root.filename is not None:
-        return root
+        if folder is not None and str(root.filename).startswith(f"{os.fspath(folder)}{os.sep}"):
+            return root
+        return StoreFailed(f"{address} cannot be read: {_reason(root)}.")
     if isinstance(root, OSError) and root.errno in LOCAL_ERRORS:
         return root
     return _reason(root)
@@ -260,17 +270,6 @@ def _options(scheme: str) -> dict[str, Any]:
     # A proxy, or a password in ~/.netrc, is taken from the environment. A compressed body has another length.
     client = {"timeout": timeout, "trust_env": True}
     return {"client_kwargs": client, "encoded": True, "headers": {"Accept-Encoding": "identity"}}
-
-
-def _progress(stopped: Callable[[], bool]) -> Any:
-    from fsspec.callbacks import Callback
-
-    class Progress(Callback):
-        def relative_update(self, inc: int = 1) -> None:
-            if stopped():
-                raise Stopped
-
-    return Progress()
 
 
 def _md5_of(file: str | os.PathLike) -> str:

@@ -19,7 +19,9 @@ from nlvideo.data.stores.addresses import is_address, scheme_of
 PROTOCOLS = {"rtsp": "rtsp,rtp,udp,tcp", "udp": "udp", "http": "http,tcp", "https": "https,tls,tcp"}
 STANDARD_INPUT = "-"
 # What FFmpeg may take a stream for. Left out is what names other addresses: hls, dash, sdp, concat and more.
-FORMATS = "mpegts mov matroska flv rtsp mpjpeg jpeg_pipe h264 hevc m4v mpeg mpegvideo ivf obu ogg avi nut asf".split()
+STREAM_FORMATS = (
+    "mpegts mov matroska flv rtsp mpjpeg jpeg_pipe h264 hevc m4v mpeg mpegvideo ivf obu ogg avi nut asf".split()
+)
 TIMEOUT = 10.0  # seconds without a byte, after which a stream is taken for broken
 ANALYSIS = 1_000_000  # microseconds of a stream that FFmpeg looks at before it gives the first frame
 FAILURES = (av.FFmpegError, OSError, ValueError)
@@ -47,7 +49,7 @@ def _is_device(path: str) -> bool:
         return False
 
 
-def shown(address: str) -> str:
+def without_password(address: str) -> str:
     """Returns an address as it is printed: without user and password."""
     if not is_address(address):
         return address
@@ -78,7 +80,7 @@ def open_stream(address: str) -> tuple[Any, Any]:
 def _opened(address: str) -> Any:
     if _is_device(address):
         return av.open(address, format="v4l2", timeout=TIMEOUT)
-    options = {"format_whitelist": ",".join(FORMATS), "analyzeduration": str(ANALYSIS)}
+    options = {"format_whitelist": ",".join(STREAM_FORMATS), "analyzeduration": str(ANALYSIS)}
     if address == STANDARD_INPUT:
         return av.open("pipe:0", options=options | {"protocol_whitelist": "pipe"}, metadata_errors="ignore")
     scheme = scheme_of(address)
@@ -102,7 +104,7 @@ def _authorities() -> str | None:
 
 def _why_not_opened(address: str, error: Exception) -> str:
     if isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):
-        kinds = ", ".join(FORMATS)
+        kinds = ", ".join(STREAM_FORMATS)
         return f"it is none of {kinds}; playlists and whatever else names other addresses are not read"
     if is_address(address) and scheme_of(address) == "https" and getattr(error, "errno", 0) == errno.EIO:
         return certificate_problem(address) or reason_of(error)

@@ -123,3 +123,23 @@ def test_a_class_without_a_video_is_refused(tmp_path, multi_label):
     data.balance = "sqrt"
     with pytest.raises(UserError, match=r"data.balance=sqrt: .*train.csv has no video of 2 \(jumps, walks\) of its 4"):
         read_train_table(data)
+
+
+def test_two_threads_may_be_in_different_epochs(monkeypatch):
+    order, draw = EpochOrder(5, 0, np.ones(5)), EpochOrder.draw
+    whole = EpochOrder(5, 0, np.ones(5)).keys(0, 10)
+
+    class Interrupted(np.ndarray):
+        def __getitem__(self, i):
+            if not order.interrupted:
+                order.interrupted = True
+                order.keys(7, 8)  # as another thread does
+            return super().__getitem__(i)
+
+    def interrupted_draw(self, epoch):
+        drawn = draw(self, epoch)
+        return drawn._replace(videos=drawn.videos.view(Interrupted), copies=drawn.copies + 10 * epoch)
+
+    monkeypatch.setattr(EpochOrder, "draw", interrupted_draw)
+    order.interrupted = False
+    assert order.keys(0, 5) == whole[:5] and order.interrupted

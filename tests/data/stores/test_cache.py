@@ -12,7 +12,7 @@ import pytest
 from store_servers import FaultyServer
 
 from nlvideo.data.stores import cache as caches
-from nlvideo.data.stores import entries, space, store
+from nlvideo.data.stores import entries, progress, space, store
 from nlvideo.data.stores.ahead import OBJECTS_AHEAD, Ahead
 from nlvideo.data.stores.cache import Cache
 from nlvideo.data.stores.entries import CacheEntry
@@ -100,6 +100,49 @@ def test_what_is_not_the_whole_object_is_never_kept(served, tmp_path, fault, rea
         content(Cache(tmp_path / "cache", 1), f"{served.address}/1.mp4")
     served.plan = lambda *_: None
     assert content(Cache(tmp_path / "cache", 1), f"{served.address}/1.mp4") == bytes([1]) * 100 * KB
+
+
+def test_what_has_no_length_is_refused_at_once(served, tmp_path):
+    served.plan = lambda *_: "unsaid"
+    address = f"{served.address}/1.mp4"
+    with pytest.raises(StoreFailed, match=f"^{address} cannot be fetched: the server does not say how long it is"):
+        content(Cache(tmp_path / "cache", 1), address)
+    assert served.number == 3  # fsspec asks twice for a length
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_where_only_the_answer_itself_has_a_length_that_counts(served, tmp_path):
+    cache = Cache(tmp_path / "cache", 1)
+    served.plan = lambda _, method, path: "unsaid" if method == "HEAD" else None
+    assert content(cache, f"{served.address}/1.mp4") == bytes([1]) * 100 * KB
+    served.plan = lambda _, method, path: "empty" if method == "HEAD" else None
+    assert content(cache, f"{served.address}/2.mp4") == bytes([2]) * 100 * KB
+
+
+def test_more_than_the_length_is_given_up_while_it_comes(served, tmp_path):
+    served.plan = lambda _, method, path: "long" if method == "GET" else None
+    with pytest.raises(StoreFailed, match="more than its 100000 bytes came"):
+        content(Cache(tmp_path / "cache", 1), f"{served.address}/1.mp4")
+
+
+def test_a_server_that_drips_is_given_up(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(store, "TRIES", 2)
+    served.plan = lambda _, method, path: "drip" if method == "GET" else None
+    started = time.monotonic()
+    with pytest.raises(StoreFailed, match=r"only \d bytes came in 0 s \(after 2 tries\)"):
+        content(Cache(tmp_path / "cache", 1), f"{served.address}/1.mp4")
+    assert time.monotonic() - started < 3
+
+
+def test_a_file_of_credentials_that_is_missing_is_not_the_disks(served, tmp_path, monkeypatch):
+    def facts(address):
+        open(tmp_path / "token")
+
+    monkeypatch.setattr(caches, "object_facts", facts)
+    address = f"{served.address}/1.mp4"
+    with pytest.raises(StoreFailed, match=f"^{address} cannot be read: FileNotFoundError: .*{tmp_path}/token'"):
+        content(Cache(tmp_path / "cache", 1), address)
 
 
 def test_an_object_that_is_replaced_meanwhile_is_fetched_again(served, tmp_path):
@@ -223,6 +266,109 @@ def test_on_a_full_disk_others_make_room_once(served, tmp_path, monkeypatch):
     assert not list(cache.folder.rglob("*.part"))
 
 
+def test_what_is_not_the_caches_own_stays(served, tmp_path):
+    cache = Cache(tmp_path / "cache", 150 * KB / 1e9)
+    content(cache, f"{served.address}/0.mp4")
+    entry = CacheEntry(cache.folder, f"{served.address}/0.mp4").folder
+    name = "ab" + "0" * 38
+    folders = ["me/set", "ab/notes", f"ab/{'0' * 40}", f"me/{name}", f"0B/{name}"]
+    files = [cache.folder / folder / "mine.mp4" for folder in folders]
+    files += [cache.folder / "me/notes.txt", cache.folder / "ab" / name, entry / "mine.txt", entry / ".mine.part"]
+    elsewhere = tmp_path / "elsewhere"
+    files += [elsewhere / name / "mine.mp4", elsewhere / name / ".5.part"]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"mine")
+    (cache.folder / "aa").symlink_to(elsewhere)
+    (cache.folder / "ab" / f"ab{'1' * 38}").symlink_to(elsewhere / name)
+    cache.check()
+    content(cache, f"{served.address}/1.mp4")
+    assert kept(cache) == {"1.mp4"} and all(file.read_bytes() == b"mine" for file in files)
+    assert not list((cache.folder / "me").rglob(entries.LOCK)) and (cache.folder / "aa").is_symlink()
+
+
+def test_what_a_killed_process_leaves_while_it_keeps_an_object_is_removed(served, tmp_path, monkeypatch):
+    cache = Cache(tmp_path / "cache", 1)
+    entry = CacheEntry(cache.folder, f"{served.address}/0.mp4")
+    entry.folder.mkdir(parents=True)
+    entry.part(5).write_bytes(b"whole")
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(entries, "write_text", lambda file, text: file.write_text(text))
+        patched.setattr(Path, "replace", lambda *_: 1 / 0)
+        entry.keep(entry.part(5), 5, "version", "md5")
+    assert entry.record() is None
+    cache.check()
+    assert not entry.folder.exists()
+
+
+def test_several_users_share_a_cache_whatever_their_umask(served, tmp_path, monkeypatch):
+    cache, address = Cache(tmp_path / "cache", 1), f"{served.address}/0.mp4"
+    before = os.umask(0o077)
+    try:
+        content(cache, address)
+    finally:
+        os.umask(before)
+    entry = CacheEntry(cache.folder, address).folder
+    modes = [path.stat().st_mode & 0o777 for path in (entry, entry.parent, entry / entries.LOCK)]
+    assert modes == [0o777, 0o777, 0o666] and (cache.folder / space.STATE).stat().st_mode & 0o777 == 0o666
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "utime", refuse)  # only who owns a file sets its times
+    assert len(content(cache, address)) == 100 * KB
+
+
+def test_what_another_user_keeps_to_himself_is_named_or_stays(served, tmp_path, monkeypatch):
+    cache, address = Cache(tmp_path / "cache", 1e-9), f"{served.address}/0.mp4"
+    content(Cache(tmp_path / "cache", 1), address)
+    opened = os.open
+
+    def refuse(path, *rest):
+        if str(path).endswith(refused):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    refused = entries.LOCK
+    cache.check()
+    assert kept(cache) == {"0.mp4"}
+    refused = space.STATE
+    with pytest.raises(UserError, match=rf"^data.cache_dir={cache.folder} cannot be used: .*/{space.STATE} cannot be"):
+        cache.check()
+    with pytest.raises(
+        StoreFailed, match=rf"^{address}: data.cache_dir={cache.folder} cannot be used: .*{space.STATE}"
+    ):
+        content(cache, address)
+
+
+def test_a_use_that_cannot_be_noted_ends_the_run_in_one_line(served, tmp_path, monkeypatch):
+    cache, address = Cache(tmp_path / "cache", 1), f"{served.address}/0.mp4"
+    content(cache, address)
+
+    def fail(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(cache.space, "note_use", fail)
+    with pytest.raises(StoreFailed, match=rf"^{address}: data.cache_dir={cache.folder} cannot be used: Read-only"):
+        content(cache, address)
+    assert entries.remove_entry(CacheEntry(cache.folder, address).folder)  # nobody holds it
+
+
+def test_who_waits_for_room_looks_for_it_now_and_then(served, tmp_path, monkeypatch):
+    cache, looks = Cache(tmp_path / "cache", 150 * KB / 1e9), []
+    real = space.held_entries
+    monkeypatch.setattr(caches, "ROOM_SECONDS", 0.5)
+    with cache.file(f"{served.address}/0.mp4"), pytest.raises(StoreFailed, match="no room"):
+        monkeypatch.setattr(space, "held_entries", lambda folder: looks.append(1) or real(folder))
+        content(cache, f"{served.address}/1.mp4")
+    assert len(looks) == 2  # at once and at the end
+
+
+def test_a_member_is_never_a_path_of_its_own(tmp_path):
+    assert Cache(tmp_path, 1).place("s3://b/x.tar//etc/a.mp4").endswith("/x.tar/etc/a.mp4")
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="data.cache_dir=.*cannot create"):
@@ -271,7 +417,6 @@ def test_threads_that_need_a_client_first_share_one(served, tmp_path, monkeypatc
 
 
 def test_a_killed_fetch_blocks_nobody_and_leaves_nothing(served, tmp_path):
-    served.plan = lambda number, method, _: "stall" if method == "GET" and number == 2 else None
     folder, address = tmp_path / "cache", f"{served.address}/1.mp4"
     process = FORK.Process(target=read_all, args=(folder, served.address, 2, 0))
     served.plan = lambda _, method, path: "stall" if method == "GET" and path == "/1.mp4" else None
@@ -333,6 +478,24 @@ def test_what_comes_next_is_fetched_ahead_and_no_further(served, tmp_path):
     ahead.opened(addresses[1])
     wait_until(lambda: len(kept(cache)) == OBJECTS_AHEAD + 2)
     ahead.opened("http://127.0.0.1:1/another.mp4")
+    time.sleep(0.1)
+    assert len(kept(cache)) == OBJECTS_AHEAD + 2  # what nobody fetched moves nothing
+    ahead.stop()
+    wait_until(lambda: not ahead._thread.is_alive())
+
+
+def test_videos_of_one_shard_move_on_once(served, tmp_path):
+    cache, last = Cache(tmp_path / "cache", 1), f"{served.address}/11.mp4"
+    for i in range(12):
+        (served.folder / f"{i}.tar").write_bytes(bytes(10))
+    members = [f"{served.address}/{shard}.tar/{i}.mp4" for shard in (0, 1, 0) for i in range(2)]
+    ahead = Ahead(cache, iter([*members, *(f"{served.address}/{i}.tar" for i in range(2, 12)), last]), 1)
+    wait_until(lambda: len(kept(cache)) == OBJECTS_AHEAD - 1)  # one of them comes twice
+    for address in members[:2]:
+        ahead.opened(address)
+    wait_until(lambda: len(kept(cache)) == OBJECTS_AHEAD)
+    time.sleep(0.1)
+    assert len(kept(cache)) == OBJECTS_AHEAD
     ahead.stop()
     wait_until(lambda: not ahead._thread.is_alive())
 

@@ -1,5 +1,6 @@
 """Videos of stores as the opener gives them."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -8,11 +9,12 @@ import pytest
 from conftest import write_grey_video
 from store_servers import FaultyServer
 
+from nlvideo.data.decoding import opening
 from nlvideo.data.decoding.opening import Opener
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.lists.path_list import read_table
-from nlvideo.data.stores import store
+from nlvideo.data.stores import local_copy, store
 from nlvideo.data.stores.cache import Cache
 from nlvideo.data.stores.store import StoreFailed
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
@@ -57,6 +59,19 @@ def test_what_cannot_be_decoded_is_named_by_its_address(served, tmp_path, decode
     with pytest.raises(DecodeError) as caught, opener(f"{served.address}/{name}"):
         pass
     assert caught.value.path == f"{served.address}/{name}" and str(tmp_path) not in str(caught.value)
+
+
+def test_a_file_that_goes_from_the_cache_is_no_bad_video(served, tmp_path, monkeypatch):
+    opener = Opener(cache=Cache(tmp_path / "cache", 1))
+
+    def vanished(file, *_, **__):
+        os.unlink(file)
+        raise DecodeError(file, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(opening, "open_video", vanished)
+    address = f"{served.address}/a%20b.mp4"
+    with pytest.raises(StoreFailed, match=f"^{address} went from data.cache_dir="), opener(address):
+        pass
 
 
 def test_a_missing_object_reads_as_a_missing_file(served, tmp_path):
@@ -129,3 +144,26 @@ def test_a_list_of_plain_rows_is_understood(served):
     (served.folder / "train.txt").write_text("a b.mp4 0\nbroken.mp4 1\n")
     table = read_table(served.address, "train.txt", None)
     assert table.names() == ["a b.mp4", "broken.mp4"] and Path(table.source).name == "train.txt"
+
+
+def test_a_disk_that_cannot_be_written_is_one_line_about_the_list(served, monkeypatch):
+    def download(address, file, *_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
+
+    monkeypatch.setattr(local_copy, "download", download)
+    (served.folder / "train.csv").write_text("path,label\na b.mp4,0\n")
+    with pytest.raises(StoreFailed, match=f"^The list {served.address}/train.csv cannot be copied to .*: Read-only"):
+        read_table(served.address, "train.csv", None)
+
+
+def test_the_etag_of_a_directory_bucket_is_no_md5(monkeypatch):
+    class Files:
+        def split_path(self, address):
+            return *address.removeprefix("s3://").split("/"), None
+
+        def call_s3(self, *_, **__):
+            return {"ETag": '"' + "0a" * 16 + '"', "ContentLength": 5}
+
+    monkeypatch.setattr(store, "_filesystem", lambda _: Files())
+    found = [store.object_facts(f"s3://{bucket}/x.mp4").md5 for bucket in ("b", "b--use1-az5--x-s3")]
+    assert found == ["0a" * 16, None]
