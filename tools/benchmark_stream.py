@@ -5,7 +5,7 @@
 The tool sends a video of its own by UDP over loopback: 340x256, 25 frames a second times --speed, H.264 in MPEG-TS
 without B-frames. nlvideo-predict runs beside it with the keys given. The latency is the time from when a frame, the
 last of a window, was sent to when the window's line was read; lines of the first two seconds, in which FFmpeg looks at
-the stream, are left out. Memory is that of the process (PSS) after a tenth of the time, and the most after it.
+the stream, are left out. Memory is the anonymous one of the process, without libraries, after a tenth of the time, and the most after it.
 Linux only.
 """
 
@@ -109,11 +109,14 @@ def send(video: Path, port: int, fps: float, count: int, sent: list[float]) -> N
 
 
 def watch_memory(pid: int, memory: list[int], over: threading.Event) -> None:
-    """Notes the PSS of a process in bytes."""
+    """Notes the anonymous memory of a process in bytes, until it ends."""
     while not over.wait(MEMORY_EVERY):
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        if text:  # a process that has ended says nothing
-            memory.append(1024 * int(text.split("\nPss:")[1].split()[0]))
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            return
+        if text:  # a process that is ending says nothing
+            memory.append(1024 * int(text.split("\nAnonymous:")[1].split()[0]))
 
 
 def show(answers: list[tuple[float, dict]], sent: list[float], memory: list[int]) -> None:

@@ -24,7 +24,7 @@ STREAM_FORMATS = (
 )
 TIMEOUT = 10.0  # seconds without a byte, after which a stream is taken for broken
 ANALYSIS = 1_000_000  # microseconds of a stream that FFmpeg looks at before it gives the first frame
-FAILURES = (av.FFmpegError, OSError, ValueError)
+STREAM_FAILURES = (av.FFmpegError, OSError, ValueError)
 
 
 class StreamBroke(Exception):
@@ -66,7 +66,7 @@ def open_stream(address: str) -> tuple[Any, Any]:
     """
     try:
         container = _opened(address)
-    except FAILURES as error:
+    except STREAM_FAILURES as error:
         raise StreamBroke(_why_not_opened(address, error)) from None
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:

@@ -14,7 +14,7 @@ from nlvideo.data.decoding.conversion import Converter
 from nlvideo.data.decoding.orientation import Orientation, orientation_of
 from nlvideo.data.decoding.video import Crop, resize_part
 from nlvideo.data.streams.rolling_frames import RollingFrames, StreamFrame
-from nlvideo.data.streams.stream_input import FAILURES, STANDARD_INPUT, StreamBroke, open_stream, reason_of
+from nlvideo.data.streams.stream_input import STANDARD_INPUT, STREAM_FAILURES, StreamBroke, open_stream, reason_of
 from nlvideo.data.streams.stream_times import FrameRate, StreamTimes, TimedFrame
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds before a connection is tried again, doubled each time
@@ -119,14 +119,14 @@ class StreamReader:
         while not self._stopping.is_set():
             try:
                 packet = next(packets, None)
-            except FAILURES as error:
+            except STREAM_FAILURES as error:
                 raise StreamBroke(reason_of(error)) from None
             if packet is None:
                 return
             damaged = packet.is_corrupt
             try:
                 frames = packet.decode()
-            except FAILURES:
+            except STREAM_FAILURES:
                 frames, damaged = [], True
             whole = [frame for frame in frames if not frame.is_corrupt]
             self.num_damaged += good and (damaged or len(whole) < len(frames))  # before the first keyframe all are
