@@ -5,7 +5,8 @@
 The tool sends a video of its own by UDP over loopback: 340x256, 25 frames a second times --speed, H.264 in MPEG-TS
 without B-frames. nlvideo-predict runs beside it with the keys given. The latency is the time from when a frame, the
 last of a window, was sent to when the window's line was read; lines of the first two seconds, in which FFmpeg looks at
-the stream, are left out. Memory is the anonymous one of the process, without libraries, after a tenth of the time, and the most after it.
+the stream, are left out. Memory is the anonymous one of the process, without libraries: after a tenth of the time, and
+the most after it.
 Linux only.
 """
 

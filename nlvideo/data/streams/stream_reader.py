@@ -18,13 +18,13 @@ from nlvideo.data.streams.stream_input import STANDARD_INPUT, STREAM_FAILURES, S
 from nlvideo.data.streams.stream_times import FrameRate, StreamTimes, TimedFrame
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds before a connection is tried again, doubled each time
-END_WAIT = 0.5  # seconds that the thread is waited for: it may be inside a read that nothing wakes
+END_WAIT = 0.2  # seconds that the thread is waited for: it may be inside a read that nothing wakes
 
 
 class StreamReader:
     """Reads a stream in a thread and keeps its last frames; use it in a `with` statement.
 
-    The first connection is tried once.
+    The first connection is tried once, and the standard input is opened once.
 
     Args:
         address: as open_stream takes it.
@@ -88,7 +88,7 @@ class StreamReader:
                     return
             except StreamBroke as error:
                 reason = error.reason
-            if not self.num_frames:
+            if not self.num_frames or self.address == STANDARD_INPUT:
                 raise StreamBroke(reason)
             if self.num_frames > before:
                 self._note(f"{reason}; trying again")
