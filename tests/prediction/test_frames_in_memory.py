@@ -171,6 +171,17 @@ def test_too_many_frames_of_an_iterator_are_refused(predictor, monkeypatch):
     predictor.slide(nlvideo.Frames(iter(GOOD), 25))
 
 
+def test_parts_of_frames_in_memory_are_those_of_the_file(coloured):
+    for part in ((0.4, 1.0), (1.5, 9.0)):
+        with open_source(coloured, part=part, clip_fps=10) as video:
+            wanted = video.read(np.arange(video.num_frames), (30, 40))
+        for given in given_as(coloured):
+            with open_source(given(), part=part, clip_fps=10) as video:
+                assert torch.equal(video.read(np.arange(video.num_frames), (30, 40)), wanted)
+    with pytest.raises(DecodeError, match="begins past its end"):
+        open_source(coloured.read_bytes(), part=(5.0, 6.0))
+
+
 def test_other_decoders_read_paths_alone(coloured):
     with pytest.raises(UserError, match="data.decoder=decord reads paths alone"):
         open_source(coloured.read_bytes(), "decord")

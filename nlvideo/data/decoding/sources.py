@@ -36,6 +36,7 @@ def open_source(
     time_limit: float | None = None,
     frame_rate: float = 30.0,
     *,
+    part: tuple[float, float] | None = None,
     clip_fps: float | None = None,
     index: VideoIndex | None = None,
 ) -> Video:
@@ -49,11 +50,9 @@ def open_source(
             decoder other than pyav.
     """
     if isinstance(source, str | os.PathLike):
-        return open_video(source, decoder, time_limit, frame_rate, clip_fps=clip_fps, index=index)
+        return open_video(source, decoder, time_limit, frame_rate, part=part, clip_fps=clip_fps, index=index)
     video = source.video() if isinstance(source, Frames) else _open_bytes(source, decoder, time_limit)
-    if clip_fps is None:
-        return video
-    return Excerpt(video, None, clip_fps)
+    return video if part is None and clip_fps is None else Excerpt(video, part, clip_fps)
 
 
 def _open_bytes(source: Any, decoder: str, time_limit: float | None) -> PyavVideo:
