@@ -52,7 +52,13 @@ def open_source(
     if isinstance(source, str | os.PathLike):
         return open_video(source, decoder, time_limit, frame_rate, part=part, clip_fps=clip_fps, index=index)
     video = source.video() if isinstance(source, Frames) else _open_bytes(source, decoder, time_limit)
-    return video if part is None and clip_fps is None else Excerpt(video, part, clip_fps)
+    if part is None and clip_fps is None:
+        return video
+    try:
+        return Excerpt(video, part, clip_fps)
+    except BaseException:
+        video.close()
+        raise
 
 
 def _open_bytes(source: Any, decoder: str, time_limit: float | None) -> PyavVideo:
