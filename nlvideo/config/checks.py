@@ -72,6 +72,8 @@ def _check_prediction(config: PredictConfig) -> None:
     _check_data(config.data)
     if config.every_seconds is not None and not 0 < config.every_seconds < math.inf:
         raise UserError(f"every_seconds={config.every_seconds}: must be above 0, or null.")
+    if config.reconnect_seconds is not None and not 0 <= config.reconnect_seconds < math.inf:
+        raise UserError(f"reconnect_seconds={config.reconnect_seconds}: must be at least 0, or null.")
     for key in ("every_seconds", "timeline"):
         if _value(config, key) is not None and not config.sliding:
             raise UserError(f"{key} has no effect without sliding=true.")

@@ -199,6 +199,7 @@ class PredictConfig:
     json: bool = False  # a line of JSON for each video, and nothing else, on the standard output
     sliding: bool = False  # scores from moment to moment, by windows of num_frames * frame_stride frames
     every_seconds: float | None = None  # from one window to the next; null: half a window
+    reconnect_seconds: float | None = 60.0  # how long a stream that broke off is tried again; null: without end
     timeline: str | None = None  # with sliding: a PNG of the scores over time
     write: str | None = None  # an mp4: the video with its classes written on it
     precision: str = "auto"

@@ -16,7 +16,8 @@ from nlvideo.build.data import build_index
 from nlvideo.build.model import check_clip
 from nlvideo.config.schema import ExtractConfig
 from nlvideo.data.clips.batch import Colours, Normalizer
-from nlvideo.data.decoding.opening import load_decoder, open_video
+from nlvideo.data.decoding.opening import load_decoder
+from nlvideo.data.decoding.sources import VideoSource, open_source, source_name
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.features.crops import Place, crop_places, cut_places, stack_views
 from nlvideo.features.frame_source import FrameSource, needed_frames, plan_for, size_for, source_of
@@ -90,32 +91,33 @@ class FeatureExtractor:
         self._normalize = Normalizer(Colours(config.data.mean, config.data.std), self.device, floating)
         self._copy = CopyStream(self.device)
 
-    def __call__(self, path: str | os.PathLike) -> np.ndarray:
+    def __call__(self, video: VideoSource) -> np.ndarray:
         """Returns a video's features (snippets, crops, channels), or (snippets, crops, T, H, W, channels) of positions;
         of the head, its logits (snippets, crops, classes).
 
         Raises:
             DecodeError: the video cannot be decoded, or is shorter than a snippet.
             RunFailed: the features are not finite.
+            UserError: what is in memory is no video.
         """
-        with self.open(path) as source:
+        with self.open(video) as source:
             return np.stack([arrays[0] for arrays in self.rows(source, self.plan(source))])
 
     @contextmanager
-    def open(self, path: str | os.PathLike, part: tuple[float, float] | None = None) -> Iterator[FrameSource]:
+    def open(self, video: VideoSource, part: tuple[float, float] | None = None) -> Iterator[FrameSource]:
         """Yields the frames of a video, or of a part of one from start to end in seconds.
 
         Raises:
             DecodeError: it cannot be decoded, or is a folder that cannot be read.
         """
-        data, name = self.config.data, os.fspath(path)
+        data = self.config.data
         try:
             settings = data.decoder, None, data.frame_rate
-            video = open_video(name, *settings, part=part, clip_fps=data.clip_fps, index=self._index)
+            opened = open_source(video, *settings, part=part, clip_fps=data.clip_fps, index=self._index)
         except OSError as error:
-            raise DecodeError(name, error.strerror or str(error)) from None
-        with video:
-            yield source_of(video)
+            raise DecodeError(source_name(video), error.strerror or str(error)) from None
+        with opened:
+            yield source_of(opened)
 
     def plan(self, source: FrameSource) -> SnippetPlan:
         """Returns the snippets of a video.
