@@ -4,7 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nlvideo.data.decoding.array_video import Frames
     from nlvideo.evaluate import evaluate_from_python as evaluate
+    from nlvideo.features.extractor import FeatureExtractor
     from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
     from nlvideo.models.insert import insert_blocks
     from nlvideo.models.non_local import NonLocalBlock
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
+    "FeatureExtractor",
+    "Frames",
     "GlobalContextBlock",
     "NonLocalBlock",
     "Predictor",
@@ -27,6 +31,8 @@ __all__ = [
 
 PROGRAMS = ("train", "evaluate")  # modules that can be called
 _PLACES = {
+    "FeatureExtractor": "nlvideo.features.extractor",
+    "Frames": "nlvideo.data.decoding.array_video",
     "GlobalContextBlock": "nlvideo.models.global_context",
     "NonLocalBlock": "nlvideo.models.non_local",
     "Predictor": "nlvideo.prediction.predictor",

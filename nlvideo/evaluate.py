@@ -50,6 +50,7 @@ from nlvideo.runtime.launch import launch_ranks
 from nlvideo.runtime.precision import keeping_torch_settings, resolve_precision, use_tf32
 from nlvideo.runtime.progress import progress_bar
 from nlvideo.runtime.signals import StopSignal
+from nlvideo.weights.hub import is_repository
 from nlvideo.weights.trained_network import TrainedCheckpoint, checkpoint_path, read_trained
 
 KEPT_FOLDER = "unfinished"
@@ -315,12 +316,18 @@ def identity_of(config: EvaluateConfig, trained: TrainedCheckpoint, table: Video
 
 
 def output_folder(config: EvaluateConfig, step: int) -> Path:
-    """Returns where the results go: beside the checkpoint, unless the config says otherwise."""
+    """Returns where the results go: beside the checkpoint or in the published folder, unless the config says otherwise.
+
+    Those of a network of the hub go into outputs, as a run's: its files lie in a cache.
+    """
     if config.output_dir is not None:
         return Path(config.output_dir)
     test = config.data.test
     name = f"evaluation_step{step}_{test.num_clips}x{test.num_crops}_{test.clip_sampling}"
-    return checkpoint_path(config.checkpoint).parent / name
+    if is_repository(config.checkpoint):
+        return Path("outputs", config.checkpoint.replace("/", "--"), name)
+    path = checkpoint_path(config.checkpoint)
+    return (path if path.is_dir() else path.parent) / name
 
 
 def recorded(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parent.parent
-ORDER = "getting_started training data own_data options protocols ablations weights extending study performance".split()
+ORDER = (
+    "getting_started training data own_data options protocols ablations weights features extending study performance"
+).split()
 TIME_LIMIT = 1200  # seconds, for one command
 
 NOT_RUN = {  # part of a command: why such commands are not run
@@ -52,9 +54,13 @@ NOT_RUN = {  # part of a command: why such commands are not run
     "gs://": "needs a store",
     "data.root=https://": "needs a store",
     "benchmark_model.py": "takes minutes",
+    "benchmark_features.py": "takes minutes",
+    "UCF_Crime": "needs the data set",
     "check_gpu.py": "takes minutes; tests/tools/test_check_gpu.py runs it",
 }
-RUNNABLE = re.compile(r"(nlvideo-(train|evaluate|predict|doctor)|python tools/\w+\.py|cat|head|tail|ls|mkdir)\b")
+RUNNABLE = re.compile(
+    r"(nlvideo-(train|evaluate|predict|extract|doctor)|python (tools|scripts)/\w+\.py|cat|head|tail|ls|mkdir)\b"
+)
 PLACES = (  # what names in a command become in FOLDER
     (r"/data/", "data/"),
     (r"checkpoint=\.\.\.", "checkpoint=run/checkpoint.pt"),

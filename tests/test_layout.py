@@ -21,7 +21,7 @@ FLOORS = (
     {"build"},
     {"weights"},
     {"evaluation"},
-    {"training", "prediction"},
+    {"training", "prediction", "features"},
     {"experiments"},
     {"train", "evaluate", "doctor", "__init__"},
 )

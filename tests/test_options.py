@@ -24,6 +24,7 @@ COMMANDS = {
     "nlvideo-train": config.TrainConfig,
     "nlvideo-evaluate": config.EvaluateConfig,
     "nlvideo-predict": config.PredictConfig,
+    "nlvideo-extract": config.ExtractConfig,
 }
 OPTION_HEADER = ["key", "default", "what", "source"]
 GROUPS = ("model", "block", "data", "optim", "scale", "ablation")
@@ -58,6 +59,11 @@ LISTED = {  # choices that are listed in the row of their option
     "data.balance": checks.BALANCES,
     "optim.kind": checks.OPTIMIZERS,
     "optim.class_weights": checks.CLASS_WEIGHTS,
+    "preset": checks.FEATURE_PRESETS,
+    "layer": checks.FEATURE_LAYERS,
+    "crops": checks.FEATURE_CROPS,
+    "format": checks.FEATURE_FORMATS,
+    "dtype": checks.FEATURE_DTYPES,
 }
 
 

@@ -4,8 +4,9 @@
     python tools/export.py outputs/default/checkpoint_best.pt network.pt2 --normalize
 
 The export takes clips (batch, 3, frames, height, width) of the training size, in batches of any size, and returns
-logits (batch, classes). A .json file of the same name describes input and output; the export holds the same text.
-Before it is put in place, its logits are compared with the network's.
+logits (batch, classes). network.onnx.json beside it says how its clips are made and what it returns; the export holds
+the same text. Before it is put in place, its logits are compared with the network's.
+scripts/predict_with_onnxruntime.py needs nothing else; nlvideo-predict takes checkpoint=network.onnx too.
 """
 
 import argparse
@@ -25,11 +26,32 @@ from nlvideo.data.clips.batch import normalize
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder, replacing
+from nlvideo.weights.foreign_files import EXPORT_ENDINGS
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 
-ENDINGS = (".onnx", ".pt2")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4  # of the largest logit
+RESIZE = (
+    "bilinear with antialiasing, as Pillow's BILINEAR give or take 1, to uint8; the longer side is "
+    "round(longer * short_side / shorter)"
+)
+CROPS = {
+    1: "the centre: top, left = (height - crop_size) // 2, (width - crop_size) // 2",
+    3: "along the longer side: its start, the centre and its end; across it the centre",
+}
+LOOPED = "frame t is (start + t * frame_stride) % frames"
+WINDOW = "last = max(frames - num_frames * frame_stride, 0)"
+CLIPS = {  # of a video of so many frames; / divides floats, // rounds down
+    "uniform": f"start i is floor(i * last / (num_clips - 1) + 0.5), of a single clip last // 2; {WINDOW}; {LOOPED}",
+    "vnl": f"start i is i * frames // num_clips; {LOOPED}",
+    "points": f"start i is i * frames // num_clips - num_frames * frame_stride // 2, kept within 0 and last; {WINDOW}; "
+    f"{LOOPED}",
+    "mmaction": "start i is round(i * last / (num_clips - 1)), of a single clip last // 2; last = max(frames - "
+    f"num_frames * frame_stride + frame_stride - 1, 0); {LOOPED}",
+    "mmaction_dense": f"start i is floor(i * last / (num_clips - 1)); last = max(frames - 64, 0); {LOOPED}",
+    "slowfast": "length = max(num_frames * frame_stride / 30 * fps, 1); start i is max(frames - length, 0) * i / "
+    "num_clips; frame t is start + t * (length - 1) / (num_frames - 1), kept within 0 and frames - 1, rounded down",
+}
 
 
 class Normalization(NamedTuple):
@@ -80,15 +102,22 @@ def export(checkpoint: Path, out: Path, with_normalization: bool) -> None:
     description = describe(trained, clip_shape, with_normalization)
     difference = export_network(trained.build_network(), clip_shape, out, normalization, description)
     classes = len(trained.classes)
-    print(f"{out}: clips {' x '.join(map(str, clip_shape))}, {classes} classes, described in {out.stem}.json")
+    print(
+        f"{out}: clips {' x '.join(map(str, clip_shape))}, {classes} classes, described in {description_of(out).name}"
+    )
     print(f"  largest difference from the network: {difference:.1e} of the largest logit, in batches of 1 and 3")
+
+
+def description_of(out: Path) -> Path:
+    """Returns where the description of an export goes."""
+    return out.with_name(f"{out.name}.json")
 
 
 def check_output(out: Path) -> None:
     """Raises UserError unless `out` and its description can be written with the installed packages."""
-    if out.suffix not in ENDINGS:
-        raise UserError(f"{out} must end in {' or '.join(ENDINGS)}, which selects the format.")
-    for path in (out, out.with_suffix(".json")):
+    if out.suffix not in EXPORT_ENDINGS:
+        raise UserError(f"{out} must end in {' or '.join(EXPORT_ENDINGS)}, which selects the format.")
+    for path in (out, description_of(out)):
         if path.exists():
             raise UserFileExistsError(f"{path} exists already; nothing is overwritten.")
     if not out.parent.is_dir():
@@ -100,8 +129,9 @@ def check_output(out: Path) -> None:
 
 
 def describe(trained: TrainedCheckpoint, clip_shape: Sequence[int], with_normalization: bool) -> dict[str, Any]:
-    """Returns the description that is written as JSON."""
-    data = trained.config.data
+    """Returns the description that is written as JSON: what a program without nlvideo needs to make the same clips."""
+    data, test = trained.config.data, trained.config.data.test
+    num_crops = 1 if test.crop_size is None else test.num_crops
     return {
         "input": {
             "name": "clips",
@@ -113,6 +143,18 @@ def describe(trained: TrainedCheckpoint, clip_shape: Sequence[int], with_normali
         "normalization": {"mean": data.mean, "std": data.std, "inside": with_normalization},
         "num_frames": data.num_frames,
         "frame_stride": data.frame_stride,
+        "clip_fps": data.clip_fps,  # null: every frame of the video counts, whatever its rate
+        "short_side": max(test.short_side, data.crop_size),
+        "crop_size": data.crop_size,
+        "resize": RESIZE,
+        "views": {
+            "num_clips": test.num_clips,
+            "num_crops": num_crops,
+            "clip_sampling": test.clip_sampling,
+            "clips": CLIPS[test.clip_sampling],
+            "crops": CROPS[num_crops],
+            "pooling": test.pooling,  # of the views' scores, not of their logits
+        },
         "output": {
             "name": "logits",
             "shape": ["batch", len(trained.classes)],
@@ -148,7 +190,7 @@ def export_network(
     description = dict(description or {})
     network = network.eval() if normalization is None else NormalizedNetwork(network, normalization).eval()
     write, open_runner = (_write_onnx, _onnx_runner) if path.suffix == ".onnx" else (_write_archive, _archive_runner)
-    with replacing(path) as partial, replacing(path.with_suffix(".json")) as partial_description:
+    with replacing(path) as partial, replacing(description_of(path)) as partial_description:
         # Users can do nothing about the warnings of exporters, such as deprecated calls to each other.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -4,7 +4,7 @@ import math
 import multiprocessing
 from typing import Any
 
-from nlvideo.config.schema import DataConfig, EvaluateConfig, PredictConfig, SyntheticConfig, TrainConfig
+from nlvideo.config.schema import DataConfig, EvaluateConfig, ExtractConfig, PredictConfig, SyntheticConfig, TrainConfig
 from nlvideo.runtime.errors import UserError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -17,6 +17,11 @@ BALANCES = ("none", "sqrt", "classes")
 CROPS = ("jitter", "random_resized")
 AUGMENTATIONS = {"none": 0.0, "colour": 1.0, "randaugment": 30.0, "trivial": 0.0}  # and their greatest strength
 LOGGERS = ("wandb", "mlflow")
+FEATURE_PRESETS = ("paper", "rtfm")
+FEATURE_LAYERS = ("res5", "res4", "head")
+FEATURE_CROPS = (1, 3, 5, 10, "full")
+FEATURE_FORMATS = ("npy", "hdf5", "safetensors")
+FEATURE_DTYPES = ("float32", "float16")
 METRICS = {False: ("top1", "top5", "mean_class_accuracy", "loss"), True: ("map", "loss")}  # of multi-label data: True
 
 
@@ -28,6 +33,8 @@ def check_config(config: Any) -> None:
         _check_evaluation(config)
     elif isinstance(config, PredictConfig):
         _check_prediction(config)
+    elif isinstance(config, ExtractConfig):
+        _check_extraction(config)
 
 
 def _check_training(config: TrainConfig) -> None:
@@ -65,9 +72,43 @@ def _check_prediction(config: PredictConfig) -> None:
     _check_data(config.data)
     if config.every_seconds is not None and not 0 < config.every_seconds < math.inf:
         raise UserError(f"every_seconds={config.every_seconds}: must be above 0, or null.")
+    if config.reconnect_seconds is not None and not 0 <= config.reconnect_seconds < math.inf:
+        raise UserError(f"reconnect_seconds={config.reconnect_seconds}: must be at least 0, or null.")
     for key in ("every_seconds", "timeline"):
         if _value(config, key) is not None and not config.sliding:
             raise UserError(f"{key} has no effect without sliding=true.")
+
+
+def _check_extraction(config: ExtractConfig) -> None:
+    _check_choice("precision", config.precision, PRECISIONS)
+    _check_choice("preset", config.preset, FEATURE_PRESETS)
+    _check_choice("layer", config.layer, FEATURE_LAYERS)
+    _check_choice("format", config.format, FEATURE_FORMATS)
+    _check_choice("dtype", config.dtype, FEATURE_DTYPES)
+    if config.crops is not None:
+        _check_choice("crops", config.crops, FEATURE_CROPS)
+    _check_at_least_one(config, "crop_size short_side num_devices views_per_step num_threads")
+    _check_at_least_one(config, "snippet.frames snippet.stride snippet.step")
+    if config.positions and config.layer == "head":
+        raise UserError("positions=true has no effect on layer=head, whose scores are those of a whole crop.")
+    if config.crops == "full" and config.crop_size is not None:
+        raise UserError(f"crop_size={config.crop_size} has no effect on crops=full, which takes the whole frame.")
+    if config.preset == "rtfm" and config.short_side is not None:
+        raise UserError(f"short_side={config.short_side} has no effect on preset=rtfm: its frames are 340x256.")
+    seconds = config.snippet.step_seconds
+    if seconds is not None and config.snippet.step is not None:
+        raise UserError("snippet.step and snippet.step_seconds say the same in two ways; give one of them.")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UserError(f"snippet.step_seconds={seconds}: must be above 0, or null.")
+    if config.shard is not None:
+        _check_shard(config.shard)
+    _check_data(config.data)
+
+
+def _check_shard(shard: str) -> None:
+    part, _, parts = shard.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"shard={shard}: must be I/N, the I-th of N parts, such as 1/4 and 4/4 for the first and last.")
 
 
 def _check_at_least_one(config: Any, keys: str, prefix: str = "") -> None:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nlvideo.config.checks import check_config
-from nlvideo.config.schema import EvaluateConfig, PredictConfig, TrainConfig
+from nlvideo.config.schema import EvaluateConfig, ExtractConfig, PredictConfig, TrainConfig
 from nlvideo.config.stated_keys import prefer_named_steps, stated_keys
 from nlvideo.runtime.errors import UserError, reporting_errors
 
@@ -30,11 +30,12 @@ Config = TypeVar("Config")
 
 
 def store_schemas() -> None:
-    """Registers the dataclasses with Hydra, as the base of train.yaml, evaluate.yaml and predict.yaml."""
+    """Registers the dataclasses with Hydra, as the base of train.yaml, evaluate.yaml, predict.yaml and extract.yaml."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="predict_schema", node=PredictConfig)
+    store.store(name="extract_schema", node=ExtractConfig)
 
 
 def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None:
@@ -73,7 +74,7 @@ def compose_stated(
     """Returns what a program gets from these overrides: its composed config, and {key: value} of what they state.
 
     Args:
-        config_name: "train", "evaluate" or "predict".
+        config_name: "train", "evaluate", "predict" or "extract".
         overrides: as on the command line.
         one_run: refuse a config that stands for several, as the papers' tables do.
 

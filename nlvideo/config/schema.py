@@ -194,13 +194,47 @@ class EvaluateConfig:
 @dataclass
 class PredictConfig:
     checkpoint: str = MISSING
+    trusted: bool = False  # that checkpoint=FILE.pt2 may be read, which can run code
     top: int = 5  # classes of each video, or moment
     json: bool = False  # a line of JSON for each video, and nothing else, on the standard output
     sliding: bool = False  # scores from moment to moment, by windows of num_frames * frame_stride frames
     every_seconds: float | None = None  # from one window to the next; null: half a window
+    reconnect_seconds: float | None = 60.0  # how long a stream that broke off is tried again; null: without end
     timeline: str | None = None  # with sliding: a PNG of the scores over time
     write: str | None = None  # an mp4: the video with its classes written on it
     precision: str = "auto"
     views_per_step: int | None = None  # through the network together; null: 2 on a CPU, 15 on a GPU
     num_threads: int | None = None  # null: the machine's cores
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class SnippetConfig:
+    """Which frames of a video each of its snippets takes; null is the preset's."""
+
+    frames: int | None = None
+    stride: int | None = None  # from one frame of a snippet to the next
+    step: int | None = None  # frames from the start of one snippet to that of the next
+    step_seconds: float | None = None  # the same in seconds
+
+
+@dataclass
+class ExtractConfig:
+    checkpoint: str = MISSING
+    videos: str = MISSING  # a list, a folder or one video
+    output: str = MISSING  # a folder; what it holds already of the same network and settings is not computed again
+    preset: str = "paper"  # paper or rtfm, see PRESETS in nlvideo/features/presets.py
+    layer: str = "res5"  # res5, res4 or head
+    positions: bool = False  # every position in time and space instead of their mean
+    crops: Any = None  # 1, 3, 5, 10 or full; null is the preset's
+    crop_size: int | None = None  # null is the preset's
+    short_side: int | None = None  # that frames are resized to; null is the preset's
+    format: str = "npy"  # a file for each video, or one for all: hdf5 or safetensors
+    dtype: str = "float32"  # of what is written: float32 or float16
+    shard: str | None = None  # I/N: this command does the I-th of N parts of the videos, counted from 1
+    num_devices: int = 1
+    precision: str = "auto"
+    views_per_step: int | None = None  # of one video, through the network together; null: 2 on a CPU, 20 on a GPU
+    num_threads: int | None = None  # of each process; null: its cores
+    snippet: SnippetConfig = field(default_factory=SnippetConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from nlvideo.data.clips.batch import Colours, Normalizer
@@ -19,7 +19,6 @@ from nlvideo.data.clips.views import VideoViews
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation.kept_scores import KeptScores, VideoScore, VideoScores
 from nlvideo.evaluation.metrics import target_ranks
-from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.copy_stream import CopyStream, HostCopy
 from nlvideo.runtime.errors import RunFailed
 from nlvideo.runtime.precision import autocast, input_dtype
@@ -35,23 +34,25 @@ class Scorer:
     positions, as in the authors' test_net_video.py (Sec. 4.1).
 
     Args:
+        network: has position_logits(clips), which returns (N, P, K) for (N, 3, T, H, W).
         dtype: that the network computes in.
+        colours: that clips are normalised with; None: the network takes uint8 clips.
         views_per_step: views of one video that go through the network together.
     """
 
     def __init__(
         self,
-        network: VideoResNet,
+        network: nn.Module,
         device: torch.device,
         dtype: torch.dtype,
         *,
-        colours: Colours,
+        colours: Colours | None,
         multi_label: bool,
         views_per_step: int,
     ):
         self.network = network.to(device, input_dtype(dtype), memory_format=torch.channels_last_3d).eval()
         self.device, self.dtype = device, dtype
-        self.normalize = Normalizer(colours, device, input_dtype(dtype))
+        self.normalize = None if colours is None else Normalizer(colours, device, input_dtype(dtype))
         self.multi_label, self.views_per_step = multi_label, views_per_step
         self._copy = CopyStream(device)
 
@@ -79,7 +80,7 @@ class Scorer:
     def clip_scores(self, clips: Tensor) -> Tensor:
         """Returns (N, K) for clips (N, C, T, H, W) uint8."""
         with self._enough_memory(f"{len(clips)} views of {'x'.join(map(str, clips.shape[2:]))} at a time"):
-            inputs = self.normalize(clips)
+            inputs = clips if self.normalize is None else self.normalize(clips)
             with autocast(self.device, self.dtype):
                 logits = self.network.position_logits(inputs)  # (N, P, K)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -266,12 +266,20 @@ class VideoResNet(nn.Module):
             return [self.dropout, self.fc]
         return [self.get_submodule(f"layer{STAGES.index(name) + 1}")]
 
-    def features(self, clips: Tensor) -> Tensor:
-        """Returns res5's output (N, 32 * width, T', H / 32, W / 32) for normalised clips (N, 3, T, H, W)."""
+    def features(self, clips: Tensor, stage: str = "res5") -> Tensor:
+        """Returns the output of a stage for normalised clips (N, 3, T, H, W).
+
+        That of res5 is (N, 32 * width, T', H / 32, W / 32), that of res4 (N, 16 * width, T', H / 16, W / 16).
+
+        Args:
+            stage: res3, res4 or res5; later ones are not computed.
+        """
         x = self.maxpool(self.relu(self.bn1(self.conv1(clips))))
         x = self.pool2(self._run_stage("res2", self.layer1, x))
-        for stage, layer in zip(STAGES[1:], (self.layer2, self.layer3, self.layer4), strict=True):
-            x = self._run_stage(stage, layer, x)
+        for name, layer in zip(STAGES[1:], (self.layer2, self.layer3, self.layer4), strict=True):
+            x = self._run_stage(name, layer, x)
+            if name == stage:
+                break
         return x
 
     def _run_stage(self, stage: str, layer: nn.Sequential, x: Tensor) -> Tensor:

@@ -25,8 +25,10 @@ from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.shards.video_file import exists, how_to_name_members, reason_in_tar
 from nlvideo.data.stores.addresses import is_address
+from nlvideo.data.streams.stream_input import PROTOCOLS, STANDARD_INPUT
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
 from nlvideo.prediction.predictor import Predictions, Predictor
+from nlvideo.prediction.stream_command import check_stream, predict_stream
 from nlvideo.prediction.timeline import Timeline
 from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError, UserFileNotFoundError
@@ -49,7 +51,8 @@ def take_paths(argv: list[str]) -> list[str]:
     paths: list[str] = []
     kept = argv[:1]
     for before, argument in zip(argv, argv[1:], strict=False):
-        is_path = exists(argument) or ("=" not in argument and not argument.startswith("-"))
+        named = exists(argument) or is_address(argument) or argument == STANDARD_INPUT
+        is_path = named or ("=" not in argument and not argument.startswith("-"))
         (paths if is_path and before not in HYDRA_WITH_VALUE else kept).append(argument)
     argv[:] = kept
     return paths
@@ -68,7 +71,8 @@ def expand_videos(paths: Sequence[str]) -> list[str]:
     found = []
     for name in paths:
         if is_address(name):
-            raise UserError("nlvideo-predict reads files of this machine: copy the videos first.")
+            streams = ", ".join(f"{scheme}://" for scheme in PROTOCOLS)
+            raise UserError(f"nlvideo-predict reads files of this machine and streams ({streams}): copy {name} first.")
         matching = [name] if exists(name) else sorted(glob.glob(name, recursive=True))
         if not matching:
             why = reason_in_tar(name)
@@ -101,7 +105,14 @@ def predict_videos(composed: DictConfig, paths: Sequence[str]) -> None:
         UserError: videos or settings that make no sense, before anything is computed.
         RunFailed: some videos could not be decoded.
     """
-    videos, given = expand_videos(paths), command_line_keys(composed)
+    given = command_line_keys(composed)
+    stream = check_stream(composed, given, paths)
+    if stream is not None:
+        _check_settings(composed, given, 1)
+        torch.set_num_threads(composed.num_threads or usable_cores())
+        predict_stream(Predictor(composed.checkpoint, settings=given), stream, given.get("data.test.num_crops", 1))
+        return
+    videos = expand_videos(paths)
     _check_settings(composed, given, len(videos))
     torch.set_num_threads(composed.num_threads or usable_cores())
     predictor = Predictor(composed.checkpoint, settings=given)

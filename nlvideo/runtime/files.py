@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nlvideo.runtime.errors import UserError
+from nlvideo.runtime.errors import UserError, UserFileExistsError
 
 # What a killed process leaves of a file, and SQLite of one that it wrote to
 PARTIAL_FILE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part(?:-journal)?", re.DOTALL)
@@ -31,6 +31,30 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, which becomes `path` when the block succeeds, with all of its files.
+
+    Raises:
+        UserFileExistsError: there is something of this name, which stays as it is.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        if path.exists():
+            raise UserFileExistsError(f"{path} exists already; nothing is overwritten.")
+        partial.mkdir()
+        yield partial
+        for file in partial.iterdir():
+            with open(file, "r+b") as written:
+                os.fsync(written.fileno())
+        if path.exists():
+            raise UserFileExistsError(f"{path} exists already; nothing is overwritten.")
+        partial.rename(path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

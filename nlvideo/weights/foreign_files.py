@@ -15,9 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from nlvideo.runtime.errors import UserFileNotFoundError
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.weights.checkpoint_file import refuse_unreadable
+from nlvideo.weights.published import is_published, published_content
 
+EXPORT_ENDINGS = (".onnx", ".pt2")  # of what tools/export.py writes
 _STATES = ("model_state", "state_dict", "blobs")  # where projects keep their weights, if not at the top
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before it wrote zip files
 _ZIP = b"PK"
@@ -27,15 +29,19 @@ def read_weights_file(path: str | Path, *, lazily: bool = False) -> Any:
     """Returns what a file of weights holds, tensors on the CPU.
 
     Args:
-        path: the file.
+        path: the file, or a published network's folder, which is read as a checkpoint of ours.
         lazily: tensors are read from the disk when they are used, where the kind of file allows it.
 
     Raises:
         UserError: no such file, or none that can be read.
     """
     path = Path(path)
+    if is_published(path):
+        return published_content(path)
     if not path.is_file():
         raise UserFileNotFoundError(f"The checkpoint {path} does not exist.")
+    if path.suffix in EXPORT_ENDINGS:
+        raise UserError(f"{path} is an exported network, which nlvideo-predict alone takes; give its checkpoint here.")
     try:
         with open(path, "rb") as file:
             start = file.read(len(_LEGACY_TORCH))

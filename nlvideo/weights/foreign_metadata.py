@@ -10,14 +10,16 @@ from typing import Any
 import yaml
 
 # PySlowFast's NONLOCAL.INSTANTIATION
-_INSTANTIATIONS = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
+INSTANTIATIONS = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
+# PySlowFast's MODEL.ARCH of networks that keep every frame: as it calls them now, and as it once did
+ARCHS_OF_ALL_FRAMES = ("slow_c2d", "slow_i3d", "c2d_nopool", "i3d_nopool")
 # mmaction2's (conv1_stride_t, pool1_stride_t, with_pool2) of a 3D ResNet
-_STEMS_3D = {
+STEMS_3D = {
     (2, 2, True): "mmaction2",
     (1, 1, True): "pyslowfast",
     (1, 1, False): "all_frames",
 }
-_STEMS_2D = {"C2D": "released_8x8", "ResNet": "all_frames"}  # mmaction2's backbones, the latter frame by frame
+STEMS_2D = {"C2D": "released_8x8", "ResNet": "all_frames"}  # mmaction2's backbones, the latter frame by frame
 
 
 def metadata_values(source: str, content: Any) -> dict[str, Any]:
@@ -54,10 +56,10 @@ def _of_pyslowfast(text: Any) -> dict[str, Any]:
         return {}
     values: dict[str, Any] = {}
     data, block = _part(config, "DATA"), _part(config, "NONLOCAL")
-    if str(_part(config, "MODEL").get("ARCH", "")).endswith("_nopool"):  # of c2d and i3d
+    if _part(config, "MODEL").get("ARCH") in ARCHS_OF_ALL_FRAMES:
         values["model.stem"] = "all_frames"
-    if block.get("INSTANTIATION") in _INSTANTIATIONS:
-        values["block.mode"] = _INSTANTIATIONS[block["INSTANTIATION"]]
+    if block.get("INSTANTIATION") in INSTANTIATIONS:
+        values["block.mode"] = INSTANTIATIONS[block["INSTANTIATION"]]
     for theirs, ours in (("NUM_FRAMES", "num_frames"), ("SAMPLING_RATE", "frame_stride")):
         if isinstance(data.get(theirs), int):
             values[f"data.{ours}"] = data[theirs]
@@ -102,9 +104,9 @@ def _stem_of_mmaction2(backbone: Mapping[str, Any]) -> dict[str, Any]:
     stem = None
     if backbone.get("type") == "ResNet3d":
         strides = backbone.get("conv1_stride_t", 2), backbone.get("pool1_stride_t", 2), backbone.get("with_pool2", True)
-        stem = _STEMS_3D.get(strides) if all(isinstance(value, int) for value in strides) else None
+        stem = STEMS_3D.get(strides) if all(isinstance(value, int) for value in strides) else None
     elif isinstance(backbone.get("type"), str):
-        stem = _STEMS_2D.get(backbone["type"])
+        stem = STEMS_2D.get(backbone["type"])
     return {} if stem is None else {"model.stem": stem}
 
 

@@ -5,10 +5,12 @@ scaled, colours, sampling) is its preset: what the project's own published model
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from nlvideo.weights.key_names import KeyNames
 
 IMAGENET_COLOURS = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 GREY_COLOURS = ([0.45] * 3, [0.225] * 3)  # in Caffe2's files 114.75 and 57.375 of 255
@@ -19,6 +21,7 @@ class Source(NamedTuple):
 
     title: str
     rename: Callable[[str], str | None]  # our key, None where it is unknown
+    names: KeyNames | None = None  # in both directions, where files for the project can be written
     clips: dict[str, tuple[int, int]] = {}  # frames and stride that each layout is published for
     stems: dict[str, str] = {}  # model.stem
     modes: dict[str, str] = {}  # block.mode of blocks with theta and phi, where only one is published
@@ -60,36 +63,46 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
     return "pytorch_resnet3d" if stem.ndim == 5 and stem.shape[2] > 1 else None
 
 
-def _rename_pyslowfast(key: str) -> str | None:
-    patterns = (
-        (r"s1\.pathway0_stem\.conv\.(\w+)", r"conv1.\1"),
-        (r"s1\.pathway0_stem\.bn\.(\w+)", r"bn1.\1"),
-        (r"s(\d)\.pathway0_res(\d+)\.branch1\.(\w+)", r"layer<\1>.\2.downsample.0.\3"),
-        (r"s(\d)\.pathway0_res(\d+)\.branch1_bn\.(\w+)", r"layer<\1>.\2.downsample.1.\3"),
-        (r"s(\d)\.pathway0_res(\d+)\.branch2\.([abc])\.(\w+)", r"layer<\1>.\2.conv{\3}.\4"),
-        (r"s(\d)\.pathway0_res(\d+)\.branch2\.([abc])_bn\.(\w+)", r"layer<\1>.\2.bn{\3}.\4"),
-        (r"s(\d)\.pathway0_nonlocal(\d+)\.conv_(theta|phi|g|out)\.(\w+)", r"layer<\1>.\2_nl.\3.\4"),
-        (r"s(\d)\.pathway0_nonlocal(\d+)\.bn\.(\w+)", r"layer<\1>.\2_nl.bn.\3"),
-        (r"head\.projection\.(\w+)", r"fc.\1"),
-    )
-    return _substitute(patterns, key)
-
-
-def _rename_mmaction2(key: str) -> str | None:
-    patterns = (
-        (r"backbone\.conv1\.conv\.(\w+)", r"conv1.\1"),
-        (r"backbone\.conv1\.bn\.(\w+)", r"bn1.\1"),
-        (r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.conv\.(\w+)", r"layer\1.\2.conv\3.\4"),
-        (r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.bn\.(\w+)", r"layer\1.\2.bn\3.\4"),
-        (r"backbone\.layer(\d)\.(\d+)\.downsample\.conv\.(\w+)", r"layer\1.\2.downsample.0.\3"),
-        (r"backbone\.layer(\d)\.(\d+)\.downsample\.bn\.(\w+)", r"layer\1.\2.downsample.1.\3"),
-        (r"backbone\.layer(\d)\.(\d+)\.non_local_block\.(theta|phi|g)(?:\.0)?\.conv\.(\w+)", r"layer\1.\2_nl.\3.\4"),
-        (r"backbone\.layer(\d)\.(\d+)\.non_local_block\.concat_project\.conv\.(\w+)", r"layer\1.\2_nl.w_f.\3"),
-        (r"backbone\.layer(\d)\.(\d+)\.non_local_block\.conv_out\.conv\.(\w+)", r"layer\1.\2_nl.out.\3"),
-        (r"backbone\.layer(\d)\.(\d+)\.non_local_block\.conv_out\.bn\.(\w+)", r"layer\1.\2_nl.bn.\3"),
-        (r"cls_head\.fc_cls\.(\w+)", r"fc.\1"),
-    )
-    return _substitute(patterns, key)
+PYSLOWFAST_NAMES = KeyNames(
+    ("s1.pathway0_stem.conv.{kind}", "conv1.{kind}"),
+    ("s1.pathway0_stem.bn.{kind}", "bn1.{kind}"),
+    ("s{stage}.pathway0_res{block}.branch1.{kind}", "layer{stage}.{block}.downsample.0.{kind}"),
+    ("s{stage}.pathway0_res{block}.branch1_bn.{kind}", "layer{stage}.{block}.downsample.1.{kind}"),
+    ("s{stage}.pathway0_res{block}.branch2.{branch}.{kind}", "layer{stage}.{block}.conv{branch}.{kind}"),
+    ("s{stage}.pathway0_res{block}.branch2.{branch}_bn.{kind}", "layer{stage}.{block}.bn{branch}.{kind}"),
+    ("s{stage}.pathway0_nonlocal{block}.conv_{part}.{kind}", "layer{stage}.{block}_nl.{part}.{kind}"),
+    ("s{stage}.pathway0_nonlocal{block}.bn.{kind}", "layer{stage}.{block}_nl.bn.{kind}"),
+    ("head.projection.{kind}", "fc.{kind}"),
+)
+MMACTION2_NAMES = KeyNames(
+    ("backbone.conv1.conv.{kind}", "conv1.{kind}"),
+    ("backbone.conv1.bn.{kind}", "bn1.{kind}"),
+    ("backbone.layer{layer}.{block}.conv{number}.conv.{kind}", "layer{layer}.{block}.conv{number}.{kind}"),
+    ("backbone.layer{layer}.{block}.conv{number}.bn.{kind}", "layer{layer}.{block}.bn{number}.{kind}"),
+    ("backbone.layer{layer}.{block}.downsample.conv.{kind}", "layer{layer}.{block}.downsample.0.{kind}"),
+    ("backbone.layer{layer}.{block}.downsample.bn.{kind}", "layer{layer}.{block}.downsample.1.{kind}"),
+    # in a block that subsamples
+    ("backbone.layer{layer}.{block}.non_local_block.{pooled}.0.conv.{kind}", "layer{layer}.{block}_nl.{pooled}.{kind}"),
+    ("backbone.layer{layer}.{block}.non_local_block.{inner}.conv.{kind}", "layer{layer}.{block}_nl.{inner}.{kind}"),
+    ("backbone.layer{layer}.{block}.non_local_block.concat_project.conv.{kind}", "layer{layer}.{block}_nl.w_f.{kind}"),
+    ("backbone.layer{layer}.{block}.non_local_block.conv_out.conv.{kind}", "layer{layer}.{block}_nl.out.{kind}"),
+    ("backbone.layer{layer}.{block}.non_local_block.conv_out.bn.{kind}", "layer{layer}.{block}_nl.bn.{kind}"),
+    ("cls_head.fc_cls.{kind}", "fc.{kind}"),
+)
+PYTORCH_RESNET3D_NAMES = KeyNames(
+    ("conv1.{kind}", "conv1.{kind}"),
+    ("bn1.{kind}", "bn1.{kind}"),
+    ("layer{layer}.{block}.conv{number}.{kind}", "layer{layer}.{block}.conv{number}.{kind}"),
+    ("layer{layer}.{block}.bn{number}.{kind}", "layer{layer}.{block}.bn{number}.{kind}"),
+    ("layer{layer}.{block}.downsample.{number}.{kind}", "layer{layer}.{block}.downsample.{number}.{kind}"),
+    ("layer{layer}.{block}.nl.{part}.{kind}", "layer{layer}.{block}_nl.{part}.{kind}"),
+    ("layer{layer}.{block}.nl.bn.{kind}", "layer{layer}.{block}_nl.bn.{kind}"),
+    ("fc.{kind}", "fc.{kind}"),
+    # of its frozen norms
+    ("bn1.scale", "bn1.weight"),
+    ("layer{layer}.{block}.bn{number}.scale", "layer{layer}.{block}.bn{number}.weight"),
+    ("layer{layer}.{block}.downsample.1.scale", "layer{layer}.{block}.downsample.1.weight"),
+)
 
 
 def _rename_caffe2(key: str) -> str | None:
@@ -113,32 +126,13 @@ def _rename_caffe2(key: str) -> str | None:
     return None
 
 
-def _rename_pytorch_resnet3d(key: str) -> str | None:
-    patterns = (
-        (r"((?:layer\d\.\d+\.)?bn\d|layer\d\.\d+\.downsample\.1)\.scale", r"\1.weight"),  # of its frozen norms
-        (r"((?:layer\d\.\d+\.)?(?:conv|bn)\d\.\w+)", r"\1"),
-        (r"(layer\d\.\d+\.downsample\.[01]\.\w+)", r"\1"),
-        (r"(layer\d\.\d+)\.nl\.(theta|phi|g|out|bn)\.(\w+)", r"\1_nl.\2.\3"),
-        (r"(fc\.\w+)", r"\1"),
-    )
-    return _substitute(patterns, key)
-
-
-def _substitute(patterns: Sequence[tuple[str, str]], key: str) -> str | None:
-    for pattern, ours in patterns:
-        if match := re.fullmatch(pattern, key):
-            name = match.expand(ours)
-            name = re.sub(r"<(\d)>", lambda m: str(int(m[1]) - 1), name)  # s2..s5 are layer1..layer4
-            return re.sub(r"\{([abc])\}", lambda m: str("abc".index(m[1]) + 1), name)
-    return None
-
-
 SOURCES = {
     # C2D and I3D 8x8, Slow; the block subsamples first and scales its logits (nonlocal_helper.py). Its published C2D
     # and I3D have softmax blocks, its Slow has dot products.
     "pyslowfast": Source(
         "PySlowFast",
-        _rename_pyslowfast,
+        PYSLOWFAST_NAMES.ours,
+        PYSLOWFAST_NAMES,
         clips=dict.fromkeys(("c2d", "i3d", "slow"), (8, 8)),
         stems={"c2d": "pyslowfast", "i3d": "pyslowfast", "slow": "all_frames"},
         modes={"c2d": "embedded_gaussian", "i3d": "embedded_gaussian", "slow": "dot_product"},
@@ -151,7 +145,8 @@ SOURCES = {
     # convolutions and scales its logits in the configs of Slow alone. Every mode is published.
     "mmaction2": Source(
         "mmaction2",
-        _rename_mmaction2,
+        MMACTION2_NAMES.ours,
+        MMACTION2_NAMES,
         clips={"c2d": (8, 8), "i3d": (32, 2), "slow": (8, 8)},
         stems={"c2d": "released_8x8", "i3d": "mmaction2", "slow": "all_frames"},
         pool="after",
@@ -175,7 +170,8 @@ SOURCES = {
     # The widely used conversion of the paper's released I3D for 32x2 clips (Tushar-N/pytorch-resnet3d).
     "pytorch_resnet3d": Source(
         "pytorch-resnet3d",
-        _rename_pytorch_resnet3d,
+        PYTORCH_RESNET3D_NAMES.ours,
+        PYTORCH_RESNET3D_NAMES,
         clips={"i3d": (32, 2)},
         stems={"i3d": "released_32x2"},
         modes={"i3d": "embedded_gaussian"},

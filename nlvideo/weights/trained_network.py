@@ -17,7 +17,6 @@ from nlvideo.runtime.errors import UserError
 from nlvideo.weights.adoption import shown, take
 from nlvideo.weights.checkpoint_file import (
     FORMAT,
-    NEWEST_FILE,
     check_content,
     digest,
     evaluation_weights,
@@ -25,7 +24,9 @@ from nlvideo.weights.checkpoint_file import (
     load_checkpoint,
 )
 from nlvideo.weights.foreign_files import read_weights_file
+from nlvideo.weights.hub import is_repository, local_weights
 from nlvideo.weights.importers import ImportedWeights, fitted, import_weights
+from nlvideo.weights.published import is_published
 from nlvideo.weights.sources import SOURCES
 
 
@@ -79,12 +80,12 @@ class TrainedCheckpoint:
 
 
 def read_trained(path: str | Path) -> TrainedCheckpoint:
-    """Reads a checkpoint of ours or another project's file; a run's folder stands for its newest, `checkpoint.pt`.
+    """Reads a checkpoint of ours, another project's file, or a published network; see local_weights().
 
     Raises:
         UserError: it does not exist, is no checkpoint that is known, is corrupt, or holds the weights of a 2D network.
     """
-    path = checkpoint_path(path)
+    path = local_weights(path)
     content = read_weights_file(path)
     if is_ours(content):
         check_content(content, path)
@@ -127,7 +128,9 @@ def load_model(path: str | Path, *, source: str | None = None, config: Sequence[
     """Returns a network in evaluation mode with the weights of a file, every one of them accounted for.
 
     Args:
-        path: a checkpoint of ours, or a file of one of SOURCES. A 2D network's is inflated into config's layout.
+        path: a checkpoint of ours; a file of one of SOURCES, of which a 2D network's is inflated into config's layout;
+            a published network's folder; or its name on the Hugging Face hub, "owner/name" or "owner/name@revision".
+            What exists here wins.
         source: the project that wrote it, "nlvideo" or a key of SOURCES; None: recognised by the names of the weights.
         config: for other projects' files, what they do not tell, as the overrides of nlvideo-train, such as
             ["block.mode=dot_product", "data.num_frames=16"]; see read_imported().
@@ -135,10 +138,13 @@ def load_model(path: str | Path, *, source: str | None = None, config: Sequence[
     Raises:
         UserError: as read_imported().
     """
+    path = local_weights(path)
+    if is_published(path):
+        source = "nlvideo"
     if source == "nlvideo" or (source is None and is_ours(read_weights_file(path, lazily=True))):
         if config:
             raise UserError("config: an nlvideo checkpoint brings its own; leave it out.")
-        trained = _of_ours(Path(path), load_checkpoint(path))
+        trained = read_trained(path) if is_published(path) else _of_ours(path, load_checkpoint(path))
     else:
         trained = read_imported(path, source, config)
     return trained.build_network().eval()
@@ -179,7 +185,6 @@ def _as_trained(path: Path, imported: ImportedWeights, config: Sequence[str]) ->
     return TrainedCheckpoint(path, made, classes, content | {"sha256": digest(content)}, note)
 
 
-def checkpoint_path(path: str | Path) -> Path:
-    """Returns the file itself, or the newest checkpoint of a run's folder."""
-    path = Path(path)
-    return path / NEWEST_FILE if path.is_dir() else path
+def checkpoint_path(name: str | Path) -> Path:
+    """Returns the file or published network that this names: a run's folder stands for its newest checkpoint."""
+    return Path(name) if is_repository(name) else local_weights(name)

@@ -13,6 +13,7 @@ from nlvideo.data.lists.class_file import has_names
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.weights.checkpoint_file import check_content, check_format, evaluation_weights, is_ours
 from nlvideo.weights.foreign_files import read_weights_file
+from nlvideo.weights.hub import local_weights
 from nlvideo.weights.importers import import_weights
 
 BLOCK_KEYS = tuple(f"block.{option.name}" for option in dataclasses.fields(BlockConfig))
@@ -64,7 +65,7 @@ def read_weights(path: str | Path, mode: str | None = None, *, lazily: bool = Fa
     """Returns what a file of weights holds.
 
     Args:
-        path: a checkpoint of ours, or another project's file.
+        path: a checkpoint of ours, another project's file, or a published network; see local_weights().
         mode: block.mode where the user gives it, for files that do not tell it.
         lazily: read what it says alone; the weights are not verified.
 
@@ -72,7 +73,7 @@ def read_weights(path: str | Path, mode: str | None = None, *, lazily: bool = Fa
         UserError: no such file, or none whose weights can be used; names model.pretrained.
     """
     try:
-        content = read_weights_file(path, lazily=lazily)
+        content = read_weights_file(local_weights(path), lazily=lazily)
         if is_ours(content):
             (check_format if lazily else check_content)(content, path)
             return _file_of_ours(content, str(path))

@@ -40,3 +40,12 @@ def test_benchmark_index_finds_no_growth(tmp_path):
     assert "2400 videos of 30 frames, regular times: " in printed
     megabytes = [float(value) for value in re.findall(r"after .*: ([\d.]+) to", printed)]
     assert len(megabytes) == 3 and megabytes[2] - megabytes[1] < 3
+
+
+@pytest.mark.slow
+def test_benchmark_stream_times_lines():
+    checkpoint = TOOLS.parent / "tests/run_of_0_1/checkpoint.pt"
+    printed = run_process("benchmark_stream", checkpoint, "--minutes", "0.1", "num_threads=1")
+    assert re.search(r"\d\d lines, 150 frames sent, \d+ dropped", printed), printed
+    late, decoded = map(float, re.findall(r"median (\d+) ms", printed))
+    assert 40 <= late < 1000 and decoded < late  # a frame is whole when the next one begins

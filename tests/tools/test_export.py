@@ -126,7 +126,7 @@ def test_every_layout_and_block(kind, ending, tmp_path):
     path = tmp_path / f"network.{ending}"
     difference = tool.export_network(network, CLIP, path)
     assert difference <= 5e-5
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["network.json", path.name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([path.name, f"{path.name}.json"])
     assert not any(block.plain for block in network.modules() if isinstance(block, NonLocalBlock))
     clips = torch.randn(2, *CLIP)
     expected = network(clips)
@@ -164,9 +164,9 @@ def test_the_command_writes_the_network_and_its_description(checkpoint, ending, 
         tool.main()
         printed = capsys.readouterr().out
     assert "of the largest logit" in printed and len(printed.splitlines()) == 2
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a network.json", path.name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([path.name, f"{path.name}.json"])
 
-    text = path.with_suffix(".json").read_text()
+    text = path.with_name(f"{path.name}.json").read_text()
     description = json.loads(text)
     assert description["classes"] == ["0", "1", "2"] and description["step"] == 2
     assert description["input"]["shape"] == ["batch", 3, 4, 32, 32]
@@ -174,6 +174,8 @@ def test_the_command_writes_the_network_and_its_description(checkpoint, ending, 
     std = [0.229, 0.224, 0.225]
     assert description["normalization"] == {"mean": [0.3, 0.4, 0.5], "std": std, "inside": bool(options)}
     assert (description["num_frames"], description["frame_stride"], description["block"]) == (4, 2, "non_local")
+    size = [description[key] for key in ("short_side", "crop_size", "clip_fps")]
+    assert size == [32, 32, None] and description["views"]["num_clips"] == 2 and description["views"]["num_crops"] == 3
     assert description["output"] == {"name": "logits", "shape": ["batch", 3], "scores": "softmax"}
     if ending == "onnx":
         import onnx
@@ -207,13 +209,13 @@ def test_an_export_that_differs_from_the_network_is_not_written(tmp_path, monkey
 
 def test_user_errors_are_one_line(checkpoint, tmp_path, monkeypatch, capsys):
     (tmp_path / "taken.pt2").touch()
-    (tmp_path / "described.json").touch()
+    (tmp_path / "described.pt2.json").touch()
     (tmp_path / "text.pt").write_text("no checkpoint")
     monkeypatch.setattr(tool, "find_spec", lambda name: None if name == "onnxruntime" else "found")
     for source, out, message in (
         (checkpoint, "network.pth", "network.pth must end in .onnx or .pt2"),
         (checkpoint, "taken.pt2", "taken.pt2 exists already; nothing is overwritten."),
-        (checkpoint, "described.pt2", "described.json exists already; nothing is overwritten."),
+        (checkpoint, "described.pt2", "described.pt2.json exists already; nothing is overwritten."),
         (checkpoint, "nowhere/network.pt2", "nowhere does not exist."),
         (checkpoint, "network.onnx", "ONNX needs the packages onnxruntime: pip install nlvideo[export]"),
         (tmp_path / "none.pt", "network.pt2", "none.pt does not exist."),
@@ -225,4 +227,4 @@ def test_user_errors_are_one_line(checkpoint, tmp_path, monkeypatch, capsys):
         assert str(raised.value.code).startswith("error: ") and message in raised.value.code
         assert "\n" not in raised.value.code
     assert capsys.readouterr().out == ""
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["described.json", "taken.pt2", "text.pt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["described.pt2.json", "taken.pt2", "text.pt"]

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import types
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from in_process import TOOLS, run_tool
 from other_projects import to_caffe2, to_pyslowfast
 from safetensors.torch import save_file
+from seeded_weights import PARITY, SHARED, seeded_clip, seeded_state
 from torchvision.models import resnet50, resnet101
 
 import nlvideo
@@ -22,8 +22,6 @@ from nlvideo.weights.foreign_files import read_weights_file
 from nlvideo.weights.sources import SOURCES
 from nlvideo.weights.trained_network import load_model, read_trained
 
-PARITY = Path(__file__).parents[1] / "parity"
-SHARED = Path(os.environ.get("NLVIDEO_PARITY", Path(__file__).parents[3] / "shared" / "parity"))
 TOOL = "convert_weights.py"
 NL5 = ["block=nl5"]
 
@@ -35,33 +33,6 @@ QUICK = ("pyslowfast_i3d_nln_8x8_r50", "pyslowfast_c2d_8x8_r50", "mmaction2_i3d_
 def _slow_but_for_quick(cases: list[tuple[str, list[str]]]) -> list:
     """Marks as slow all cases that are not in QUICK."""
     return [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] not in QUICK)) for case in cases]
-
-
-def seeded_tensor(key: str, shape: list[int], kind: str) -> torch.Tensor:
-    """A tensor that follows from its key: normal numbers from PCG64 seeded with the key's CRC-32, scaled by kind."""
-    if kind == "count":
-        return torch.zeros(shape, dtype=torch.int64)
-    n = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape)
-    fan_in = float(np.prod(shape[1:])) if len(shape) > 1 else 1.0
-    scaled = {
-        "conv": lambda: n * np.sqrt(2 / fan_in),
-        "embed": lambda: 0.1 * n * np.sqrt(2 / fan_in),
-        "gain": lambda: 0.6 + 0.1 * n,
-        "bias": lambda: 0.1 * n,
-        "mean": lambda: 0.1 * n,
-        "var": lambda: 1 + 0.1 * abs(n),
-    }[kind]()
-    return torch.from_numpy(scaled.astype(np.float32))
-
-
-def seeded_clip(shape: list[int]) -> torch.Tensor:
-    numbers = np.random.Generator(np.random.PCG64(0)).standard_normal(shape)
-    return torch.from_numpy(numbers.astype(np.float32))
-
-
-def seeded_state(name: str, folder: Path = PARITY) -> dict[str, torch.Tensor]:
-    entries = json.loads((folder / f"{name}.json").read_text())["entries"]
-    return {key: seeded_tensor(key, shape, kind) for key, shape, kind in entries}
 
 
 @pytest.mark.parametrize(

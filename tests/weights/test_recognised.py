@@ -108,6 +108,13 @@ def test_what_pyslowfast_writes_beside_its_weights_is_read(tmp_path):
     assert "block.mode" not in trained.note.partition("assumed")[2]
 
 
+@pytest.mark.parametrize("arch", ["slow_c2d", "c2d_nopool"])  # its name in the code of 2026, and in that of 2020
+def test_pyslowfasts_names_of_networks_without_temporal_pooling(tmp_path, arch):
+    network = network_of("model=c2d_r50_8x8", "block=none")
+    text = yaml.safe_dump({"MODEL": {"ARCH": arch}})
+    assert read_trained(file_of(tmp_path, "pyslowfast", network, cfg=text)).config.model.stem == "all_frames"
+
+
 @pytest.mark.parametrize(("mode", "scale"), [("embedded_gaussian", True), ("dot_product", False)])
 def test_what_mmengine_writes_beside_its_weights_is_read_and_never_run(tmp_path, mode, scale):
     network = network_of("model=i3d_r50", "block=nl1", f"block.mode={mode}")

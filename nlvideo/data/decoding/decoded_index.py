@@ -37,13 +37,14 @@ def decoded_index(path: str, decode: Callable[[], Iterator[av.VideoFrame]]) -> D
     if key in _kept:
         _kept.move_to_end(key)
         return _kept[key]
-    index = _kept[key] = _index(decode())
+    index = _kept[key] = index_of_frames(decode())
     if len(_kept) > MAX_KEPT:
         _kept.popitem(last=False)
     return index
 
 
-def _index(frames: Iterator[av.VideoFrame]) -> DecodedIndex:
+def index_of_frames(frames: Iterator[av.VideoFrame]) -> DecodedIndex:
+    """Returns the index of a plain decode."""
     times: list[Any] = []
     keyframes: list[int] = []
     first = None

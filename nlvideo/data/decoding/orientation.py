@@ -6,8 +6,6 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import av
 import numpy as np
 
-from nlvideo.data.shards.video_file import open_bytes
-
 SMALL = 0.02  # of the larger numbers: what a matrix for a quarter turn may have where it should have 0; one degree
 IDENTITY = struct.pack(">5i", 0x10000, 0, 0, 0, 0x10000)  # a, b, u, c, d of the matrix, 16.16 fixed point
 MATRIX = {0: 40, 1: 52}  # version of the track header: bytes from its version to its matrix (ISO 14496-12, 8.3.2)
@@ -61,10 +59,13 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     return orientation(bytes(matrix)) if matrix is not None else UPRIGHT
 
 
-def may_turn(path: str) -> bool:
-    """Returns False if every track's matrix leaves frames as they are; True if one does not or it is not known."""
-    with open_bytes(path) as file:
-        movie = _movie_box(file)
+def may_turn(file: BinaryIO) -> bool:
+    """Returns False if every track's matrix leaves frames as they are; True if one does not or it is not known.
+
+    Args:
+        file: an MP4, at its first byte.
+    """
+    movie = _movie_box(file)
     if movie is None:
         return True
     place = movie.find(b"tkhd")

@@ -1,7 +1,8 @@
 """Which stream of a file is the video, and what its packets tell about its frames, without decoding."""
 
+import io
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -9,7 +10,6 @@ from av.stream import Disposition
 
 from nlvideo.data.decoding.packet_contents import keyframe_test, packet_test
 from nlvideo.data.decoding.video import Deadline, DecodeError
-from nlvideo.data.shards.video_file import file_status, open_bytes
 
 TIMED_FORMATS = {"mov", "matroska"}  # store when each frame is presented; mov includes MP4, matroska WebM
 REORDERING_CODECS = ("h264", "hevc", "mpeg4")
@@ -125,13 +125,18 @@ def packets_are_frames(packets: Packets, formats: set[str]) -> bool:
     return "avi" in formats and packets.one_each and packets.starts_with_key
 
 
-def check_end(packets: Packets, formats: set[str], stream: av.VideoStream, path: str) -> None:
-    """Raises DecodeError for a file that was cut short, which FFmpeg reads to its end without complaint."""
+def check_end(packets: Packets, formats: set[str], stream: av.VideoStream, path: str, file: BinaryIO) -> None:
+    """Raises DecodeError for a file that was cut short, which FFmpeg reads to its end without complaint.
+
+    Args:
+        path: for the message.
+        file: at its first byte.
+    """
     count = len(packets.times) + len(packets.cut_off)
     promised = 0
     if "mov" in formats:
         promised = len(stream.index_entries)  # after edit lists, which the header's number is not
-    elif "avi" in formats and _avi_is_cut(path):
+    elif "avi" in formats and _avi_is_cut(file):
         promised = stream.frames
     if promised > count + packets.num_empty:
         raise DecodeError(path, f"the file ends after {count} of {promised} frames")
@@ -149,8 +154,7 @@ def check_end(packets: Packets, formats: set[str], stream: av.VideoStream, path:
             raise DecodeError(path, f"the file ends after {end:.2f} of {expected:.2f} seconds")
 
 
-def _avi_is_cut(path: str) -> bool:
+def _avi_is_cut(file: BinaryIO) -> bool:
     """Returns whether an AVI file is shorter than its first chunk says. Its number of frames counts dropped ones."""
-    with open_bytes(path) as file:
-        header = file.read(8)
-    return header[:4] == b"RIFF" and int.from_bytes(header[4:], "little") + 8 > file_status(path).size
+    header = file.read(8)
+    return header[:4] == b"RIFF" and int.from_bytes(header[4:], "little") + 8 > file.seek(0, io.SEEK_END)

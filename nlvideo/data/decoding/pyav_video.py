@@ -4,15 +4,16 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from fractions import Fraction
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 
 from nlvideo.data.decoding.conversion import converted
-from nlvideo.data.decoding.decoded_index import DecodedIndex, decoded_index, hash_times
+from nlvideo.data.decoding.decoded_index import DecodedIndex, decoded_index, hash_times, index_of_frames
 from nlvideo.data.decoding.orientation import UPRIGHT, may_turn, orientation_of
 from nlvideo.data.decoding.packets import (
     PROGRESSIVE,
@@ -26,7 +27,7 @@ from nlvideo.data.decoding.packets import (
 )
 from nlvideo.data.decoding.video import Crop, CropSource, Deadline, DecodeError, Region, Video
 from nlvideo.data.index.facts import VideoFacts
-from nlvideo.data.shards.video_file import member_address
+from nlvideo.data.shards.video_file import member_address, open_bytes
 
 # In these codecs, skipping frames that no other refers to leaves all others unchanged. In AV1 the same setting loses
 # wanted frames.
@@ -53,6 +54,8 @@ class PyavVideo(Video):
     Colours follow the file's matrix and range; where it names none, BT.601 and limited range, as in FFmpeg.
     Interlaced frames are given as they are.
 
+    A `file`, binary and seekable, is read instead of the path, which is then its name in messages; it stays open.
+
     Opening it reads the whole file, unless `facts` tell what that has told before: then its header. They must be of
     this very file; of another one, frames whose times differ are noticed, and nothing else.
 
@@ -74,8 +77,15 @@ class PyavVideo(Video):
         SlowVideo: opening it took longer than `time_limit` seconds.
     """
 
-    def __init__(self, path: str | os.PathLike, time_limit: float | None = None, facts: VideoFacts | None = None):
-        self.path = os.fspath(path)
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        time_limit: float | None = None,
+        facts: VideoFacts | None = None,
+        file: BinaryIO | None = None,
+    ):
+        self.path, self._file = os.fspath(path), file
+        self._decoded_file: DecodedIndex | None = None
         self._deadline = Deadline(self.path, time_limit)
         self._container: Any = None
         self._stream: Any = None
@@ -106,9 +116,7 @@ class PyavVideo(Video):
         while num_read:
             if self._container is not None:
                 self._container.close()
-            # Without the protocol, FFmpeg takes what stands before a colon in a file's name for one.
-            address = member_address(self.path) or f"file:{self.path}"
-            self._container = av.open(address, metadata_errors="ignore")
+            self._container = av.open(self._input(), metadata_errors="ignore")
             num_read = 0
             if self._place is None:
                 self._place, num_read = best_stream(self._container)
@@ -125,13 +133,36 @@ class PyavVideo(Video):
         if strict:
             self._stream.codec_context.options = STRICT
 
+    def _input(self) -> Any:
+        """Returns what PyAV opens."""
+        if self._file is not None:
+            self._file.seek(0)
+            return self._file
+        # Without the protocol, FFmpeg takes what stands before a colon in a file's name for one.
+        return member_address(self.path) or f"file:{self.path}"
+
+    @contextmanager
+    def _bytes(self) -> Iterator[BinaryIO]:
+        """Yields the file from its first byte on; FFmpeg finds it where it was."""
+        if self._file is None:
+            with open_bytes(self.path) as opened:
+                yield opened
+            return
+        place = self._file.tell()
+        self._file.seek(0)
+        try:
+            yield self._file
+        finally:
+            self._file.seek(place)
+
     def _read_index(self) -> None:
         packets = scan_packets(self._container, self._stream, self._deadline)
         if not packets.times:
             raise DecodeError(self.path, "the video stream holds no frames")
         stream, context = self._stream, self._stream.codec_context
         formats = set(self._container.format.name.split(","))
-        check_end(packets, formats, stream, self.path)
+        with self._bytes() as file:
+            check_end(packets, formats, stream, self.path, file)
         self.codec = context.codec.canonical_name
         self.time_base = stream.time_base
         self.bit_depth = max((part.bits for part in context.format.components), default=8) if context.format else 8
@@ -188,11 +219,15 @@ class PyavVideo(Video):
         """Reads the frames' size and orientation; for formats that can turn frames, only a decoded one tells."""
         context = self._stream.codec_context
         height, width, self.orientation = context.height, context.width, UPRIGHT
-        if "matroska" in formats or ("mov" in formats and may_turn(self.path)):
+        if "matroska" in formats or ("mov" in formats and self._may_turn()):
             frame = self._first_frame()
             if frame is not None:  # otherwise reading will report why
                 height, width, self.orientation = frame.height, frame.width, orientation_of(frame)
         self.height, self.width = self.orientation.size(height, width)
+
+    def _may_turn(self) -> bool:
+        with self._bytes() as file:
+            return may_turn(file)
 
     def _first_frame(self) -> av.VideoFrame | None:
         """Returns any early frame; None if the first ones are corrupt."""
@@ -376,7 +411,11 @@ class PyavVideo(Video):
                     yield frame
 
     def _decoded(self) -> DecodedIndex:
-        return decoded_index(self.path, self._plain_decode)
+        if self._file is None:
+            return decoded_index(self.path, self._plain_decode)
+        if self._decoded_file is None:
+            self._decoded_file = index_of_frames(self._plain_decode())
+        return self._decoded_file
 
 
 class _UnexpectedFrame(Exception):

@@ -239,6 +239,20 @@ class Video(abc.ABC):
             done += len(source.frames)
         return [clip.whole() for clip in shared]
 
+    def whole_frames(self, indices: np.ndarray) -> Iterator[Tensor]:
+        """Yields wanted frames (H, W, 3) uint8, RGB, one by one and each decoded once, however many they are.
+
+        Each has its own size. It is overwritten by those that follow.
+
+        Args:
+            indices: ascending frame indices without repetition, each below num_frames.
+
+        Raises:
+            DecodeError, SlowVideo: as `read`.
+        """
+        for part in self._read_parts(indices, Crop((self.height, self.width), 0, 0, self.height, self.width)):
+            yield from part.frames
+
     def _read_crop(self, indices: np.ndarray, crop: Crop | Region) -> Tensor:
         assert len(indices) and (np.diff(indices) > 0).all() and 0 <= indices[0] and indices[-1] < self.num_frames
         frames, done = _room(len(indices), crop), 0

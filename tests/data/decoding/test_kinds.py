@@ -133,7 +133,7 @@ def test_frames_that_avi_leaves_out_are_no_damage(tmp_path, moving):
 
 def test_mpeg4_with_b_frames_in_avi_is_counted_without_decoding(tmp_path, moving, monkeypatch):
     path = write_video(tmp_path / "a.avi", moving, "mpeg4", bf="2", g="12")
-    monkeypatch.setattr(decoded_index, "_index", None)
+    monkeypatch.setattr(decoded_index, "index_of_frames", None)
     check(path, 40, timed=False)
 
 
@@ -290,8 +290,8 @@ def test_mirrored_videos_are_mirrored(tmp_path, moving):
 
 def test_an_index_by_decoding_is_made_once(tmp_path, moving, monkeypatch):
     path, made = write_video(tmp_path / "a.ts", moving), []
-    real = decoded_index._index
-    monkeypatch.setattr(decoded_index, "_index", lambda frames: made.append(1) or real(frames))
+    real = decoded_index.index_of_frames
+    monkeypatch.setattr(decoded_index, "index_of_frames", lambda frames: made.append(1) or real(frames))
     for _ in range(3):
         with PyavVideo(path) as video:
             assert video.num_frames == 40

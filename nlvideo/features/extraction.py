@@ -1,0 +1,234 @@
+"""The features of many videos on all ranks: what is finished is not computed again, what fails does not stop others."""
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+import nlvideo
+from nlvideo.config.compose import to_yaml
+from nlvideo.config.schema import ExtractConfig
+from nlvideo.data.decoding.video import DecodeError, SlowVideo
+from nlvideo.features.array_file import IncompleteRows, writing_rows
+from nlvideo.features.crops import crop_places
+from nlvideo.features.extractor import FeatureExtractor
+from nlvideo.features.feature_folder import FeatureFolder, recorded_settings, reporting_full_disks, shard_lock
+from nlvideo.features.frame_source import FrameSource, size_for
+from nlvideo.features.network_outputs import output_names
+from nlvideo.features.single_file import SUFFIXES_OF, SingleFile, check_single_format
+from nlvideo.features.snippets import SnippetPlan
+from nlvideo.features.video_list import ListedVideo, listed_videos
+from nlvideo.runtime import distributed
+from nlvideo.runtime.cores import cores_of_rank
+from nlvideo.runtime.errors import RunFailed
+from nlvideo.runtime.files import make_folder
+from nlvideo.runtime.progress import print_above_bars, progress_bar
+from nlvideo.runtime.signals import StopSignal
+from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
+
+SHOWN_AFTER_SECONDS = 10  # the progress of a single video: logs need no lines about short ones
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What this command's ranks have to do.
+
+    Attributes:
+        videos: all of the shard.
+        parts: where the arrays of each video are written.
+        single: the file that they become in the end; None: they stay.
+        shard: what the names of this shard's own files end in.
+    """
+
+    extractor: FeatureExtractor
+    videos: list[ListedVideo]
+    parts: FeatureFolder
+    single: SingleFile | None
+    shard: str
+
+
+def extract(config: ExtractConfig, trained: TrainedCheckpoint | None = None) -> None:
+    """Writes the features of all videos that are not finished.
+
+    Args:
+        trained: the checkpoint, where the caller has read it already.
+
+    Raises:
+        UserError: what is wrong before anything is computed.
+        RunFailed: some videos failed, or nothing more can be written.
+    """
+    world = distributed.init_world()
+    distributed.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
+    videos, note = distributed.on_main(listed_videos, config.videos, config.data.root or None)
+    trained = trained or read_trained(config.checkpoint)
+    if world.is_main:
+        print(f"{note}; preset={config.preset}, layer={config.layer}, format={config.format}", flush=True)
+    if config.format != "npy":
+        check_single_format(config.format, videos)
+    output = Path(config.output)
+    torch.set_num_threads(config.num_threads or threads_of_extraction(output))
+    job = plan_extraction(config, FeatureExtractor.from_config(config, trained, world.device), trained, videos)
+    distributed.on_main(make_folder, output, f"output={output}")
+    with ExitStack() as stack, reporting_full_disks(output):
+        distributed.on_main(lambda: stack.enter_context(shard_lock(output, job.shard)))
+        remaining = distributed.on_main(open_output, job, output)
+        found, stopped = extract_share(job, remaining[world.rank :: world.size], hidden=not world.is_main)
+        failures = {name: reason for part in distributed.gather(found) for name, reason in part.items()}
+        distributed.on_main(end_extraction, job, output, failures, stopped)
+    if stopped:
+        distributed.leave_world()
+        sys.exit(128 + stopped)
+    if failures and world.is_main:
+        raise RunFailed(f"{len(failures)} of {len(job.videos)} videos failed; {output}/failed{job.shard}.csv says why.")
+
+
+def threads_of_extraction(output: Path) -> int:
+    """Returns how many CPU threads each rank has unless the config says so: as many as the folder was begun with, or
+    a rank's part of the cores, the smallest of all."""
+    begun, part = distributed.on_main(recorded_settings, output), min(distributed.gather(cores_of_rank()))
+    return begun.get("num_threads") or part
+
+
+def plan_extraction(
+    config: ExtractConfig, extractor: FeatureExtractor, trained: TrainedCheckpoint, videos: Sequence[ListedVideo]
+) -> Extraction:
+    output, settings = Path(config.output), settings_of(config, extractor, trained)
+    part, _, parts = (config.shard or "1/1").partition("/")
+    shard = f".{part}-of-{parts}" if config.shard else ""
+    chosen = list(videos)[int(part) - 1 :: int(parts)]
+    if config.format == "npy":
+        return Extraction(extractor, chosen, FeatureFolder(output, settings), None, shard)
+    folder = FeatureFolder(output / f"unfinished{shard}", settings)
+    single = SingleFile(output / f"features{shard}{SUFFIXES_OF[config.format]}", config.format, folder)
+    return Extraction(extractor, chosen, folder, single, shard)
+
+
+def settings_of(config: ExtractConfig, extractor: FeatureExtractor, trained: TrainedCheckpoint) -> dict[str, Any]:
+    """Returns everything that the features depend on, apart from the videos."""
+    data = config.data
+    return {
+        "checkpoint": str(config.checkpoint),
+        "checkpoint_sha256": trained.sha256,
+        "preset": config.preset,
+        "layer": config.layer,
+        "positions": config.positions,
+        **asdict(extractor.recipe),
+        "mean": data.mean,
+        "std": data.std,
+        "decoder": data.decoder,
+        "frame_rate": data.frame_rate,
+        "clip_fps": data.clip_fps,
+        "dtype": config.dtype,
+        "format": config.format,
+        "precision": str(extractor.dtype).removeprefix("torch."),
+        "device_type": extractor.device.type,
+        "views_per_step": extractor.views_per_step,
+        "num_threads": torch.get_num_threads() if extractor.device.type == "cpu" else None,
+        "versions": {
+            "nlvideo": nlvideo.__version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "av": av.__version__,
+        },
+    }
+
+
+def open_output(job: Extraction, output: Path) -> list[ListedVideo]:
+    """Makes the folder ready; returns the videos of the shard that are not finished, which fewer ranks may do too."""
+    known: Mapping[str, Any] = {}
+    if job.single is not None:
+        FeatureFolder(output, job.parts.settings).open([])
+        known = job.single.known()
+    remaining = [video for video in job.parts.open(job.videos) if video.name not in known]
+    job.parts.remove_partial_files(remaining)
+    if len(remaining) < len(job.videos):
+        print(f"resumed: {len(job.videos) - len(remaining)} of {len(job.videos)} videos are finished already")
+    return remaining
+
+
+def extract_share(job: Extraction, videos: Sequence[ListedVideo], *, hidden: bool) -> tuple[dict[str, str], int]:
+    """Writes the features of this rank's videos.
+
+    Returns {name: reason} of those that failed, and the number of the signal that a rank was stopped by, else 0.
+    """
+    failures: dict[str, str] = {}
+    with (
+        StopSignal() as stopping,
+        progress_bar(total=len(videos), desc="extracting", unit="video", disable=hidden) as bar,
+    ):
+        for video in videos:
+            try:
+                extract_video(job, video, stopping, hidden)
+            except IncompleteRows:
+                break
+            except (DecodeError, SlowVideo) as error:
+                failures[video.name] = error.reason
+                print_above_bars(f"{video.path}: {error.reason}", sys.stderr)
+            if stopping.received:
+                break
+            bar.update()
+        return failures, max(distributed.gather(stopping.received))
+
+
+def extract_video(job: Extraction, video: ListedVideo, stopping: StopSignal, hidden: bool) -> None:
+    """Writes the arrays of one video, then what is known of them.
+
+    Raises:
+        DecodeError: the video cannot be decoded, or is too short.
+        IncompleteRows: a signal came before the end.
+    """
+    extractor, endings = job.extractor, output_names(job.extractor.config.layer)
+    with extractor.open(video.path, video.part) as source, ExitStack() as stack:
+        plan = extractor.plan(source)
+        count = plan.count(source.num_frames)
+        job.parts.array_file(video).parent.mkdir(parents=True, exist_ok=True)
+        files = [stack.enter_context(writing_rows(job.parts.array_file(video, end), count)) for end in endings]
+        options: dict[str, Any] = {"total": count, "desc": Path(video.path).name, "unit": "snippet", "leave": False}
+        with progress_bar(**options, delay=SHOWN_AFTER_SECONDS, disable=hidden) as bar:
+            for arrays in extractor.rows(source, plan, lambda: stopping.received):
+                for file, array in zip(files, arrays, strict=True):
+                    file.append(array)
+                bar.update()
+    shapes = {f"{video.name}{end}": list(file.shape) for end, file in zip(endings, files, strict=True)}
+    job.parts.finish(video, facts_of(video, source, plan, job.extractor) | {"shapes": shapes})
+
+
+def facts_of(video: ListedVideo, source: FrameSource, plan: SnippetPlan, extractor: FeatureExtractor) -> dict[str, Any]:
+    """Returns what is known of a video's features besides what made them: above all the times of the snippets."""
+    starts = plan.starts(source.num_frames)
+    places = crop_places(extractor.recipe.crops, *size_for(extractor.recipe, source), extractor.recipe.crop_size)
+    return {
+        "video": video.path,
+        "part": video.part,
+        "fps": source.fps,
+        "num_frames": source.num_frames,
+        "height": source.height,
+        "width": source.width,
+        "snippets": {
+            "first_frame": starts.tolist(),
+            "last_frame": (starts + plan.span - 1).tolist(),
+            "start": (starts / source.fps).round(6).tolist(),
+            "end": ((starts + plan.span) / source.fps).round(6).tolist(),
+        },
+        "frames_after_the_last_snippet": int(source.num_frames - starts[-1] - plan.span),
+        "crops": [place._asdict() for place in places],
+    }
+
+
+def end_extraction(job: Extraction, output: Path, failures: Mapping[str, str], stopped: int) -> None:
+    """Writes the list of failures and, unless the extraction was stopped, the single file; prints where all is."""
+    FeatureFolder(output, job.parts.settings).write_failed(failures, job.shard)
+    if stopped:
+        print(f"Stopped; what is finished is kept in {job.parts.folder}. The same command goes on.")
+        return
+    if job.single is not None:
+        job.single.take_parts(job.videos, output_names(job.extractor.config.layer))
+    where = job.single.file if job.single else output
+    print(f"{where} holds features of {len(job.videos) - len(failures)} of {len(job.videos)} videos")

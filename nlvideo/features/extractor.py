@@ -1,0 +1,194 @@
+"""A checkpoint's network that turns videos into features, snippet by snippet."""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nlvideo.build.data import build_index
+from nlvideo.build.model import check_clip
+from nlvideo.config.schema import ExtractConfig
+from nlvideo.data.clips.batch import Colours, Normalizer
+from nlvideo.data.decoding.opening import load_decoder
+from nlvideo.data.decoding.sources import VideoSource, open_source, source_name
+from nlvideo.data.decoding.video import DecodeError
+from nlvideo.features.crops import Place, crop_places, cut_places, stack_views
+from nlvideo.features.frame_source import FrameSource, needed_frames, plan_for, size_for, source_of
+from nlvideo.features.network_outputs import outputs_of
+from nlvideo.features.presets import extract_settings, recipe_of
+from nlvideo.features.snippets import SnippetPlan, snippets_of
+from nlvideo.runtime.copy_stream import CopyStream, HostCopy
+from nlvideo.runtime.errors import RunFailed
+from nlvideo.runtime.precision import autocast, input_dtype, resolve_precision, use_tf32
+from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
+
+# The last bits of features depend on it, so it is fixed, and recorded.
+VIEWS_PER_PASS = {"cpu": 2, "cuda": 20}
+PASSES_AHEAD = 2  # that are launched before the results of an earlier one are fetched
+
+
+class FeatureExtractor:
+    """A network that is ready for videos.
+
+    Args:
+        checkpoint: an nlvideo checkpoint, the folder of a run, or another project's file of weights.
+        preset: "paper" or "rtfm".
+        device: None: the GPU if there is one.
+        settings: keys as on the command line, such as {"crops": 1, "snippet.step_seconds": 1}.
+
+    Attributes:
+        config: the settings in use.
+        recipe: which pixels are used.
+
+    Raises:
+        UserError: no such checkpoint, or settings that do not fit it.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike,
+        preset: str = "paper",
+        device: torch.device | str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        given = dict(settings or {}) | {"checkpoint": os.fspath(checkpoint), "preset": preset}
+        for place in ("videos", "output"):  # of the command
+            given.setdefault(place, "")
+        trained = read_trained(os.fspath(checkpoint))
+        with redirect_stdout(sys.stderr):
+            if trained.note:
+                print(trained.note)
+            self._prepare(extract_settings(trained.config, given), trained, device)
+
+    @classmethod
+    def from_config(cls, config: ExtractConfig, trained: TrainedCheckpoint, device: torch.device) -> "FeatureExtractor":
+        """Returns the extractor of settings that have been merged already."""
+        made = cls.__new__(cls)
+        made._prepare(config, trained, device)
+        return made
+
+    def _prepare(self, config: ExtractConfig, trained: TrainedCheckpoint, device: torch.device | str | None) -> None:
+        self.config, self.recipe = config, recipe_of(config)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        load_decoder(config.data.decoder)
+        self._index = build_index(config.data) if config.data.index is not None else None
+        use_tf32(False, self.device)
+        self.dtype = resolve_precision(config.precision, self.device)
+        self.views_per_step = config.views_per_step or VIEWS_PER_PASS[self.device.type]
+        self.multi_label = trained.config.data.is_multi_label
+        network = trained.build_network(self.recipe.frames)
+        size = self.recipe.crop_size or self.recipe.short_side
+        check_clip(network, self.recipe.frames, size, size)
+        floating = input_dtype(self.dtype)
+        self.network = network.to(self.device, floating, memory_format=torch.channels_last_3d).eval()
+        self._normalize = Normalizer(Colours(config.data.mean, config.data.std), self.device, floating)
+        self._copy = CopyStream(self.device)
+
+    def __call__(self, video: VideoSource) -> np.ndarray:
+        """Returns a video's features (snippets, crops, channels), or (snippets, crops, T, H, W, channels) of positions;
+        of the head, its logits (snippets, crops, classes).
+
+        Raises:
+            DecodeError: the video cannot be decoded, or is shorter than a snippet.
+            RunFailed: the features are not finite.
+            UserError: what is in memory is no video.
+        """
+        with self.open(video) as source:
+            return np.stack([arrays[0] for arrays in self.rows(source, self.plan(source))])
+
+    @contextmanager
+    def open(self, video: VideoSource, part: tuple[float, float] | None = None) -> Iterator[FrameSource]:
+        """Yields the frames of a video, or of a part of one from start to end in seconds.
+
+        Raises:
+            DecodeError: it cannot be decoded, or is a folder that cannot be read.
+        """
+        data = self.config.data
+        try:
+            settings = data.decoder, None, data.frame_rate
+            opened = open_source(video, *settings, part=part, clip_fps=data.clip_fps, index=self._index)
+        except OSError as error:
+            raise DecodeError(source_name(video), error.strerror or str(error)) from None
+        with opened:
+            yield source_of(opened)
+
+    def plan(self, source: FrameSource) -> SnippetPlan:
+        """Returns the snippets of a video.
+
+        Raises:
+            DecodeError: it is too short for one.
+        """
+        plan = plan_for(self.recipe, source.fps)
+        wanted = max(plan.span, self.recipe.min_frames)
+        if source.num_frames < wanted:
+            preset = f" with preset={self.config.preset}" if self.recipe.min_frames > plan.span else ""
+            plural = "" if source.num_frames == 1 else "s"
+            reason = f"it has {source.num_frames} frame{plural}, and features{preset} take at least {wanted}"
+            raise DecodeError(source.name, reason)
+        return plan
+
+    def rows(
+        self, source: FrameSource, plan: SnippetPlan, stopped: Callable[[], Any] = lambda: False
+    ) -> Iterator[list[np.ndarray]]:
+        """Yields the arrays of one snippet after the other, each (crops, ...) in the dtype of the settings.
+
+        Ends early when `stopped` says so. Views go through the network views_per_step at a time from the first of the
+        video on, so no value depends on what else is computed.
+
+        Raises:
+            DecodeError: a frame cannot be decoded.
+            RunFailed: a value is not finite, or the device has no memory.
+        """
+        dtype, waiting = np.dtype(self.config.dtype), list[list[np.ndarray]]()
+        crops = len(self.places(source))
+        for outputs in self.passes(source, plan):
+            waiting += zip(*outputs, strict=True)  # type: ignore[arg-type]
+            while len(waiting) >= crops:
+                snippet, waiting = waiting[:crops], waiting[crops:]
+                arrays = [np.stack(values).astype(dtype) for values in zip(*snippet, strict=True)]
+                if not all(np.isfinite(array).all() for array in arrays):
+                    raise RunFailed(f"Features of {source.name} are not finite in {dtype}.")
+                yield arrays
+            if stopped():
+                return
+
+    def places(self, source: FrameSource) -> list[Place]:
+        """Returns the crops of each frame."""
+        return crop_places(self.recipe.crops, *size_for(self.recipe, source), self.recipe.crop_size)
+
+    def passes(self, source: FrameSource, plan: SnippetPlan) -> Iterator[list[np.ndarray]]:
+        """Yields what comes of each pass through the network, each array (views, ...)."""
+        views, launched = self._views(source, plan), deque[list[HostCopy]]()
+        while batch := list(islice(views, self.views_per_step)):
+            launched.append([HostCopy(output) for output in self.outputs(stack_views(batch))])
+            if len(launched) > PASSES_AHEAD:
+                yield [copy.read().numpy() for copy in launched.popleft()]
+        for copies in launched:
+            yield [copy.read().numpy() for copy in copies]
+
+    def _views(self, source: FrameSource, plan: SnippetPlan) -> Iterator[Tensor]:
+        """Yields every crop (T, H, W, 3) of every snippet on the device, normalised: once, not crop by crop."""
+        places = self.places(source)
+        for frames in snippets_of(needed_frames(source, plan, self.recipe), plan):
+            (there,) = self._copy(frames.pin_memory() if self.device.type == "cuda" else frames)
+            yield from cut_places(self._normalize(stack_views([there]))[0].permute(1, 2, 3, 0), places)
+
+    @torch.inference_mode()
+    def outputs(self, clips: Tensor) -> list[Tensor]:
+        """Returns what is written of normalised clips (N, 3, T, H, W), each (N, ...)."""
+        config = self.config
+        try:
+            with autocast(self.device, self.dtype):
+                return outputs_of(self.network, clips, config.layer, config.positions, self.multi_label)
+        except torch.OutOfMemoryError:
+            raise RunFailed(
+                f"The device has no memory for {len(clips)} views of {'x'.join(map(str, clips.shape[2:]))} at a time; "
+                f"use a smaller views_per_step={self.views_per_step}, or free it of other programs."
+            ) from None

@@ -1,0 +1,155 @@
+"""A network that tools/export.py has written, in the place of a checkpoint: what it says of its clips, and its logits.
+
+An .onnx file holds numbers and operators only. A .pt2 archive does not: to read one, torch unpickles parts of it, looks
+up the functions that it names and evaluates its expressions, so it can run any code. It is read only where the user
+says that it is trusted.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlvideo.config.compose import from_container
+from nlvideo.config.schema import TrainConfig
+from nlvideo.data.lists.class_file import has_names
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
+from nlvideo.weights.foreign_files import EXPORT_ENDINGS
+from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
+
+DESCRIPTION = "description.json"  # in a .pt2 archive; an .onnx file has one entry a key
+
+
+class ExportedNetwork(nn.Module):
+    """Gives the logits of an exported file as VideoResNet does. It has no weights that torch could move.
+
+    Args:
+        run: returns logits (N, K) for clips (N, 3, T, H, W), on the CPU.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self._run = run
+
+    def position_logits(self, clips: Tensor) -> Tensor:
+        """Returns (N, 1, K): clips of the one size that it takes have one position."""
+        return self._run(clips)[:, None]
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """An exported file, as TrainedCheckpoint is a checkpoint's.
+
+    Attributes:
+        path: the file.
+        config: how its clips are made; of the network it says nothing.
+        classes: names, in the order of the network's outputs.
+        clip_shape: (T, H, W) of the clips that it takes.
+        normalizes: takes uint8 clips and normalises them itself.
+        network: gives logits.
+        note: what it is.
+    """
+
+    path: Path
+    config: TrainConfig
+    classes: list[str]
+    clip_shape: tuple[int, int, int]
+    normalizes: bool
+    network: ExportedNetwork
+    note: str
+
+    def named(self, names: Sequence[str]) -> "ExportedFile":
+        """Returns it with these class names; see TrainedCheckpoint.named()."""
+        if has_names(self.classes) or all(name.isdigit() for name in names):
+            return self
+        return dataclasses.replace(self, classes=list(names))
+
+    def check_clip(self, num_frames: int, size: int) -> None:
+        """Raises UserError if the network does not take clips of this size."""
+        if (num_frames, size, size) != self.clip_shape:
+            frames, height, width = self.clip_shape
+            raise UserError(
+                f"{self.path} takes clips of {frames} frames of {height}x{width} alone, not {num_frames} of "
+                f"{size}x{size} (data.num_frames, data.test.crop_size); export again, or give the checkpoint."
+            )
+
+
+def read_network(path: str | Path, trusted: bool = False) -> TrainedCheckpoint | ExportedFile:
+    """Reads a network that can score clips: what read_trained() takes, or a file of tools/export.py.
+
+    Args:
+        trusted: the user says that a .pt2 archive may run code.
+
+    Raises:
+        UserError: as read_trained(); an export that cannot be read, that does not describe its clips, or a .pt2 archive
+            that is not trusted.
+    """
+    path = Path(path)
+    if path.suffix not in EXPORT_ENDINGS:
+        return read_trained(path)
+    if not path.is_file():
+        raise UserFileNotFoundError(f"The exported network {path} does not exist.")
+    run, described = _open_onnx(path) if path.suffix == ".onnx" else _open_archive(path, trusted)
+    try:
+        return _exported(path, run, described)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not describe its clips as tools/export.py does: {error}.") from None
+
+
+def _exported(path: Path, run: Callable[[Tensor], Tensor], described: Mapping[str, Any]) -> ExportedFile:
+    frames, height, width = (int(number) for number in described["input"]["shape"][2:])
+    views, colours = described["views"], described["normalization"]
+    size = described["crop_size"]
+    test = {key: views[key] for key in ("num_clips", "num_crops", "clip_sampling", "pooling")}
+    data = {key: described[key] for key in ("num_frames", "frame_stride", "clip_fps", "crop_size")}
+    data |= {"root": ".", "mean": colours["mean"], "std": colours["std"], "scale_range": [size, size]}
+    data |= {"multi_label": described["output"]["scores"] == "sigmoid"}
+    data["test"] = test | {"short_side": described["short_side"], "crop_size": size}
+    config = from_container(TrainConfig, {"data": data, "precision": "float32"})
+    classes = [str(name) for name in described["classes"]]
+    note = f"{path}: exported network of {len(classes)} classes, step {described['step']}"
+    shape = (frames, height, width)
+    return ExportedFile(path, config, classes, shape, bool(colours["inside"]), ExportedNetwork(run), note)
+
+
+def _open_onnx(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(f"{path} needs the package onnxruntime: pip install 'nlvideo[export]'") from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; its warnings are about the exporter's graph
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        held = session.get_modelmeta().custom_metadata_map
+        described = {key: json.loads(value) for key, value in held.items()}
+    except Exception as error:  # its errors have no common class of their own
+        raise UserError(f"{path} is not an ONNX file that can be read: {_first_line(error)}") from None
+    return lambda clips: torch.from_numpy(session.run(["logits"], {"clips": clips.numpy()})[0]), described
+
+
+def _open_archive(path: Path, trusted: bool) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    if not trusted:
+        raise UserError(
+            f"{path} could run code: torch unpickles and evaluates what a .pt2 archive holds. If you made it yourself, "
+            "give trusted=true; an .onnx file runs none."
+        )
+    held = {DESCRIPTION: ""}
+    try:
+        with open(path, "rb") as file:
+            program = torch.export.load(file, extra_files=held)
+        described = json.loads(held[DESCRIPTION])
+    except Exception as error:  # a corrupt file fails in as many ways as zip and json have
+        raise UserError(f"{path} is not a .pt2 archive that can be read: {_first_line(error)}") from None
+    module = program.module()
+    return lambda clips: module(clips), described  # a module of ours would put it into eval mode, which it refuses
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,31 @@
+"""A thin checkpoint, a few videos, and the command in this process."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from feature_cases import write_checkpoint, write_moving
+from in_process import run_main
+
+from nlvideo.features.command import main
+
+
+@pytest.fixture(scope="session")
+def thin(tmp_path_factory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("thin") / "thin.pt", 1)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """A folder of four videos in two folders: 40, 22, 17 and 3 frames."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name, count in (("a/one", 40), ("a/two", 22), ("b/three", 17), ("b/short", 3)):
+        write_moving(folder / f"{name}.mp4", count)
+    return folder
+
+
+@pytest.fixture
+def extract_command(monkeypatch, capsys):
+    """Returns a function that runs nlvideo-extract in this process."""
+    call = partial(run_main, main, name="nlvideo-extract", monkeypatch=monkeypatch, capsys=capsys)
+    return lambda *arguments: call(*arguments, "num_threads=1")

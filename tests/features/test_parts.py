@@ -1,0 +1,163 @@
+"""The small parts: which snippets, which crops, which videos of a list, and arrays written row by row."""
+
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as tv
+from feature_cases import write_moving
+
+from nlvideo.config import checks
+from nlvideo.data.decoding.opening import open_video
+from nlvideo.features.array_file import IncompleteRows, writing_rows
+from nlvideo.features.crops import crop_places, cut_places
+from nlvideo.features.presets import PRESETS
+from nlvideo.features.single_file import check_single_format
+from nlvideo.features.snippets import SnippetPlan, snippets_of
+from nlvideo.features.video_list import ListedVideo, listed_videos
+from nlvideo.runtime.errors import UserError
+
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+def test_the_choices_of_the_config_are_those_of_the_room():
+    assert tuple(PRESETS) == checks.FEATURE_PRESETS
+
+
+@pytest.mark.parametrize("frames", range(0, 70, 3))
+@pytest.mark.parametrize("plan", [SnippetPlan(16, 1, 16), SnippetPlan(4, 3, 2), SnippetPlan(5, 2, 7.5)])
+def test_every_whole_snippet_and_no_other(plan, frames):
+    expected, number = [], 0
+    while int(number * plan.step + 0.5) + (plan.frames - 1) * plan.stride < frames:
+        expected.append([int(number * plan.step + 0.5) + k * plan.stride for k in range(plan.frames)])
+        number += 1
+    assert plan.count(frames) == len(expected)
+    assert plan.needed(frames).tolist() == sorted({i for snippet in expected for i in snippet})
+    needed = ((i, torch.full((1, 1, 3), i)) for i in plan.needed(frames).tolist())
+    assert [snippet[:, 0, 0, 0].tolist() for snippet in snippets_of(needed, plan)] == expected
+
+
+def test_no_more_frames_are_held_than_a_snippet_spans():
+    plan, alive = SnippetPlan(4, 2, 3), []
+
+    def frames():
+        for i in plan.needed(200).tolist():
+            frame = torch.zeros(1)
+            alive.append(weakref.ref(frame))
+            yield i, frame
+            del frame
+
+    most = 0
+    for _ in snippets_of(frames(), plan):
+        most = max(most, sum(reference() is not None for reference in alive))
+    assert most <= plan.span
+
+
+def test_ten_crops_are_torchvisions_in_the_published_order():
+    frame = torch.arange(256 * 340 * 3).reshape(1, 256, 340, 3)
+    found = cut_places(frame, crop_places(10, 256, 340, 224))
+    left_top, right_top, left_bottom, right_bottom, centre, *mirrored = tv.ten_crop(frame.permute(0, 3, 1, 2), [224])
+    expected = [left_top, right_top, centre, left_bottom, right_bottom]
+    expected += [mirrored[i] for i in (0, 1, 4, 2, 3)]
+    assert all(torch.equal(a, b.permute(0, 2, 3, 1)) for a, b in zip(found, expected, strict=True))
+    five = cut_places(frame, crop_places(5, 256, 340, 224))
+    assert all(torch.equal(a, b) for a, b in zip(found[:5], five, strict=True))
+
+
+def test_one_and_three_crops_are_those_of_the_evaluation():
+    assert [place[:2] for place in crop_places(3, 256, 340, 256)] == [(0, 0), (0, 42), (0, 84)]
+    assert [place[:2] for place in crop_places(3, 340, 256, 256)] == [(0, 0), (42, 0), (84, 0)]
+    assert [place[:4] for place in crop_places(1, 256, 340, 224)] == [(16, 58, 224, 224)]
+    assert [place[:4] for place in crop_places("full", 256, 340, None)] == [(0, 0, 256, 340)]
+
+
+def test_whole_frames_are_those_that_reading_gives(tmp_path):
+    path = write_moving(tmp_path / "video.mp4", 30)
+    wanted = np.array([0, 3, 4, 11, 29])
+    with open_video(path) as video:
+        frames = torch.stack([frame.clone() for frame in video.whole_frames(wanted)])
+        assert torch.equal(frames, video.read(wanted, (video.height, video.width)))
+
+
+def names(videos: object, root: object = None) -> list[tuple]:
+    found, _ = listed_videos(str(videos), None if root is None else str(root))
+    return [(video.name, video.part) for video in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a/one.mp4\na/two words.mp4\n", ["a/one", "a/two words"]),
+        ("path\na/one.mp4\n", ["a/one"]),
+        ("a/one.mp4 0\na/two words.mp4 1\n", ["a/one", "a/two words"]),
+        ("one.mp4  Abuse  165  240  -1  -1  \n", ["one"]),  # UCF-Crime's test list
+        ("a/one.mp4,fight\na/one.mkv,fight\n", ["a/one.mp4", "a/one.mkv"]),  # one name for two
+        ("video,fold,label\na/one.mp4,3,x\n", ["a/one"]),
+        ("../elsewhere/one.mp4\n", ["elsewhere/one"]),
+    ],
+)
+def test_lists_with_and_without_labels(tmp_path, text, expected):
+    for name in ("a/one.mp4", "a/two words.mp4", "a/one.mkv", "one.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "elsewhere/one.mp4").write_bytes(b"")
+    (tmp_path / "list.txt").write_text(text)
+    root = tmp_path / "lists" if text.startswith("..") else None
+    assert [name for name, _ in names(tmp_path / "list.txt", root)] == expected
+
+
+def test_parts_of_videos_are_named_with_their_seconds(tmp_path):
+    (tmp_path / "long.mp4").write_bytes(b"")
+    (tmp_path / "list.csv").write_text("path,start,end,label\nlong.mp4,3.5,9,x\nlong.mp4,,,y\nlong.mp4,3.5,9,z\n")
+    assert names(tmp_path / "list.csv") == [("long#3.5-9", (3.5, 9.0)), ("long", None)]
+
+
+def test_one_video_and_a_folder(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/one.mp4").write_bytes(b"")
+    assert names(tmp_path / "a/b/one.mp4") == [("one", None)] and names(tmp_path) == [("a/b/one", None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lists no video"),
+        ("nowhere.mp4\n", "none of its 1 videos exists; the first would be"),
+        ("words of no kind\n", "line 1: 'words of no kind' names no video"),
+        ("s3://bucket/one.mp4\n", "names videos in stores: nlvideo-extract reads files of this machine"),
+    ],
+)
+def test_lists_that_name_nothing(tmp_path, text, message):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        names(tmp_path / "list.txt")
+
+
+def test_an_array_is_whole_or_not_there(tmp_path):
+    rows = np.random.default_rng(0).random((5, 2, 3)).astype(np.float16)
+    with writing_rows(tmp_path / "a.npy", 5) as file:
+        for row in rows:
+            file.append(row)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), rows)
+    with pytest.raises(IncompleteRows), writing_rows(tmp_path / "b.npy", 5) as file:
+        file.append(rows[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.skipif(not (SHARED / "cases/lists").is_dir(), reason="needs lists of others, ../shared/cases")
+def test_lists_of_others(tmp_path):
+    for file in sorted((SHARED / "cases/lists").iterdir()):
+        with pytest.raises(UserError, match="none of its"):  # the videos are made up, the lines are read
+            names(file)
+
+
+def test_names_that_hdf5_cannot_hold():
+    pytest.importorskip("h5py", reason="h5py is an extra")
+    videos = [ListedVideo("a.mp4", "a"), ListedVideo("a/b.mp4", "a/b")]
+    check_single_format("safetensors", videos)
+    with pytest.raises(UserError, match="a is a video and a folder of others"):
+        check_single_format("hdf5", videos)

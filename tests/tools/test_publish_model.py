@@ -1,0 +1,296 @@
+"""A published folder is the network that was trained, names nothing of the machine, and travels by hub or by copy."""
+
+import getpass
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from fake_hub import serving
+from in_process import run_tool
+from runs import assert_equal, config_of
+
+import nlvideo
+from nlvideo.config.compose import compose_train_config
+from nlvideo.prediction.predictor import Predictor
+from nlvideo.runtime.errors import UserError
+from nlvideo.train import train
+from nlvideo.weights.adoption import take_from_pretrained
+from nlvideo.weights.checkpoint_file import evaluation_weights, load_checkpoint
+from nlvideo.weights.hub import is_repository, local_weights
+from nlvideo.weights.pretrained import load_pretrained
+from nlvideo.weights.trained_network import read_trained
+
+TOOL = "publish_model.py"
+FILES = ["README.md", "classes.json", "config.json", "model.safetensors"]
+NAMES = ["opening a bottle", "1 on 1 basketball", "déjà vu"]
+
+
+@pytest.fixture(scope="module")
+def run(video_folder, tmp_path_factory) -> Path:
+    """A finished run with averaged weights, precise statistics and class names, and its evaluation."""
+    folder = tmp_path_factory.mktemp("home of jane doe") / "run"
+    (folder.parent / "names.txt").write_text("\n".join(NAMES))
+    named = f"data.classes={folder.parent}/names.txt"
+    more = ["optim.ema_decay=0.5", "precise_bn_steps=1", "optim.max_steps=6", named]
+    train(config_of(video_folder, folder, *more))
+    nlvideo.evaluate(folder, ["report=false", f"data.classes={folder.parent}/names.txt"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(run, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "network"
+    command = [sys.executable, Path(__file__).parents[2] / "tools" / TOOL, run, folder, "--license", "cc-by-4.0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "step 6, 3 classes, 1 evaluations in its README.md" in done.stdout
+    return folder
+
+
+def test_it_holds_the_weights_of_an_evaluation_alone_and_no_path(run, published):
+    assert sorted(file.name for file in published.iterdir()) == FILES
+    assert {file.stat().st_mode & 0o444 for file in published.iterdir()} == {0o444 & ~_umask()}
+    content = load_checkpoint(run / "checkpoint.pt")
+    assert content["ema"] and content["precise_bn"] and "optimizer" in content
+    from safetensors.torch import load_file
+
+    assert_equal(load_file(published / "model.safetensors"), evaluation_weights(content))
+    words = [str(run), str(run.parent.name), str(Path.home()), socket.gethostname(), str(Path(sys.prefix))]
+    words += [getpass.getuser(), str(Path(content["config"]["data"]["root"]))]
+    for file in published.iterdir():
+        held = file.read_bytes()
+        found = [word for word in words if len(word) > 4 and word.encode() in held]  # others occur by chance
+        assert not found, (file.name, found)
+        assert b"/root" not in held and b"/home" not in held and b"/tmp" not in held
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_the_card_is_one_that_the_hub_reads(run, published):
+    text = (published / "README.md").read_text()
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert (front["license"], front["library_name"]) == ("cc-by-4.0", "nlvideo")
+    assert front["pipeline_tag"] == "video-classification" and "non_local" in front["tags"]
+    (result,) = [json.loads(file.read_text()) for file in run.glob("evaluation_*/result.json")]
+    low, high = (100 * end for end in result["top1_interval"])
+    row = f"| 5 | 2 x 3 uniform | top-1 | {100 * result['top1']:.2f} | {low:.2f} to {high:.2f} |"
+    assert row in text and result["interval"] in text
+    assert load_checkpoint(run / "checkpoint.pt")["list_sha256"] in text
+    recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert recipe["optim"]["ema_decay"] == 0.5 and recipe["precise_bn_steps"] == 1
+    huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install nlvideo[hub]")
+    made = huggingface_hub.ModelCard(text)
+    assert made.data.license == "cc-by-4.0" and made.data.library_name == "nlvideo"
+
+
+def test_it_is_taken_wherever_a_checkpoint_is(run, published, video_folder, tmp_path):
+    ours, theirs = nlvideo.load_model(run / "checkpoint.pt"), nlvideo.load_model(published)
+    assert not theirs.training
+    assert_equal(ours.state_dict(), theirs.state_dict())
+    video = video_folder / "val/a video 0.mp4"
+    found, expected = Predictor(published), Predictor(run)
+    assert found.classes == NAMES and np.array_equal(found.scores(video), expected.scores(video))
+    moved = tmp_path / "moved"
+    shutil.copytree(published, moved)
+    result = nlvideo.evaluate(moved, [f"data.root={video_folder}", "report=false"])
+    before = json.loads(next(run.glob("evaluation_*/result.json")).read_text())
+    same = ("top1", "top5", "views", "mean", "num_frames", "step", "batch_norm")
+    assert {key: result[key] for key in same} == {key: before[key] for key in same}
+    assert [path.name for path in moved.glob("evaluation_*")] == ["evaluation_step6_2x3_uniform"]
+    overrides = [f"model.pretrained={published}", f"data.root={video_folder}", f"data.classes={run.parent}/names.txt"]
+    config = take_from_pretrained(compose_train_config(overrides), {})
+    assert (config.model.width, config.data.crop_size, config.block.kind) == (4, 32, "non_local")
+    from nlvideo.build.model import build_model
+
+    network = build_model(config.model, config.block, config.data, 3)
+    assert "its head kept; no new blocks" in load_pretrained(network, config, NAMES).sentence
+    assert_equal(network.state_dict(), evaluation_weights(load_checkpoint(run / "checkpoint.pt")))
+    with pytest.raises(UserError, match="config: an nlvideo checkpoint brings its own"):
+        nlvideo.load_model(published, config=["block=none"])
+
+
+def test_what_cannot_be_published_is_one_line(run, published, video_folder, tmp_path, monkeypatch, capsys):
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    shutil.copy(run / "checkpoint.pt", stopped)
+    (tmp_path / "empty").mkdir()
+    torch.save({"s1.pathway0_stem.conv.weight": torch.ones(1)}, tmp_path / "theirs.pyth")
+    before = {file: file.read_bytes() for file in published.iterdir()}
+    for source, target, more, message in (
+        (run, published, [], "network exists already; nothing is overwritten."),
+        (stopped, tmp_path / "out", [], "stopped is not finished (still running, or killed); resume it, or name"),
+        (tmp_path / "empty", tmp_path / "out", [], "empty is no folder of nlvideo-train: it holds no checkpoint.pt."),
+        (tmp_path / "nothing", tmp_path / "out", [], "nothing does not exist."),
+        (run / "config.yaml", tmp_path / "out", [], "config.yaml is not a checkpoint that can be read"),
+        (run, tmp_path / "out", ["--license", "Apache 2"], "--license Apache 2: the hub writes licences as apache-2.0"),
+    ):
+        done = run_tool(TOOL, source, target, *more, monkeypatch=monkeypatch, capsys=capsys)
+        assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    (stopped / "status.json").write_text('{"state": "stopped"}')
+    done = run_tool(TOOL, stopped, tmp_path / "out", monkeypatch=monkeypatch, capsys=capsys)
+    assert "is not finished (stopped)" in done.stderr
+    assert {file: file.read_bytes() for file in published.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "stopped", "theirs.pyth"]
+    done = run_tool(TOOL, stopped / "checkpoint.pt", tmp_path / "out", monkeypatch=monkeypatch, capsys=capsys)
+    assert done.returncode == 0 and "no evaluation in its README.md" in done.stdout
+    assert "None: the checkpoint was not evaluated" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_folder_is_whole_or_not_there(run, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_tool(TOOL, run, tmp_path / "out", monkeypatch=monkeypatch, capsys=capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_or_foreign_folder_is_refused(published, tmp_path):
+    def changed(name: str, content: bytes | None) -> Path:
+        folder = tmp_path / f"damaged{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(published, folder)
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_bytes(content)
+        return folder
+
+    config = json.loads((published / "config.json").read_text())
+    weights = (published / "model.safetensors").read_bytes()
+    with_code = pickle.dumps(print)
+    for folder, message in (
+        (changed("model.safetensors", None), "lacks model.safetensors of a published network's files"),
+        (changed("model.safetensors", weights[:-9]), "model.safetensors is not a checkpoint that can be read"),
+        (changed("model.safetensors", with_code), "model.safetensors is not a checkpoint that can be read"),
+        (changed("model.safetensors", weights[:-1] + bytes([weights[-1] ^ 1])), "corrupt: its content does not match"),
+        (changed("classes.json", b'["a"]'), "classes.json is not a list of 3 class names"),
+        (changed("config.json", b"{"), "config.json is not a json file that can be read"),
+        (changed("config.json", b'{"model_type": "bert"}'), "not describe a network of nlvideo's, but a bert model"),
+        (changed("config.json", json.dumps(config | {"nlvideo_format": 99}).encode()), "by a newer nlvideo .format 99"),
+        (changed("config.json", json.dumps(config | {"step": 7}).encode()), "corrupt: its content does not match"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_trained(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("owner/name", True),
+        ("owner/i3d-r50.v2@main", True),
+        ("owner/name@refs/pr/1", True),
+        ("run/checkpoint.pt", False),
+        ("run/weights.safetensors", False),
+        ("/run/name", False),
+        ("../name", False),
+        ("a/b/c", False),
+        ("name", False),
+    ],
+)
+def test_names_of_the_hub(name, is_one, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_repository(name) == is_one
+    (tmp_path / "owner/name").mkdir(parents=True)
+    assert not is_repository("owner/name")  # what exists here wins
+
+
+def test_without_the_package_the_files_and_their_place_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError) as raised:
+        local_weights("owner/name@v1")
+    assert str(raised.value) == (
+        "owner/name is no file or folder here, and was not downloaded: the package huggingface_hub is not installed "
+        "(pip install 'nlvideo[hub]'). You can put config.json, classes.json, model.safetensors of "
+        "https://huggingface.co/owner/name into the folder owner/name."
+    )
+
+
+ASK = """
+import json, logging, sys, nlvideo
+from nlvideo.runtime.errors import UserError
+from nlvideo.weights.trained_network import read_trained
+logging.basicConfig(stream=sys.stdout, level=logging.INFO)  # as Hydra does
+answers = {}
+for name in sys.argv[1:]:
+    try:
+        answers[name] = [read_trained(name).step, nlvideo.load_model(name).fc.bias.sum().item()]
+    except UserError as error:
+        answers[name] = str(error)
+print(json.dumps(answers))
+"""
+
+
+def ask(address: str, folder: Path, *names: str, **variables: str) -> dict[str, object]:
+    """Loads networks by name in a process of its own, whose hub is at `address`."""
+    settings = {"HF_ENDPOINT": address, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1", **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, *names], env=os.environ | settings, cwd=folder, capture_output=True, text=True,
+        timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # nothing else is printed
+
+
+def test_the_hubs_own_client_brings_the_files_of_the_pinned_revision_alone(published, tmp_path):
+    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install nlvideo[hub]")
+    files = {file.name: file.read_bytes() for file in published.iterdir()}
+    other = tmp_path / "other"
+    _republished(published, other)
+    later = {file.name: file.read_bytes() for file in other.iterdir()} | {"training.pkl": pickle.dumps(print)}
+    repositories = {
+        "owner/name": {"v1": files, "main": later},
+        "owner/bert": {"main": {"config.json": b'{"model_type": "bert"}', "pytorch_model.bin": b"x"}},
+        "owner/data": {"main": {"a.csv": b"x", "b.csv": b"x"}},
+        "owner/half": {"main": {name: files[name] for name in FILES if name != "model.safetensors"}},
+    }
+    with serving(repositories) as (address, asked):
+        names = ["owner/name@v1", "owner/name", "owner/name@v2", "owner/bert", "owner/data", "owner/half", "no/one"]
+        found = ask(address, tmp_path, *names)
+    bias = [nlvideo.load_model(folder).fc.bias.sum().item() for folder in (published, other)]
+    assert found.pop("owner/name@v1") == [6, pytest.approx(bias[0])]
+    assert found.pop("owner/name") == [6, pytest.approx(bias[1])] and abs(bias[0] - bias[1]) > 1
+    assert found.pop("owner/name@v2") == "owner/name on the hub has no revision v2."
+    assert found.pop("owner/bert") == (
+        "owner/bert on the hub: config.json does not describe a network of nlvideo's, but a bert model. It holds: "
+        "config.json, pytorch_model.bin."
+    )
+    lacks = "is no network of nlvideo's: of config.json, classes.json, model.safetensors it lacks some. It holds:"
+    assert found.pop("owner/data") == f"owner/data on the hub {lacks} a.csv, b.csv."
+    assert found.pop("owner/half") == f"owner/half on the hub {lacks} README.md, classes.json, config.json."
+    assert "the hub has no repository of this name that you may see. You can put" in found.pop("no/one")
+    fetched = {line.rpartition("/")[2] for line in asked if line.startswith("GET") and "/resolve/" in line}
+    assert fetched == {"config.json", "classes.json", "model.safetensors"}  # no other file, above all no pickle
+
+    assert ask("http://127.0.0.1:9", tmp_path, "owner/name@v1", HF_HUB_OFFLINE="1") == {
+        "owner/name@v1": [6, pytest.approx(bias[0])]  # from the cache
+    }
+    offline = ask("http://127.0.0.1:9", tmp_path, "un/known", HF_HUB_OFFLINE="1")["un/known"]
+    assert offline.startswith("un/known is no file or folder here, and was not downloaded: the hub cannot be reached.")
+    assert "config.json, classes.json, model.safetensors of https://huggingface.co/un/known" in offline
+
+
+def _republished(published: Path, folder: Path) -> None:
+    """Writes the same network with another bias."""
+    from nlvideo.weights.published import write_network
+
+    trained = read_trained(published)
+    state = evaluation_weights(trained.content)
+    state["fc.bias"] = state["fc.bias"] + 1
+    config = json.loads((published / "config.json").read_text())
+    folder.mkdir()
+    content = {"config": config, "step": 6, "classes": NAMES, "state": state, "precise": True}
+    write_network(folder, content | {"checkpoint_sha256": "0"})
