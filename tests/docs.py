@@ -56,6 +56,10 @@ NOT_RUN = {  # part of a command: why such commands are not run
     "benchmark_model.py": "takes minutes",
     "benchmark_features.py": "takes minutes",
     "UCF_Crime": "needs the data set",
+    "rtsp://": "needs a camera",
+    "udp://": "needs a sender; tests/prediction/test_streams.py has one",
+    "/dev/video0": "needs a camera",
+    "ffmpeg -re": "needs the program ffmpeg",
     "check_gpu.py": "takes minutes; tests/tools/test_check_gpu.py runs it",
 }
 RUNNABLE = re.compile(
