@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import importlib
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from benchmark_loader import TRAIN, known, table_of
+from benchmark_loader import TRAIN, known, table_of, videos_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -33,7 +32,6 @@ from nlvideo.data.clips import sampling
 from nlvideo.data.clips.train_clips import Drawn, TrainClips
 from nlvideo.data.decoding.opening import DECODERS, Opener, load_decoder
 from nlvideo.data.decoding.video import Crop
-from nlvideo.data.lists.folder_tree import videos_below
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.runtime.errors import UserError
 
@@ -43,9 +41,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=9, help="clips of each video (default 9)")
     arguments = parser.parse_args()
-    videos = sorted(str(path.relative_to(arguments.folder)) for path in videos_below(arguments.folder))
-    if not videos:
-        sys.exit(f"error: {arguments.folder} holds no videos.")
+    videos = videos_of(arguments.folder)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         table = table_of(arguments.folder, videos, scratch)

@@ -96,9 +96,7 @@ def main() -> None:
     parser.add_argument("--steps-per-second", type=float, help="measured rate of training, to size the workers for")
     parser.add_argument("--batch-size", type=int, default=64, help="clips of a step (default 64)")
     arguments = parser.parse_args()
-    videos = sorted(str(path.relative_to(arguments.folder)) for path in videos_below(arguments.folder))
-    if not videos:
-        sys.exit(f"error: {arguments.folder} holds no videos.")
+    videos = videos_of(arguments.folder)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         originals = table_of(arguments.folder, videos, scratch)
@@ -122,6 +120,14 @@ def main() -> None:
     show(figures, arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+def videos_of(folder: Path) -> list[str]:
+    """Returns the names of the videos below a folder, and ends the program if there are none."""
+    videos = sorted(str(path.relative_to(folder)) for path in videos_below(folder))
+    if not videos:
+        sys.exit(f"error: {folder} holds no videos.")
+    return videos
 
 
 def table_of(folder: Path, names: list[str], scratch: str) -> VideoTable:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from benchmark_loader import TRAIN, table_of
+from benchmark_loader import TRAIN, table_of, videos_of
 from prepare_videos import Encoding, encode_video, h264
 from rich.console import Console
 from rich.table import Table
@@ -29,9 +29,7 @@ from nlvideo.data.clips import sampling
 from nlvideo.data.clips.train_clips import TrainClips
 from nlvideo.data.decoding.opening import Opener, open_video
 from nlvideo.data.index.video_index import VideoIndex
-from nlvideo.data.lists.folder_tree import videos_below
 from nlvideo.data.lists.video_table import VideoTable
-from nlvideo.runtime.errors import UserError, reporting_errors
 
 COMPARED_EVERY = 25  # frames
 
@@ -88,10 +86,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=WAYS, metavar="WAY", help="of " + ", ".join(WAYS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    with reporting_errors(), tempfile.TemporaryDirectory() as scratch:
-        videos = sorted(str(path.relative_to(arguments.folder)) for path in videos_below(arguments.folder))
-        if not videos:
-            raise UserError(f"{arguments.folder} holds no videos.")
+    videos = videos_of(arguments.folder)
+    with tempfile.TemporaryDirectory() as scratch:
         originals = table_of(arguments.folder, videos, scratch)
         ways = arguments.only or list(WAYS)
         encoded = [encode_all(arguments.folder, videos, name, scratch) for name in tqdm(ways, desc="encoding")]

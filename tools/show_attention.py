@@ -38,6 +38,7 @@ from nlvideo.data.clips.sampling import clip_indices, resized_size
 from nlvideo.data.clips.view_sampling import crop_offsets, view_indices
 from nlvideo.data.decoding.opening import load_decoder, open_video
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
+from nlvideo.evaluation.settings import refuse_stored_addresses
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.errors import UserError, reporting_errors
 from nlvideo.runtime.files import make_folder, replacing
@@ -232,6 +233,8 @@ def checkpoint_rows(path: str, arguments: argparse.Namespace, failures: dict[str
         UserError: none of the videos can be decoded.
     """
     loaded, num_clips = load_network(path), arguments.num_clips or 1
+    replaced = ["data.val", "data.classes"] + ["data.root"] * bool(arguments.root)
+    refuse_stored_addresses(loaded.data, replaced)
     # The list is read as nlvideo-evaluate reads it; the class names are the checkpoint's, and no set is written.
     fixed = {"val": arguments.statistics, "classes": None, "num_classes": None, "synthetic": None}
     table = read_val_table(replace(loaded.data, root=arguments.root or loaded.data.root, **fixed), loaded.classes)

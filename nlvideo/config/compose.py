@@ -139,8 +139,11 @@ def from_container(cls: type[Config], container: dict[str, Any]) -> Config:
     """Returns the dataclass of a plain dict, as a checkpoint holds it.
 
     Raises:
-        UserError: a key or value that this version does not know.
+        UserError: a key or value that this version does not know, or a reference: files of others must not read the
+            environment, and what a run stores is resolved.
     """
+    if "${" in repr(container):
+        raise UserError("The stored config holds a reference (${...}), which no run stores; it is not resolved.")
     try:
         return to_dataclass(OmegaConf.merge(OmegaConf.structured(cls), container))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:

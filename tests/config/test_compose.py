@@ -12,6 +12,7 @@ from nlvideo.config.compose import from_container, to_container
 from nlvideo.config.schema import TrainConfig
 from nlvideo.models.global_context import FUSIONS, POOLINGS
 from nlvideo.models.non_local import EXTENTS, INITS, MODES, POOLS
+from nlvideo.runtime.errors import UserError
 
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs" / "experiment").glob("*.yaml"))
 BLOCKS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs" / "block").glob("*.yaml"))
@@ -159,3 +160,12 @@ def test_settings_of_long_range_are_refused_for_other_sets_and_checked():
     ):
         with pytest.raises(ValueError, match=message):
             composed(*overrides)
+
+
+def test_a_stored_config_cannot_read_the_environment(monkeypatch):
+    """Nor anything else that a reference leads to: other people's checkpoints hold configs too."""
+    monkeypatch.setenv("A_SECRET", "secret")
+    stored = to_container(composed("data.root=none"))
+    stored["data"]["root"] = "http://host/${oc.env:A_SECRET}"
+    with pytest.raises(UserError, match="holds a reference"):
+        from_container(TrainConfig, stored)

@@ -360,7 +360,7 @@ def test_the_training_step_is_measured_as_on_a_gpu(tool, gpu, tmp_path, monkeypa
     monkeypatch.setattr(steps, "step_memory", lambda *_: StepMemory(300_000_000, 0, 2, 1.0))
     monkeypatch.setattr(steps, "step_flops", lambda _: 1e9)
     monkeypatch.setattr(steps, "matmul_rate", lambda _: 0.001)
-    monkeypatch.setattr(steps, "kernel_times", lambda *_: measuring.KernelTimes(1e-6, 0.5, 0.4))
+    monkeypatch.setattr(steps, "kernel_times", lambda *_: measuring.KernelTimes(1e-6, 0.5, 0.3))
     monkeypatch.setattr(steps, "milliseconds_a_step", lambda step, *_, **__: 12.0 + 0 * bool(step()))
     monkeypatch.setattr(steps, "compile_step", lambda *_: None)  # its process has a test of its own
     monkeypatch.setattr(learner, "record_passes", lambda network, *_: network)

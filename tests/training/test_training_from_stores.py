@@ -22,8 +22,10 @@ from nlvideo.data.stores.cache import Cache
 from nlvideo.data.stores.entries import remove_entry
 from nlvideo.data.stores.store import StoreFailed
 from nlvideo.evaluate import evaluate_from_python
+from nlvideo.prediction.predictor import Predictor
 from nlvideo.runtime.errors import UserError
 from nlvideo.train import launch as train
+from nlvideo.weights.checkpoint_file import save_checkpoint
 
 pytest.importorskip("aiohttp", reason="needs aiohttp")
 ROOT = Path(__file__).parents[2]
@@ -159,6 +161,21 @@ def test_an_evaluation_from_a_store_equals_one_from_a_disk(videos, from_disk, tm
             evaluate_from_python(from_disk, [f"output_dir={tmp_path}/faulty", *more])
     same = ("top1", "top5", "num_videos", "num_undecodable", "list_sha256")
     assert {key: disk[key] for key in same} == {key: web[key] for key in same}
+
+
+def test_no_address_of_a_checkpoint_is_opened_that_the_user_has_not_named(videos, from_disk, tmp_path):
+    """A checkpoint may come from anyone."""
+    with FaultyServer(videos) as server:
+        content = torch.load(from_disk / "checkpoint.pt", weights_only=True)
+        content["config"]["data"] |= {"root": server.address, "classes": f"{server.address}/classes.txt"}
+        save_checkpoint(tmp_path / "theirs.pt", content)
+        scores = Predictor(tmp_path / "theirs.pt").scores(videos / "val/a video #0 100%.mp4")
+        assert scores.shape == (3,)
+        with pytest.raises(UserError, match=rf"data.root={server.address} is the checkpoint's, and no address"):
+            evaluate_from_python(tmp_path / "theirs.pt", [f"output_dir={tmp_path}/evaluated"])
+        assert server.number == 0
+        given = [f"data.root={server.address}", "data.classes=null", f"data.cache_dir={tmp_path}/cache"]
+        evaluate_from_python(tmp_path / "theirs.pt", [f"output_dir={tmp_path}/evaluated", "report=false", *given])
 
 
 @pytest.mark.parametrize(

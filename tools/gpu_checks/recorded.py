@@ -5,6 +5,7 @@ from torch import Tensor
 
 from gpu_checks.findings import Findings
 from gpu_checks.operations import DTYPES
+from gpu_checks.ranks import difference_of_updates
 from gpu_checks.step_measuring import SMALL, make_learner, one_step, random_batch, step_config
 from nlvideo.config.schema import TrainConfig
 
@@ -32,7 +33,7 @@ def check_recorded(found: Findings) -> None:
             limit = FLOAT32_LIMIT if dtype == torch.float32 else HALF_LIMIT
             before, plain = trained(config, dtype, found.device)
             _, graphed = trained(recorded, dtype, found.device)
-            found.at_most(check, relative_difference(graphed, plain, before), limit)
+            found.at_most(check, difference_of_updates(graphed, plain, before), limit)
 
 
 def trained(config: TrainConfig, dtype: torch.dtype, device: torch.device) -> tuple[dict[str, Tensor], dict]:
@@ -44,10 +45,3 @@ def trained(config: TrainConfig, dtype: torch.dtype, device: torch.device) -> tu
         torch.manual_seed(i)
         step()
     return before, learner.network.state_dict()
-
-
-def relative_difference(found: dict[str, Tensor], expected: dict[str, Tensor], before: dict[str, Tensor]) -> float:
-    """Returns the norm of the difference of two states over that of what training changed."""
-    difference = sum((found[name] - expected[name]).double().square().sum() for name in before)
-    update = sum((expected[name] - before[name]).double().square().sum() for name in before)
-    return float((difference / update) ** 0.5)

@@ -37,7 +37,7 @@ from nlvideo.runtime.distributed import World
 from nlvideo.training.memory import step_memory
 from nlvideo.training.memory_trial import free_cache
 
-LEAST_BUSY, MOST_OF_PLAN, MOST_BATCH_NORM, LEAST_AHEAD = 85, 1.5, 30, 1.3
+LEAST_BUSY, MOST_OF_PLAN, MOST_BATCH_NORM, LEAST_AHEAD = 85, 1.5, 25, 1.5
 COMPILE_SECONDS = 90
 RECORDED = "cuda_graph=true"
 
