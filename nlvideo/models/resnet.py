@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nlvideo.models.batch_norm import VideoBatchNorm3d
+from nlvideo.models.stem_conv import StemConv
+from nlvideo.models.temporal_conv import TemporalConv
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.torch_private import BatchNorm
 
@@ -101,21 +103,6 @@ def temporal_size(stem: Stem, num_frames: int) -> int:
     for pool in (stem.pool1, stem.pool2):
         t = (t + 2 * pool.padding[0] - pool.kernel[0]) // pool.stride[0] + 1
     return max(t, 0)
-
-
-class TemporalConv(nn.Conv3d):
-    """A Conv3d whose gradients are also correct for clips shorter than its temporal kernel.
-
-    On CPUs oneDNN leaves the bfloat16 weight gradient uninitialised when 1 < T < kernel (seen with torch 2.15). Padding
-    the clip explicitly avoids it.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] >= self.kernel_size[0]:
-            return super().forward(x)
-        assert not isinstance(self.padding, str)
-        t, h, w = self.padding
-        return F.conv3d(F.pad(x, (0, 0, 0, 0, t, t)), self.weight, self.bias, self.stride, (0, h, w))
 
 
 class Bottleneck(nn.Module):
@@ -216,9 +203,7 @@ class VideoResNet(nn.Module):
         self.num_classes, self.head_window, self.frozen_bn = num_classes, head_window, frozen_bn
         self.places, self.activation_checkpointing = tuple(blocks), tuple(activation_checkpointing)
         self.frozen = tuple(frozen)
-        self.conv1 = TemporalConv(
-            3, width, (kernels.conv1, 7, 7), (sampling.conv1_stride, 2, 2), (kernels.conv1 // 2, 3, 3), bias=False
-        )
+        self.conv1 = StemConv(width, kernels.conv1, sampling.conv1_stride)
         self.bn1 = VideoBatchNorm3d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = _max_pool(sampling.pool1)

@@ -7,7 +7,8 @@ from nlvideo.config.schema import BlockConfig, DataConfig, ModelConfig
 from nlvideo.models import pairwise
 from nlvideo.models.global_context import GlobalContextBlock
 from nlvideo.models.non_local import NonLocalBlock
-from nlvideo.models.resnet import DEPTHS, STEMS, TemporalConv, VideoResNet, temporal_size
+from nlvideo.models.resnet import DEPTHS, STEMS, VideoResNet, temporal_size
+from nlvideo.models.temporal_conv import TemporalConv
 from nlvideo.weights.inflate import inflate_state_dict
 
 NL5 = {
