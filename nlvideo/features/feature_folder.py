@@ -110,7 +110,7 @@ class FeatureFolder:
     def remove(self, videos: Iterable[ListedVideo]) -> None:
         """Removes what is there of these videos, and the folders that are empty then."""
         for video in videos:
-            for file in (*self.array_files(video), self.facts_file(video)):  # without it, arrays are not ours
+            for file in (*self.array_files(video), self.facts_file(video)):
                 file.unlink(missing_ok=True)
         for folder, _, _ in os.walk(self.arrays, topdown=False):
             with suppress(OSError):  # others are there

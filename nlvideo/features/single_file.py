@@ -45,8 +45,8 @@ class SingleFile:
         self.file, self.file_format, self.parts = file, file_format, parts
         self.facts_file = file.with_suffix(".json")
 
-    def known(self) -> dict[str, Any]:
-        """Returns {name: facts} of the videos that the file holds already.
+    def known(self) -> tuple[dict[str, Any], set[str]]:
+        """Returns {name: facts} of the videos that the file holds already, and the names of all arrays in it.
 
         Raises:
             UserFileExistsError: it is of another network or other settings, or not ours.
@@ -55,15 +55,10 @@ class SingleFile:
         if facts is not None:
             self.parts.refuse_other(facts["made_by"], self.facts_file)
         if not self.file.exists():
-            return {}
-        made_by, names = read_single(self.file, self.file_format)
+            return {}, set()
+        made_by, arrays = read_single(self.file, self.file_format)
         self.parts.refuse_other(made_by, self.file)
-        videos = {} if facts is None else facts["videos"]
-        return {
-            name: known
-            for name, known in videos.items()
-            if names.issuperset(name + ending for ending in self.parts.endings)
-        }
+        return {} if facts is None else facts["videos"], arrays
 
     def not_held(self, videos: Sequence[ListedVideo]) -> list[ListedVideo]:
         """Returns the videos that the file lacks.
@@ -72,9 +67,9 @@ class SingleFile:
             UserError: names that it cannot hold together with those it has.
             UserFileExistsError: it is of another network or other settings, or holds another video of one name.
         """
-        known, endings = self.known(), self.parts.endings
-        names = {*known, *(video.name for video in videos)}
-        check_array_names((name + ending for name in names for ending in endings), self.file_format)
+        known, arrays = self.known()
+        new = {video.name + ending for video in videos for ending in self.parts.endings}
+        check_array_names(arrays | new, self.file_format)
         for video in videos:
             if video.name in known:
                 self.parts.refuse_other_video(known[video.name], video, self.facts_file)
@@ -82,7 +77,7 @@ class SingleFile:
 
     def take_parts(self, videos: Sequence[ListedVideo]) -> None:
         """Writes the file anew with those of the videos whose parts are finished, and removes these parts."""
-        known, parts = self.known(), self.parts
+        (known, _), parts = self.known(), self.parts
         new = [video for video in videos if video.name not in known and parts.is_finished(video)]
         if new:
             arrays = {
