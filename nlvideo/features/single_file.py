@@ -1,9 +1,13 @@
 """All features of a folder in one HDF5 or safetensors file, made of the arrays of each video one at a time."""
 
+import errno
 import importlib
 import json
+import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,6 +22,7 @@ from nlvideo.runtime.files import replacing, write_text
 SUFFIXES_OF = {"hdf5": ".h5", "safetensors": ".safetensors"}
 SAFE_DTYPES = {"float32": "F32", "float16": "F16"}
 COPIED_BYTES = 2**24  # at a time
+HDF5_BYTES = 1024  # that an array takes besides its values, about
 
 
 def check_format_package(file_format: str) -> None:
@@ -131,9 +136,12 @@ def _read_hdf5(file: Path) -> tuple[str, set[str]]:
 
 def _write_hdf5(partial: Path, before: Path | None, parts: Mapping[str, Path], settings: str) -> None:
     h5py: Any = importlib.import_module("h5py")
+    sizes = [file.stat().st_size + HDF5_BYTES for file in (*parts.values(), *filter(None, [before]))]
+    if shutil.disk_usage(partial.parent).free < sum(sizes):  # which HDF5 would say in many lines, some not to be caught
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if before is not None:
         shutil.copyfile(before, partial)
-    with h5py.File(partial, "a") as made:
+    with _system_errors(), h5py.File(partial, "a") as made:
         made.attrs["made_by"] = settings
         for name, part in parts.items():
             array = np.load(part, mmap_mode="r")
@@ -143,6 +151,18 @@ def _write_hdf5(partial: Path, before: Path | None, parts: Mapping[str, Path], s
             rows = max(1, COPIED_BYTES // max(1, array[:1].nbytes))
             for first in range(0, len(array), rows):
                 stored[first : first + rows] = array[first : first + rows]
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Makes an OSError of what HDF5 says in several lines, as a RuntimeError where the file is closed."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        found = re.search(r"errno = (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from None
 
 
 class _Bytes(NamedTuple):

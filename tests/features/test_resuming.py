@@ -1,11 +1,13 @@
 """A folder of features that is gone on with: after a kill at any moment, with other videos, beside other processes."""
 
+import importlib.util
 import json
 import multiprocessing
 import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -241,19 +243,45 @@ def test_a_single_file_without_a_video_and_with_parts_of_others(run, pair, tmp_p
         run(tmp_path / "list.txt", tmp_path / "out", format="hdf5")
 
 
-def test_more_arrays_than_files_may_be_open(tmp_path):
+@pytest.fixture
+def limited():
+    """Returns a function that sets a limit of this process, until the test ends."""
     resource = pytest.importorskip("resource", reason="limits of Unix")
+    before = {}
+
+    def limit(name: str, value: int) -> None:
+        kind = getattr(resource, name)
+        before[kind] = resource.getrlimit(kind)
+        resource.setrlimit(kind, (value, before[kind][1]))
+
+    yield limit
+    for kind, limits in before.items():
+        resource.setrlimit(kind, limits)
+
+
+def test_more_arrays_than_files_may_be_open(tmp_path, limited):
     np.save(tmp_path / "part.npy", np.arange(6, dtype=np.float16).reshape(2, 1, 3))
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
-    try:
-        for names in (range(300), range(250, 600)):  # the second time, the file grows
-            parts = {str(i): tmp_path / "part.npy" for i in names}
-            write_single(tmp_path / "all.safetensors", "safetensors", parts, {"a": 1})
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    limited("RLIMIT_NOFILE", 256)
+    for names in (range(300), range(250, 600)):  # the second time, the file grows
+        parts = {str(i): tmp_path / "part.npy" for i in names}
+        write_single(tmp_path / "all.safetensors", "safetensors", parts, {"a": 1})
     found = load_file(tmp_path / "all.safetensors")
     assert len(found) == 600 and all(np.array_equal(a, np.load(tmp_path / "part.npy")) for a in found.values())
+
+
+def test_a_disk_that_is_full_when_the_single_file_is_written(tmp_path, limited, monkeypatch):
+    np.save(tmp_path / "part.npy", np.zeros((100, 1, 50), np.float32))
+    parts = {str(i): tmp_path / "part.npy" for i in range(2)}
+    with monkeypatch.context() as patched:
+        usage = SimpleNamespace(free=40_000)
+        patched.setattr(shutil, "disk_usage", lambda folder: usage)
+        if importlib.util.find_spec("h5py"):
+            with pytest.raises(OSError, match="No space left on device"):
+                write_single(tmp_path / "all.h5", "hdf5", parts, {})
+    limited("RLIMIT_FSIZE", 30_000)
+    with pytest.raises(OSError, match="File too large"):
+        write_single(tmp_path / "all.safetensors", "safetensors", parts, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["part.npy"]
 
 
 def _hold(folder: Path, shard: str | None, connection) -> None:
