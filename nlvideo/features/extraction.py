@@ -25,6 +25,7 @@ from nlvideo.features.feature_folder import (
     FeatureFolder,
     description_of,
     recorded_settings,
+    refuse_other_failures,
     reporting_full_disks,
     write_failures,
 )
@@ -167,6 +168,7 @@ def tidy(output: Path) -> None:
 
 def open_output(job: Extraction) -> list[ListedVideo]:
     """Makes the folder ready; returns the videos of the shard that are not finished, which fewer ranks may do too."""
+    refuse_other_failures(job.failed)
     wanted = job.videos if job.single is None else job.single.not_held(job.videos)
     remaining = job.parts.open(wanted)
     singles = [] if job.single is None else [job.single.file, job.single.facts_file]

@@ -22,6 +22,7 @@ from nlvideo.runtime.files import make_folder, remove_partial_files, replacing, 
 SETTINGS_FILE = f"{SETTINGS_NAME}.json"
 # Where a checkpoint lies does not matter, its content does. Threads and versions move last bits only.
 NOT_COMPARED = ("checkpoint", "num_threads", "versions")
+FAILED_COLUMNS = ("path", "start", "end", "name", "reason")
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
@@ -139,6 +140,13 @@ def description_of(video: ListedVideo) -> dict[str, Any]:
     return {"video": os.path.abspath(video.path), "part": part, "size": size, "mtime_ns": mtime}
 
 
+def refuse_other_failures(file: Path) -> None:
+    """Raises UserFileExistsError if there is a list of failures that write_failures has not written."""
+    header = f"{','.join(FAILED_COLUMNS)}\r\n".encode()
+    if os.path.lexists(file) and not (file.is_file() and file.read_bytes().startswith(header)):
+        raise _not_ours(file, "and nlvideo-extract has not made it")
+
+
 def write_failures(file: Path, failures: Sequence[tuple[ListedVideo, str]]) -> None:
     """Writes which videos failed and why, as a list that the command reads; without any, removes that of an earlier
     attempt."""
@@ -148,7 +156,7 @@ def write_failures(file: Path, failures: Sequence[tuple[ListedVideo, str]]) -> N
     options: Any = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
     with replacing(file) as partial, open(partial, "w", **options) as table:
         writer = csv.writer(table)
-        writer.writerow(("path", "start", "end", "name", "reason"))
+        writer.writerow(FAILED_COLUMNS)
         for video, reason in failures:
             writer.writerow((os.path.abspath(video.path), *(video.part or ("", "")), video.name, reason))
 

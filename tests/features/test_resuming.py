@@ -181,6 +181,7 @@ def test_an_array_that_is_missing_is_made_again(run, pair, tmp_path):
         ("extraction.json", b"\xff", {"format": "hdf5"}),
         ("features.json", b"{}", {"format": "safetensors"}),
         ("features.safetensors", b"mine", {"format": "safetensors"}),
+        ("failed.csv", b"path,reason\n", {}),
         ("features.h5", b"mine", {"format": "hdf5"}),
     ],
 )
