@@ -95,11 +95,12 @@ def _check_extraction(config: ExtractConfig) -> None:
         raise UserError(f"crop_size={config.crop_size} has no effect on crops=full, which takes the whole frame.")
     if config.preset == "rtfm" and config.short_side is not None:
         raise UserError(f"short_side={config.short_side} has no effect on preset=rtfm: its frames are 340x256.")
-    seconds = config.snippet.step_seconds
-    if seconds is not None and config.snippet.step is not None:
-        raise UserError("snippet.step and snippet.step_seconds say the same in two ways; give one of them.")
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise UserError(f"snippet.step_seconds={seconds}: must be above 0, or null.")
+    for key in ("snippet.stride", "snippet.step"):
+        seconds = _value(config, f"{key}_seconds")
+        if seconds is not None and _value(config, key) is not None:
+            raise UserError(f"{key} and {key}_seconds say the same in two ways; give one of them.")
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise UserError(f"{key}_seconds={seconds}: must be above 0, or null.")
     if config.shard is not None:
         _check_shard(config.shard)
     _check_data(config.data)
@@ -374,7 +375,7 @@ def _check_recordable(config: TrainConfig) -> None:
 
 
 def _check_choice(key: str, value: Any, allowed: tuple) -> None:
-    if value not in allowed:
+    if value not in allowed or type(value) not in map(type, allowed):  # true is no 1
         raise UserError(f"{key}={value}: choose from {', '.join(map(str, allowed))}.")
 
 

@@ -214,6 +214,7 @@ class SnippetConfig:
 
     frames: int | None = None
     stride: int | None = None  # from one frame of a snippet to the next
+    stride_seconds: float | None = None  # the same in seconds
     step: int | None = None  # frames from the start of one snippet to that of the next
     step_seconds: float | None = None  # the same in seconds
 

@@ -33,7 +33,7 @@ def extract_features(composed: DictConfig) -> None:
         RunFailed: some videos failed, or the disk is full.
     """
     for key in ("checkpoint", "videos", "output"):
-        if OmegaConf.is_missing(composed, key):
+        if OmegaConf.is_missing(composed, key) or not composed[key]:
             raise UserError(f"{key} has no value; give it as {key}=PATH on the command line.")
     given = command_line_keys(composed)
     if distributed.under_torchrun():

@@ -1,5 +1,6 @@
 """The features of many videos on all ranks: what is finished is not computed again, what fails does not stop others."""
 
+import errno
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,22 +19,34 @@ from nlvideo.config.schema import ExtractConfig
 from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.features.array_file import IncompleteRows, writing_rows
 from nlvideo.features.crops import crop_places
-from nlvideo.features.extractor import FeatureExtractor
-from nlvideo.features.feature_folder import FeatureFolder, recorded_settings, reporting_full_disks, shard_lock
+from nlvideo.features.extractor import FeatureExtractor, NotFinite
+from nlvideo.features.feature_folder import (
+    SETTINGS_FILE,
+    FeatureFolder,
+    description_of,
+    recorded_settings,
+    refuse_other_failures,
+    reporting_full_disks,
+    write_failures,
+)
 from nlvideo.features.frame_source import FrameSource, size_for
+from nlvideo.features.names import ListedVideo, check_array_names, check_names
 from nlvideo.features.network_outputs import output_names
-from nlvideo.features.single_file import SUFFIXES_OF, SingleFile, check_single_format
+from nlvideo.features.shard_lock import shard_lock, shard_suffix
+from nlvideo.features.single_file import SUFFIXES_OF, SingleFile, check_format_package
 from nlvideo.features.snippets import SnippetPlan
-from nlvideo.features.video_list import ListedVideo, listed_videos
+from nlvideo.features.video_list import listed_videos
 from nlvideo.runtime import distributed
 from nlvideo.runtime.cores import cores_of_rank
 from nlvideo.runtime.errors import RunFailed
-from nlvideo.runtime.files import make_folder
+from nlvideo.runtime.files import make_folder, remove_partial_files
 from nlvideo.runtime.progress import print_above_bars, progress_bar
 from nlvideo.runtime.signals import StopSignal
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 
 SHOWN_AFTER_SECONDS = 10  # the progress of a single video: logs need no lines about short ones
+# What a disk says of one name, not of all: too long, not of its alphabet, or a file where a folder is wanted.
+OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 @dataclass(frozen=True)
@@ -44,14 +57,14 @@ class Extraction:
         videos: all of the shard.
         parts: where the arrays of each video are written.
         single: the file that they become in the end; None: they stay.
-        shard: what the names of this shard's own files end in.
+        failed: the file that names the videos that failed.
     """
 
     extractor: FeatureExtractor
     videos: list[ListedVideo]
     parts: FeatureFolder
     single: SingleFile | None
-    shard: str
+    failed: Path
 
 
 def extract(config: ExtractConfig, trained: TrainedCheckpoint | None = None) -> None:
@@ -70,15 +83,14 @@ def extract(config: ExtractConfig, trained: TrainedCheckpoint | None = None) -> 
     trained = trained or read_trained(config.checkpoint)
     if world.is_main:
         print(f"{note}; preset={config.preset}, layer={config.layer}, format={config.format}", flush=True)
-    if config.format != "npy":
-        check_single_format(config.format, videos)
+    distributed.on_main(check_output, config, videos)
     output = Path(config.output)
     torch.set_num_threads(config.num_threads or threads_of_extraction(output))
     job = plan_extraction(config, FeatureExtractor.from_config(config, trained, world.device), trained, videos)
     distributed.on_main(make_folder, output, f"output={output}")
     with ExitStack() as stack, reporting_full_disks(output):
-        distributed.on_main(lambda: stack.enter_context(shard_lock(output, job.shard)))
-        remaining = distributed.on_main(open_output, job, output)
+        distributed.on_main(lambda: stack.enter_context(shard_lock(output, config.shard, lambda: tidy(output))))
+        remaining = distributed.on_main(open_output, job)
         found, stopped = extract_share(job, remaining[world.rank :: world.size], hidden=not world.is_main)
         failures = {name: reason for part in distributed.gather(found) for name, reason in part.items()}
         distributed.on_main(end_extraction, job, output, failures, stopped)
@@ -86,7 +98,16 @@ def extract(config: ExtractConfig, trained: TrainedCheckpoint | None = None) -> 
         distributed.leave_world()
         sys.exit(128 + stopped)
     if failures and world.is_main:
-        raise RunFailed(f"{len(failures)} of {len(job.videos)} videos failed; {output}/failed{job.shard}.csv says why.")
+        raise RunFailed(f"{len(failures)} of {len(job.videos)} videos failed; {job.failed} says why.")
+
+
+def check_output(config: ExtractConfig, videos: Sequence[ListedVideo]) -> None:
+    """Raises UserError if the features of these videos cannot all be written."""
+    endings = output_names(config.layer)
+    check_names(videos, endings)
+    if config.format != "npy":
+        check_format_package(config.format)
+        check_array_names((video.name + ending for video in videos for ending in endings), config.format)
 
 
 def threads_of_extraction(output: Path) -> int:
@@ -101,13 +122,13 @@ def plan_extraction(
 ) -> Extraction:
     output, settings = Path(config.output), settings_of(config, extractor, trained)
     part, _, parts = (config.shard or "1/1").partition("/")
-    shard = f".{part}-of-{parts}" if config.shard else ""
-    chosen = list(videos)[int(part) - 1 :: int(parts)]
-    if config.format == "npy":
-        return Extraction(extractor, chosen, FeatureFolder(output, settings), None, shard)
-    folder = FeatureFolder(output / f"unfinished{shard}", settings)
-    single = SingleFile(output / f"features{shard}{SUFFIXES_OF[config.format]}", config.format, folder)
-    return Extraction(extractor, chosen, folder, single, shard)
+    chosen, own = list(videos)[int(part) - 1 :: int(parts)], shard_suffix(config.shard)
+    arrays = output if config.format == "npy" else output / f"unfinished{own}"
+    folder = FeatureFolder(output, arrays, settings, output_names(config.layer))
+    single = None
+    if config.format != "npy":
+        single = SingleFile(output / f"features{own}{SUFFIXES_OF[config.format]}", config.format, folder)
+    return Extraction(extractor, chosen, folder, single, output / f"failed{own}.csv")
 
 
 def settings_of(config: ExtractConfig, extractor: FeatureExtractor, trained: TrainedCheckpoint) -> dict[str, Any]:
@@ -140,14 +161,18 @@ def settings_of(config: ExtractConfig, extractor: FeatureExtractor, trained: Tra
     }
 
 
-def open_output(job: Extraction, output: Path) -> list[ListedVideo]:
+def tidy(output: Path) -> None:
+    """Removes what a killed process left of the record of a folder. No other process is in it."""
+    remove_partial_files(output, SETTINGS_FILE.__eq__)
+
+
+def open_output(job: Extraction) -> list[ListedVideo]:
     """Makes the folder ready; returns the videos of the shard that are not finished, which fewer ranks may do too."""
-    known: Mapping[str, Any] = {}
-    if job.single is not None:
-        FeatureFolder(output, job.parts.settings).open([])
-        known = job.single.known()
-    remaining = [video for video in job.parts.open(job.videos) if video.name not in known]
-    job.parts.remove_partial_files(remaining)
+    refuse_other_failures(job.failed)
+    wanted = job.videos if job.single is None else job.single.not_held(job.videos)
+    remaining = job.parts.open(wanted)
+    singles = [] if job.single is None else [job.single.file, job.single.facts_file]
+    job.parts.remove_partial_files(job.videos, [job.failed, *singles])
     if len(remaining) < len(job.videos):
         print(f"resumed: {len(job.videos) - len(remaining)} of {len(job.videos)} videos are finished already")
     return remaining
@@ -168,9 +193,12 @@ def extract_share(job: Extraction, videos: Sequence[ListedVideo], *, hidden: boo
                 extract_video(job, video, stopping, hidden)
             except IncompleteRows:
                 break
-            except (DecodeError, SlowVideo) as error:
-                failures[video.name] = error.reason
-                print_above_bars(f"{video.path}: {error.reason}", sys.stderr)
+            except (DecodeError, SlowVideo, NotFinite, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in OF_ONE_NAME:
+                    raise
+                reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error.reason
+                failures[video.name] = reason
+                print_above_bars(f"{video.path}: {reason}", sys.stderr)
             if stopping.received:
                 break
             bar.update()
@@ -178,35 +206,37 @@ def extract_share(job: Extraction, videos: Sequence[ListedVideo], *, hidden: boo
 
 
 def extract_video(job: Extraction, video: ListedVideo, stopping: StopSignal, hidden: bool) -> None:
-    """Writes the arrays of one video, then what is known of them.
+    """Writes the arrays of one video and, before they get their names, what is known of them.
 
     Raises:
         DecodeError: the video cannot be decoded, or is too short.
+        NotFinite: its features are not.
         IncompleteRows: a signal came before the end.
+        OSError: the disk is full, or cannot hold a file of that name.
     """
-    extractor, endings = job.extractor, output_names(job.extractor.config.layer)
+    extractor, description = job.extractor, description_of(video)  # before it is read: it may change meanwhile
     with extractor.open(video.path, video.part) as source, ExitStack() as stack:
         plan = extractor.plan(source)
         count = plan.count(source.num_frames)
-        job.parts.array_file(video).parent.mkdir(parents=True, exist_ok=True)
-        files = [stack.enter_context(writing_rows(job.parts.array_file(video, end), count)) for end in endings]
+        job.parts.facts_file(video).parent.mkdir(parents=True, exist_ok=True)
+        files = [stack.enter_context(writing_rows(file, count)) for file in job.parts.array_files(video)]
         options: dict[str, Any] = {"total": count, "desc": Path(video.path).name, "unit": "snippet", "leave": False}
         with progress_bar(**options, delay=SHOWN_AFTER_SECONDS, disable=hidden) as bar:
             for arrays in extractor.rows(source, plan, lambda: stopping.received):
                 for file, array in zip(files, arrays, strict=True):
                     file.append(array)
                 bar.update()
-    shapes = {f"{video.name}{end}": list(file.shape) for end, file in zip(endings, files, strict=True)}
-    job.parts.finish(video, facts_of(video, source, plan, job.extractor) | {"shapes": shapes})
+        if not all(file.is_whole for file in files):
+            raise IncompleteRows
+        shapes = {video.name + end: list(file.shape) for end, file in zip(job.parts.endings, files, strict=True)}
+        job.parts.claim(video, description | facts_of(source, plan, extractor) | {"shapes": shapes})
 
 
-def facts_of(video: ListedVideo, source: FrameSource, plan: SnippetPlan, extractor: FeatureExtractor) -> dict[str, Any]:
+def facts_of(source: FrameSource, plan: SnippetPlan, extractor: FeatureExtractor) -> dict[str, Any]:
     """Returns what is known of a video's features besides what made them: above all the times of the snippets."""
     starts = plan.starts(source.num_frames)
     places = crop_places(extractor.recipe.crops, *size_for(extractor.recipe, source), extractor.recipe.crop_size)
     return {
-        "video": video.path,
-        "part": video.part,
         "fps": source.fps,
         "num_frames": source.num_frames,
         "height": source.height,
@@ -224,11 +254,12 @@ def facts_of(video: ListedVideo, source: FrameSource, plan: SnippetPlan, extract
 
 def end_extraction(job: Extraction, output: Path, failures: Mapping[str, str], stopped: int) -> None:
     """Writes the list of failures and, unless the extraction was stopped, the single file; prints where all is."""
-    FeatureFolder(output, job.parts.settings).write_failed(failures, job.shard)
+    write_failures(job.failed, [(video, failures[video.name]) for video in job.videos if video.name in failures])
     if stopped:
-        print(f"Stopped; what is finished is kept in {job.parts.folder}. The same command goes on.")
+        print(f"Stopped; what is finished is kept in {job.parts.arrays}. The same command goes on.")
         return
     if job.single is not None:
-        job.single.take_parts(job.videos, output_names(job.extractor.config.layer))
-    where = job.single.file if job.single else output
-    print(f"{where} holds features of {len(job.videos) - len(failures)} of {len(job.videos)} videos")
+        job.single.take_parts(job.videos)
+    held = len(job.videos) - len(failures)
+    where = job.single.file if job.single and held else output
+    print(f"{where} holds features of {held} of {len(job.videos)} videos")

@@ -24,14 +24,24 @@ from nlvideo.features.frame_source import FrameSource, needed_frames, plan_for, 
 from nlvideo.features.network_outputs import outputs_of
 from nlvideo.features.presets import extract_settings, recipe_of
 from nlvideo.features.snippets import SnippetPlan, snippets_of
+from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.copy_stream import CopyStream, HostCopy
-from nlvideo.runtime.errors import RunFailed
+from nlvideo.runtime.errors import RunFailed, UserError
 from nlvideo.runtime.precision import autocast, input_dtype, resolve_precision, use_tf32
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 
 # The last bits of features depend on it, so it is fixed, and recorded.
 VIEWS_PER_PASS = {"cpu": 2, "cuda": 20}
+COMMAND_KEYS = "checkpoint preset videos output format shard num_devices".split()  # say nothing of one video
 PASSES_AHEAD = 2  # that are launched before the results of an earlier one are fetched
+
+
+class NotFinite(RunFailed):
+    """The features of a video are not finite. Has `reason`."""
+
+    def __init__(self, video: str, dtype: np.dtype):
+        self.reason = f"its features are not finite in {dtype}"
+        super().__init__(f"{video}: {self.reason}")
 
 
 class FeatureExtractor:
@@ -58,6 +68,9 @@ class FeatureExtractor:
         device: torch.device | str | None = None,
         settings: Mapping[str, Any] | None = None,
     ):
+        for key in settings or {}:
+            if key in COMMAND_KEYS:
+                raise UserError(f"{key} has no effect in the settings of a FeatureExtractor.")
         given = dict(settings or {}) | {"checkpoint": os.fspath(checkpoint), "preset": preset}
         for place in ("videos", "output"):  # of the command
             given.setdefault(place, "")
@@ -85,7 +98,7 @@ class FeatureExtractor:
         self.multi_label = trained.config.data.is_multi_label
         network = trained.build_network(self.recipe.frames)
         size = self.recipe.crop_size or self.recipe.short_side
-        check_clip(network, self.recipe.frames, size, size)
+        _check_fit(network, self.recipe.frames, size)
         floating = input_dtype(self.dtype)
         self.network = network.to(self.device, floating, memory_format=torch.channels_last_3d).eval()
         self._normalize = Normalizer(Colours(config.data.mean, config.data.std), self.device, floating)
@@ -97,7 +110,7 @@ class FeatureExtractor:
 
         Raises:
             DecodeError: the video cannot be decoded, or is shorter than a snippet.
-            RunFailed: the features are not finite.
+            NotFinite: the features are not finite.
             UserError: what is in memory is no video.
         """
         with self.open(video) as source:
@@ -144,7 +157,8 @@ class FeatureExtractor:
 
         Raises:
             DecodeError: a frame cannot be decoded.
-            RunFailed: a value is not finite, or the device has no memory.
+            NotFinite: a value is not finite.
+            RunFailed: the device has no memory.
         """
         dtype, waiting = np.dtype(self.config.dtype), list[list[np.ndarray]]()
         crops = len(self.places(source))
@@ -152,9 +166,10 @@ class FeatureExtractor:
             waiting += zip(*outputs, strict=True)  # type: ignore[arg-type]
             while len(waiting) >= crops:
                 snippet, waiting = waiting[:crops], waiting[crops:]
-                arrays = [np.stack(values).astype(dtype) for values in zip(*snippet, strict=True)]
+                with np.errstate(over="ignore"):  # said below
+                    arrays = [np.stack(values).astype(dtype) for values in zip(*snippet, strict=True)]
                 if not all(np.isfinite(array).all() for array in arrays):
-                    raise RunFailed(f"Features of {source.name} are not finite in {dtype}.")
+                    raise NotFinite(source.name, dtype)
                 yield arrays
             if stopped():
                 return
@@ -192,3 +207,12 @@ class FeatureExtractor:
                 f"The device has no memory for {len(clips)} views of {'x'.join(map(str, clips.shape[2:]))} at a time; "
                 f"use a smaller views_per_step={self.views_per_step}, or free it of other programs."
             ) from None
+
+
+def _check_fit(network: VideoResNet, frames: int, size: int) -> None:
+    """Raises UserError if a block of the network cannot take clips of this size."""
+    try:
+        check_clip(network, frames, size, size)
+    except UserError as error:
+        reason = str(error).partition(";")[0].removesuffix(".")  # without advice for training
+        raise UserError(f"The network cannot take snippets of {frames} frames of {size}x{size} ({reason}).") from None

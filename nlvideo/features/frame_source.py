@@ -40,9 +40,11 @@ def source_of(video: Video) -> FrameSource:
 
 
 def plan_for(recipe: Recipe, fps: float) -> SnippetPlan:
-    """Returns the snippets of a video with this rate; they are at least a frame apart."""
-    step = max(1.0, recipe.step * fps) if recipe.by_time else recipe.step
-    return SnippetPlan(recipe.frames, recipe.stride, step)
+    """Returns the snippets of a video with this rate; they are at least a frame apart, and so are their frames, by a
+    whole number of frames."""
+    stride = max(1, int(recipe.stride * fps + 0.5)) if recipe.stride_by_time else int(recipe.stride)
+    step = recipe.frames * stride if recipe.step is None else recipe.step
+    return SnippetPlan(recipe.frames, stride, max(1.0, step * fps) if recipe.step_by_time else step)
 
 
 def size_for(recipe: Recipe, source: FrameSource) -> tuple[int, int]:

@@ -56,17 +56,19 @@ class Recipe:
     """Which frames and which part of them make the features of a video.
 
     Attributes:
-        frames, stride: of a snippet.
-        step: from one snippet to the next, in frames, or in seconds if `by_time`.
+        frames: of a snippet.
+        stride: from one of them to the next, in frames, or in seconds if `stride_by_time`.
+        step: from one snippet to the next, in frames, or in seconds if `step_by_time`; None: frames times stride.
         min_frames, size, short_side, lanczos: as of a Preset.
         crops: a choice of FEATURE_CROPS.
         crop_size: of the square crops; None: the whole frame.
     """
 
     frames: int
-    stride: int
-    step: float
-    by_time: bool
+    stride: float
+    stride_by_time: bool
+    step: float | None
+    step_by_time: bool
     min_frames: int
     size: tuple[int, int] | None
     short_side: int
@@ -84,7 +86,9 @@ def extract_settings(trained: TrainConfig, given: Mapping[str, Any]) -> ExtractC
     for key in given:
         if key.startswith("data.") and key not in EXTRACT_DATA_KEYS:
             raise UserError(f"{key} has no effect on features. Choose from: {', '.join(EXTRACT_DATA_KEYS)}.")
-    preset = PRESETS.get(given.get("preset", "paper"), PRESETS["paper"])  # an unknown one is refused with its choices
+    preset = PRESETS.get(
+        str(given.get("preset", "paper")), PRESETS["paper"]
+    )  # an unknown one is refused with its choices
     data = trained.data
     if preset.colours is not None:
         data = replace(data, mean=[preset.colours] * 3, std=[preset.colours] * 3, clip_fps=None)
@@ -101,8 +105,6 @@ def recipe_of(config: ExtractConfig) -> Recipe:
     """
     preset, snippet = PRESETS[config.preset], config.snippet
     frames = snippet.frames or preset.frames or config.data.num_frames
-    stride = snippet.stride or preset.stride or config.data.frame_stride
-    by_time = snippet.step_seconds is not None
     crops = config.crops or preset.crops
     smallest = min(preset.size) if preset.size else config.short_side or preset.short_side
     size = None
@@ -112,9 +114,10 @@ def recipe_of(config: ExtractConfig) -> Recipe:
             raise UserError(f"crop_size={size}: must not exceed the frames' short side, {smallest}.")
     return Recipe(
         frames,
-        stride,
-        step=snippet.step_seconds or snippet.step or preset.step or frames * stride,
-        by_time=by_time,
+        stride=snippet.stride_seconds or snippet.stride or preset.stride or config.data.frame_stride,
+        stride_by_time=snippet.stride_seconds is not None,
+        step=snippet.step_seconds or snippet.step or preset.step,
+        step_by_time=snippet.step_seconds is not None,
         min_frames=preset.min_frames,
         size=preset.size,
         short_side=smallest,

@@ -28,4 +28,9 @@ def clips(tmp_path_factory) -> Path:
 def extract_command(monkeypatch, capsys):
     """Returns a function that runs nlvideo-extract in this process."""
     call = partial(run_main, main, name="nlvideo-extract", monkeypatch=monkeypatch, capsys=capsys)
-    return lambda *arguments: call(*arguments, "num_threads=1")
+
+    def run(*arguments, **options):
+        threads = [] if any(str(argument).startswith("num_threads=") for argument in arguments) else ["num_threads=1"]
+        return call(*arguments, *threads, **options)
+
+    return run

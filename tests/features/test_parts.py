@@ -9,14 +9,15 @@ import torch
 import torchvision.transforms.functional as tv
 from feature_cases import write_moving
 
+import nlvideo
 from nlvideo.config import checks
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.features.array_file import IncompleteRows, writing_rows
 from nlvideo.features.crops import crop_places, cut_places
+from nlvideo.features.names import FoundVideo, ListedVideo, check_array_names, check_names, named
 from nlvideo.features.presets import PRESETS
-from nlvideo.features.single_file import check_single_format
 from nlvideo.features.snippets import SnippetPlan, snippets_of
-from nlvideo.features.video_list import ListedVideo, listed_videos
+from nlvideo.features.video_list import listed_videos
 from nlvideo.runtime.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -37,6 +38,23 @@ def test_every_whole_snippet_and_no_other(plan, frames):
     assert plan.needed(frames).tolist() == sorted({i for snippet in expected for i in snippet})
     needed = ((i, torch.full((1, 1, 3), i)) for i in plan.needed(frames).tolist())
     assert [snippet[:, 0, 0, 0].tolist() for snippet in snippets_of(needed, plan)] == expected
+
+
+def test_strides_and_steps_in_seconds(thin, clips):
+    def plan(**keys):
+        extractor = nlvideo.FeatureExtractor(thin, settings={f"snippet.{key}": value for key, value in keys.items()})
+        with extractor.open(clips / "a/one.mp4") as source:  # 25 frames a second
+            return extractor.plan(source)
+
+    assert plan(frames=4, stride_seconds=0.12, step_seconds=0.5) == SnippetPlan(4, 3, 12.5)
+    assert plan(frames=4, stride_seconds=0.01) == SnippetPlan(4, 1, 4)
+    assert plan(frames=4, stride=2) == SnippetPlan(4, 2, 8) and plan() == SnippetPlan(8, 2, 16)
+
+
+def test_settings_that_say_nothing_of_one_video_are_refused(thin):
+    for key, value in {"shard": "1/3", "format": "hdf5", "num_devices": 2, "output": "x"}.items():
+        with pytest.raises(UserError, match=f"{key} has no effect in the settings of a FeatureExtractor"):
+            nlvideo.FeatureExtractor(thin, settings={key: value})
 
 
 def test_no_more_frames_are_held_than_a_snippet_spans():
@@ -96,6 +114,8 @@ def names(videos: object, root: object = None) -> list[tuple]:
         ("a/one.mp4,fight\na/one.mkv,fight\n", ["a/one.mp4", "a/one.mkv"]),  # one name for two
         ("video,fold,label\na/one.mp4,3,x\n", ["a/one"]),
         ("../elsewhere/one.mp4\n", ["elsewhere/one"]),
+        ("a/one.mp4\n./a/one.mp4\n", ["a/one"]),  # one file, listed twice
+        ("video labels\na/two words.mp4 1;3\n", ["a/two words"]),
     ],
 )
 def test_lists_with_and_without_labels(tmp_path, text, expected):
@@ -116,6 +136,35 @@ def test_parts_of_videos_are_named_with_their_seconds(tmp_path):
     assert names(tmp_path / "list.csv") == [("long#3.5-9", (3.5, 9.0)), ("long", None)]
 
 
+def names_of(*paths: str) -> list[str]:
+    return [video.name for video in named([FoundVideo(f"/videos/{path}", path) for path in paths])]
+
+
+def test_endings_stay_where_names_would_meet():
+    assert names_of("a.mp4", "a.avi", "a.mp4.mkv", "A.mov") == ["a.mp4", "a.avi", "a.mp4.mkv", "A.mov"]
+    assert names_of("a.mp4", "b.mp4", "extraction.mp4") == ["a", "b", "extraction.mp4"]
+    assert names_of("c/a.mp4", "c/./a.mp4", "../videos/c/a.mp4"[3:]) == ["c/a", "videos/c/a"]
+    parts = [FoundVideo("a.mp4", "a.mp4", part) for part in ((1.0, 2.5), (1.00000000001, 2.5), (1.0, 2.5))]
+    assert [video.name for video in named(parts)] == ["a#1-2.5", "a#1.00000000001-2.5"]
+
+
+def test_videos_of_one_name_are_refused():
+    with pytest.raises(UserError, match=r"/videos/c/a.mp4 and /videos/../c/a.mp4 would both be kept as c/a.mp4"):
+        names_of("c/a.mp4", "../c/a.mp4")
+    for first, second, file in (
+        ("a", "A", "A.json"),
+        ("x", "x.scores", "x.scores.npy"),
+        ("x", "x.npy/k", "x.npy"),
+        ("\u00e9", "e\u0301", "e\u0301.json"),
+    ):
+        videos = [ListedVideo(f"{first}.mp4", first), ListedVideo(f"{second}.mp4", second)]
+        with pytest.raises(UserError, match=f"would both be kept as {file}"):
+            check_names(videos, ("", ".scores"))
+    check_names([ListedVideo("x.mp4", "x"), ListedVideo("y.mp4", "x.scores")], ("",))
+    with pytest.raises(UserError, match=r"extraction.json says what made the folder"):
+        check_names([ListedVideo("d/Extraction", "Extraction")], ("",))
+
+
 def test_one_video_and_a_folder(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/one.mp4").write_bytes(b"")
@@ -128,6 +177,9 @@ def test_one_video_and_a_folder(tmp_path):
         ("", "lists no video"),
         ("nowhere.mp4\n", "none of its 1 videos exists; the first would be"),
         ("words of no kind\n", "line 1: 'words of no kind' names no video"),
+        ("path,start,end\na.mp4,0.5,\n", "line 2: '' is not a number of seconds"),
+        ("path,start\na.mp4,0.5\n", "line 1: the columns path, start have only one of a start and an end"),
+        ('a.mp4 0\n"b.mp4 1\n', "line 2: .* has a quote that is never closed"),
         ("s3://bucket/one.mp4\n", "names videos in stores: nlvideo-extract reads files of this machine"),
     ],
 )
@@ -155,9 +207,16 @@ def test_lists_of_others(tmp_path):
             names(file)
 
 
-def test_names_that_hdf5_cannot_hold():
-    pytest.importorskip("h5py", reason="h5py is an extra")
-    videos = [ListedVideo("a.mp4", "a"), ListedVideo("a/b.mp4", "a/b")]
-    check_single_format("safetensors", videos)
-    with pytest.raises(UserError, match="a is a video and a folder of others"):
-        check_single_format("hdf5", videos)
+@pytest.mark.parametrize(
+    ("names", "file_format", "message"),
+    [
+        (["a", "a/b"], "hdf5", "a is a video and a folder of others"),
+        (["caf\udce9"], "hdf5", "is no valid text"),
+        (["caf\udce9"], "safetensors", r"caf\\udce9 is no valid text"),
+        (["__metadata__"], "safetensors", "is the name of something else there"),
+    ],
+)
+def test_names_that_a_file_cannot_hold(names, file_format, message):
+    check_array_names(["a", "a b", "é"], file_format)
+    with pytest.raises(UserError, match=message):
+        check_array_names(names, file_format)

@@ -108,15 +108,18 @@ def seconds_between(source: ListSource, line: int, start: str, end: str) -> tupl
 class ColumnReader:
     """Reads the rows below a header.
 
+    Args:
+        labelled: False: labels are not read, and there need be none.
+
     Raises:
         UserError: no column with paths or with labels; a start without an end; one name twice.
     """
 
-    def __init__(self, source: ListSource, header: Header):
-        path, label = header.column(PATH_COLUMNS), header.column(LABEL_COLUMNS)
+    def __init__(self, source: ListSource, header: Header, *, labelled: bool = True):
+        path, label = header.column(PATH_COLUMNS), header.column(LABEL_COLUMNS) if labelled else None
         start, end = header.column(START_COLUMNS), header.column(END_COLUMNS)
         there = ", ".join(filter(None, header.written))
-        if path is None or label is None:
+        if path is None or label is None and labelled:
             lacking = "path, such as path, video" if path is None else "label, such as label, class, target"
             raise source.error(header.line, f"of the columns {there}, none is called like a {lacking}.")
         if (start is None) != (end is None):
@@ -148,9 +151,13 @@ class ColumnReader:
         path = cells[self.path]
         if not path:
             raise source.error(line, "the path is empty.")
+        return ListRow(path, self._labels(line, cells), line, self._part(line, cells))
+
+    def _labels(self, line: int, cells: list[str]) -> tuple[str, ...]:
+        if self.label is None:
+            return ()
         plural = self.header.names[self.label] in PLURAL_COLUMNS
-        labels = split_labels(source, cells[self.label], line, plural=plural)
-        return ListRow(path, labels, line, self._part(line, cells))
+        return split_labels(self.source, cells[self.label], line, plural=plural)
 
     def _part(self, line: int, cells: list[str]) -> tuple[float, float] | None:
         if self.start is None or self.end is None:

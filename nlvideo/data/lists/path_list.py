@@ -72,7 +72,7 @@ def _read(read: ListSource, root: str) -> VideoTable:
         raise UserFileNotFoundError(f"The list {place} does not exist (data.root={root}).")
     if place.suffix.lower() == ".json":
         return read_official_json(read)
-    first = list(itertools.islice(_filled_lines(place), NUM_FIRST_LINES))
+    first = list(itertools.islice(filled_lines(place), NUM_FIRST_LINES))
     header = find_header(first[0][1], first[0][0]) if first else None
     if header is None:
         plain = PlainReader(read, find_delimiter(read, [text for _, text in first]))
@@ -80,15 +80,16 @@ def _read(read: ListSource, root: str) -> VideoTable:
     if ID_COLUMN in header.names and header.column(PATH_COLUMNS) is None:
         return read_official_csv(read, header)
     columns = ColumnReader(read, header)
-    return build_table(read, _rows_below(read, columns), columns.what)
+    return build_table(read, rows_below(read, columns), columns.what)
 
 
-def _filled_lines(place: Path) -> Iterator[tuple[int, str]]:
+def filled_lines(place: Path) -> Iterator[tuple[int, str]]:
     """Yields number and text of the lines that are not empty."""
     return ((number, line) for number, line in enumerate(list_lines(place), 1) if line.strip())
 
 
-def _rows_below(source: ListSource, columns: ColumnReader) -> Iterator[ListRow]:
+def rows_below(source: ListSource, columns: ColumnReader) -> Iterator[ListRow]:
+    """Yields the rows below a header."""
     header: Header = columns.header
     if header.delimiter == " " and len(header.names) == 2 and columns.path == 0:
         # Paths may hold spaces, which the rows without a header know how to find.
@@ -125,7 +126,7 @@ def _is_header(source: ListSource, row: ListRow, num_lines: int) -> bool:
 
 def _spaced_rows(source: ListSource, plain: PlainReader, after: int = 0) -> Iterator[ListRow]:
     """Yields the rows of a list separated by spaces, those below the line `after`."""
-    for line, text in _filled_lines(source.place):
+    for line, text in filled_lines(source.place):
         if line <= after:
             continue
         try:
