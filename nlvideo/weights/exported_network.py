@@ -7,7 +7,8 @@ says that it is trusted.
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from nlvideo.weights.foreign_files import EXPORT_ENDINGS
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 
 DESCRIPTION = "description.json"  # in a .pt2 archive; an .onnx file has one entry a key
+DESCRIBED = (  # the keys of a description that are read
+    *("input", "normalization", "num_frames", "frame_stride", "clip_fps", "short_side", "crop_size", "views"),
+    *("output", "step", "classes"),
+)
+ONNX_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 class ExportedNetwork(nn.Module):
@@ -95,10 +101,18 @@ def read_network(path: str | Path, trusted: bool = False) -> TrainedCheckpoint |
     if not path.is_file():
         raise UserFileNotFoundError(f"The exported network {path} does not exist.")
     run, described = _open_onnx(path) if path.suffix == ".onnx" else _open_archive(path, trusted)
-    try:
+    with _describing(path):
         return _exported(path, run, described)
+
+
+@contextmanager
+def _describing(path: Path) -> Iterator[None]:
+    """Makes one line of a description that lacks something or has something of another kind."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not describe its clips as tools/export.py does: {error}.") from None
+        said = "; ".join(str(error).splitlines()) if isinstance(error, UserError) else repr(error)
+        raise UserError(f"{path} does not describe its clips as tools/export.py does: {said}") from None
 
 
 def _exported(path: Path, run: Callable[[Tensor], Tensor], described: Mapping[str, Any]) -> ExportedFile:
@@ -127,11 +141,40 @@ def _open_onnx(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        held = session.get_modelmeta().custom_metadata_map
-        described = {key: json.loads(value) for key, value in held.items()}
     except Exception as error:  # its errors have no common class of their own
         raise UserError(f"{path} is not an ONNX file that can be read: {_first_line(error)}") from None
+    held = session.get_modelmeta().custom_metadata_map
+    with _describing(path):  # programs of others may have added entries
+        described = {key: json.loads(held[key]) for key in DESCRIBED}
+        _check_described(session, described)
     return lambda clips: torch.from_numpy(session.run(["logits"], {"clips": clips.numpy()})[0]), described
+
+
+def _check_described(session: Any, described: Mapping[str, Any]) -> None:
+    """Raises UserError unless an ONNX file takes the clips and returns the logits that its description says."""
+    for title, nodes, said, dtype in (
+        ("input", session.get_inputs(), described["input"], described["input"]["dtype"]),
+        ("output", session.get_outputs(), described["output"], "float32"),
+    ):
+        found = [(node.name, ONNX_TYPES.get(node.type, node.type), _fixed(node.shape)) for node in nodes]
+        if found != [(said["name"], dtype, _fixed(said["shape"]))]:
+            raise UserError(
+                f"by the description its {title} is {said['name']}, {dtype} {said['shape']}, but it has {found}"
+            )
+    sizes, colours = [described[key] for key in ("num_frames", "crop_size", "crop_size")], described["normalization"]
+    for title, one, other in (
+        ("input and num_frames, crop_size", described["input"]["shape"][2:], sizes),
+        ("output and classes", described["output"]["shape"][1:], [len(described["classes"])]),
+        ("input and normalization", described["input"]["dtype"], "uint8" if colours["inside"] else "float32"),
+        ("names", [described["input"]["name"], described["output"]["name"]], ["clips", "logits"]),
+    ):
+        if one != other:
+            raise UserError(f"its description contradicts itself in {title}: {one} and {other}")
+
+
+def _fixed(shape: Sequence[Any]) -> list[int | None]:
+    """Returns a shape without what the dimensions that vary are called."""
+    return [size if isinstance(size, int) else None for size in shape]
 
 
 def _open_archive(path: Path, trusted: bool) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
