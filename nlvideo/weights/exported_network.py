@@ -6,6 +6,7 @@ says that it is trusted.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nlvideo.config.compose import from_container
-from nlvideo.config.schema import TrainConfig
+from nlvideo.config.schema import ExtractConfig, TrainConfig
 from nlvideo.data.lists.class_file import has_names
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.weights.foreign_files import EXPORT_ENDINGS
@@ -75,21 +76,51 @@ class ExportedFile:
             return self
         return dataclasses.replace(self, classes=list(names))
 
-    def check_clip(self, num_frames: int, size: int) -> None:
-        """Raises UserError if the network does not take clips of this size."""
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def __reduce__(self) -> tuple[Callable, tuple[Path]]:
+        """Makes every rank of an extraction open the file itself."""
+        return read_network, (self.path,)
+
+    def check_clip(self, num_frames: int, size: int, keys: str = "data.num_frames, data.test.crop_size") -> None:
+        """Raises UserError if the network does not take clips of this size; `keys` are those that set it."""
         if (num_frames, size, size) != self.clip_shape:
             frames, height, width = self.clip_shape
             raise UserError(
                 f"{self.path} takes clips of {frames} frames of {height}x{width} alone, not {num_frames} of "
-                f"{size}x{size} (data.num_frames, data.test.crop_size); export again, or give the checkpoint."
+                f"{size}x{size} ({keys}); export again, or give the checkpoint."
             )
 
+    def extraction(self, config: ExtractConfig) -> ExtractConfig:
+        """Returns the settings of an extraction, whose crops are those that the network takes unless they say another.
 
-def read_network(path: str | Path, trusted: bool = False) -> TrainedCheckpoint | ExportedFile:
+        Raises:
+            UserError: settings that need more than the logits of such crops.
+        """
+        if config.layer != "head":
+            raise UserError(
+                f"layer={config.layer}: {self.path} is an exported network, which gives layer=head alone; for res5 and "
+                "res4 give its checkpoint."
+            )
+        if config.crops == "full":
+            size = self.clip_shape[1]
+            raise UserError(f"crops=full: {self.path} takes crops of {size} alone. Choose from: 1, 3, 5, 10.")
+        if config.precision not in ("auto", "float32"):
+            raise UserError(f"precision={config.precision}: {self.path} runs in float32.")
+        own, data = self.config.data, config.data
+        if self.normalizes and (own.mean, own.std) != (data.mean, data.std):
+            raise UserError(f"data.mean, data.std or preset={config.preset}: {self.path} normalises its clips itself.")
+        return config if config.crop_size else dataclasses.replace(config, crop_size=self.clip_shape[1])
+
+
+def read_network(path: str | Path, trusted: bool | None = None) -> TrainedCheckpoint | ExportedFile:
     """Reads a network that can score clips: what read_trained() takes, or a file of tools/export.py.
 
     Args:
-        trusted: the user says that a .pt2 archive may run code.
+        trusted: the user says that a .pt2 archive may run code; None: there is no way to say so.
 
     Raises:
         UserError: as read_trained(); an export that cannot be read, that does not describe its clips, or a .pt2 archive
@@ -177,7 +208,9 @@ def _fixed(shape: Sequence[Any]) -> list[int | None]:
     return [size if isinstance(size, int) else None for size in shape]
 
 
-def _open_archive(path: Path, trusted: bool) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+def _open_archive(path: Path, trusted: bool | None) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    if trusted is None:
+        raise UserError(f"{path}: of exported networks an .onnx file is taken here, and no .pt2 archive.")
     if not trusted:
         raise UserError(
             f"{path} could run code: torch unpickles and evaluates what a .pt2 archive holds. If you made it yourself, "

@@ -48,7 +48,9 @@ def read_weights_file(path: str | Path, *, lazily: bool = False) -> Any:
     if not path.is_file():
         raise UserFileNotFoundError(f"The checkpoint {path} does not exist.")
     if path.suffix in EXPORT_ENDINGS:
-        raise UserError(f"{path} is an exported network, which nlvideo-predict alone takes; give its checkpoint here.")
+        raise UserError(
+            f"{path} is an exported network, which only nlvideo-predict and nlvideo-extract take; give its checkpoint."
+        )
     try:
         with open(path, "rb") as file:
             start = file.read(len(_LEGACY_TORCH))
