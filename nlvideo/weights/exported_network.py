@@ -189,9 +189,7 @@ def _check_described(session: Any, described: Mapping[str, Any]) -> None:
     ):
         found = [(node.name, ONNX_TYPES.get(node.type, node.type), _fixed(node.shape)) for node in nodes]
         if found != [(said["name"], dtype, _fixed(said["shape"]))]:
-            raise UserError(
-                f"by the description its {title} is {said['name']}, {dtype} {said['shape']}, but it has {found}"
-            )
+            raise UserError(f"its {title} is to be {said['name']}, {dtype} {said['shape']}, and is {found}")
     sizes, colours = [described[key] for key in ("num_frames", "crop_size", "crop_size")], described["normalization"]
     for title, one, other in (
         ("input and num_frames, crop_size", described["input"]["shape"][2:], sizes),
