@@ -75,9 +75,12 @@ def local_weights(name: str | Path) -> Path:
 
 @contextmanager
 def _without_notes() -> Iterator[None]:
-    """Keeps the client's line for each request off the standard output, where Hydra puts it and results belong."""
+    """Keeps the client's lines, for each request and each new try, off the standard output.
+
+    Hydra puts them there, where results belong. What is the matter in the end is an error.
+    """
     before = logging.root.manager.disable
-    logging.disable(max(before, logging.INFO))
+    logging.disable(max(before, logging.WARNING))
     try:
         yield
     finally:
