@@ -6,7 +6,8 @@
 The export takes clips (batch, 3, frames, height, width) of the training size, in batches of any size, and returns
 logits (batch, classes). network.onnx.json beside it says how its clips are made and what it returns; the export holds
 the same text. Before it is put in place, its logits are compared with the network's.
-scripts/predict_with_onnxruntime.py needs nothing else; nlvideo-predict takes checkpoint=network.onnx too.
+scripts/predict_with_onnxruntime.py needs nothing else; nlvideo-predict takes checkpoint=network.onnx too, and
+nlvideo-extract with layer=head.
 """
 
 import argparse
