@@ -2,23 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from nlvideo.build.model import build_model
-from nlvideo.config.schema import TrainConfig
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.errors import UserError
 from nlvideo.weights.inflate import inflate_state_dict
 
 
-def check_fits(state: Mapping[str, Tensor], config: TrainConfig, num_classes: int) -> None:
-    """Raises UserError, in one line, unless these are the weights of the network that their own config describes.
+def check_width(state: Mapping[str, Tensor], width: int | None) -> None:
+    """Raises UserError if weights are not of the model.width that their own config has; None: it has none.
 
-    The network is built without memory: a config of others may describe one that no machine can hold.
+    A network is built before it is filled, and a config of others may describe one that no machine can hold.
     """
-    with torch.device("meta"):
-        target = build_model(config.model, config.block, config.data, num_classes).state_dict()
+    if width is not None and width != len(state.get("conv1.weight", ())):
+        raise UserError(f"its weights are not those of its config, which has model.width={width}.")
+
+
+def check_fits(network: VideoResNet, state: Mapping[str, Tensor]) -> None:
+    """Raises UserError, in one line, unless these are the weights of the network that their own config describes."""
+    target = network.state_dict()
     missing = {key for key in target.keys() - state.keys() if not key.endswith("num_batches_tracked")}
     if odd := sorted(missing | (state.keys() - target.keys())):
         raise UserError(f"its weights are not those of its config: {listed(odd)} are in one of the two alone.")

@@ -24,7 +24,7 @@ from nlvideo.weights.checkpoint_file import (
     load_checkpoint,
     naming,
 )
-from nlvideo.weights.fitting import check_fits, fitted
+from nlvideo.weights.fitting import check_fits, check_width, fitted
 from nlvideo.weights.foreign_files import read_weights_file
 from nlvideo.weights.hub import is_repository, local_weights
 from nlvideo.weights.importers import ImportedWeights, import_weights
@@ -79,10 +79,17 @@ class TrainedCheckpoint:
         Args:
             num_frames: of the clips it will see; None: as in training. The head averages over the extent of the
                 training crop, whatever is evaluated.
+
+        Raises:
+            UserError: the weights are not those of the network that the config describes.
         """
         clip = dataclasses.replace(self.config.data, num_frames=num_frames or self.config.data.num_frames)
-        network = build_model(self.config.model, self.config.block, clip, len(self.classes))
-        network.load_state_dict(evaluation_weights(self.content))
+        state = evaluation_weights(self.content)
+        with naming(self.path, in_one_line=True):
+            check_width(state, self.config.model.width)
+            network = build_model(self.config.model, self.config.block, clip, len(self.classes))
+            check_fits(network, state)
+        network.load_state_dict(state)
         return network
 
 
@@ -159,9 +166,8 @@ def load_model(path: str | Path, *, source: str | None = None, config: Sequence[
 
 def _of_ours(path: Path, content: dict[str, Any]) -> TrainedCheckpoint:
     with naming(path, in_one_line=True):
-        config, classes = from_container(TrainConfig, content["config"]), list(content["classes"])
-        check_fits(evaluation_weights(content), config, len(classes))
-    return TrainedCheckpoint(path, config, classes, content)
+        config = from_container(TrainConfig, content["config"])
+    return TrainedCheckpoint(path, config, list(content["classes"]), content)
 
 
 def _as_trained(path: Path, imported: ImportedWeights, config: Sequence[str]) -> TrainedCheckpoint:

@@ -10,6 +10,7 @@ from torch import Tensor
 from nlvideo.data.lists.class_file import has_names
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.weights.checkpoint_file import check_content, check_format, evaluation_weights, is_ours, naming
+from nlvideo.weights.fitting import check_width
 from nlvideo.weights.foreign_files import read_weights_file
 from nlvideo.weights.function_keys import FUNCTION_KEYS, function_values
 from nlvideo.weights.hub import local_weights
@@ -72,9 +73,8 @@ def read_weights(path: str | Path, mode: str | None = None, *, lazily: bool = Fa
 
 def _file_of_ours(content: Mapping[str, Any], name: str) -> WeightsFile:
     classes, state, values = list(content["classes"]), evaluation_weights(content), function_values(content["config"])
-    width = values.get("model.width")
-    if width is not None and width != len(state.get("conv1.weight", ())):  # the network is built before it is filled
-        raise UserError(f"{name}: its weights are not those of its config, which has model.width={width}.")
+    with naming(name):
+        check_width(state, values.get("model.width"))
     return WeightsFile(
         name,
         "nlvideo checkpoint",

@@ -182,6 +182,30 @@ def test_the_command_says_what_a_file_cannot_tell(tmp_path, monkeypatch, capsys)
         assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_whose_weights_a_converted_checkpoint_has_is_recorded(tmp_path, monkeypatch, capsys):
+    torch.save(foreign_content(trained_as(tmp_path, *PSF, "block=nl1", *SMALL), "pyslowfast")[0], tmp_path / "t.pyth")
+    done = run_tool(TOOL, tmp_path / "t.pyth", tmp_path / "converted.pt", monkeypatch=monkeypatch, capsys=capsys)
+    assert done.returncode == 0 and read_trained(tmp_path / "converted.pt").origin == "PySlowFast weights"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    trained_as(tmp_path, *PSF, "block=nl1", *SMALL)
+    monkeypatch.setattr("torch.save", torch_save_on_a_full_disk)
+    words = [tmp_path / "ours.pt", tmp_path / "theirs.pyth", "--to", "pyslowfast"]
+    done = run_tool(TOOL, *words, monkeypatch=monkeypatch, capsys=capsys)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}/theirs.pyth could not be written: No space left on device.\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["ours.pt"]
+
+
+def torch_save_on_a_full_disk(*_):
+    """Raises what torch does: its own error, in whose context the disk's is."""
+    try:
+        raise OSError(28, "No space left on device")
+    except OSError:
+        raise RuntimeError("[enforce fail at inline_container.cc:672]")  # noqa: B904
+
+
 def test_every_project_that_is_written_has_names_in_both_directions():
     assert {key for key, source in SOURCES.items() if source.names} == {*WRITTEN_PROJECTS}
 

@@ -74,8 +74,9 @@ def test_a_changed_folder_is_read_where_the_change_is_one_of_what_it_computes(fo
         ("data.test", None, "states 'data.test'"),
         ("data.mean", "${oc.env:HOME}", "a reference"),
         ("model.width", "x", "moved: Value 'x' of type 'str' could not be converted to Integer; full_key: model.width"),
-        ("model.width", 8, r"its weights are not those of its config: .* has the shape \(4,\), by the config \(8,\)"),
+        ("model.width", 8, "moved: its weights are not those of its config, which has model.width=8"),
         ("model.width", 10**7, "its weights are not those of its config"),  # no machine has memory for it
+        ("model.layout", "c2d", r"conv1.weight has the shape \(4, 3, 5, 7, 7\), by the config \(4, 3, 1, 7, 7\)"),
         ("model.depth", 101, "its weights are not those of its config: layer3.10.bn1.bias, .* are in one of the two"),
         ("step", "x", "config.json: step='x' is not what tools/publish_model.py writes"),
         ("step", -5, "step=-5 is not"),
@@ -87,7 +88,7 @@ def test_a_changed_folder_is_read_where_the_change_is_one_of_what_it_computes(fo
 )
 def test_what_no_published_network_states_is_refused_in_one_line(folder, tmp_path, name, value, message):
     with pytest.raises(UserError, match=message) as raised:
-        read_trained(changed(folder, tmp_path / "moved", name, value))
+        load_model(changed(folder, tmp_path / "moved", name, value))
     assert "\n" not in str(raised.value)
 
 
@@ -123,7 +124,7 @@ def test_a_run_does_not_start_from_weights_whose_config_is_not_theirs(folder, tm
     with pytest.raises(UserError, match="wide.pt: its weights are not those of its config, which has model.width=10"):
         take_from_pretrained(config, {})
     with pytest.raises(UserError, match="wide.pt: its weights are not those of its config"):
-        read_trained(tmp_path / "wide.pt")
+        load_model(tmp_path / "wide.pt")
 
 
 def test_the_values_that_are_published_make_the_same_network(folder):
