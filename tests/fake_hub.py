@@ -10,14 +10,24 @@ Repositories = dict[str, dict[str, dict[str, bytes]]]  # {owner/name: {revision:
 
 
 @contextmanager
-def serving(repositories: Repositories):
-    """Yields (address, list of "METHOD path" of the requests so far)."""
+def serving(repositories: Repositories, unlisted: str = "", cut: str = ""):
+    """Yields (address, list of "METHOD path" of the requests so far).
+
+    Args:
+        unlisted: the repository whose files are not listed.
+        cut: the repository of whose weights half is sent.
+    """
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(f"{self.command} {self.path}")
             parts = self.path.partition("?")[0].strip("/").split("/")
+            self.half = False
+            if "tree" in parts and "/".join(parts[2:4]) == unlisted:
+                self._answer(403, b"{}", {})
+                return
+            self.half = self.command == "GET" and "/".join(parts[:2]) == cut and parts[-1] == "model.safetensors"
             if parts[:2] == ["api", "models"] and parts[4:5] == ["tree"]:
                 self._list(*self._found("/".join(parts[2:4]), parts[5]))
             elif parts[2:3] == ["resolve"]:
@@ -56,7 +66,8 @@ def serving(repositories: Repositories):
                 self.send_header(key, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(body)
+                self.wfile.write(body[: len(body) // 2] if self.half else body)
+            self.close_connection = self.half
 
         def log_message(self, *_):
             pass

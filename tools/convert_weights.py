@@ -17,12 +17,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from nlvideo.data.lists.class_file import read_classes
 from nlvideo.runtime.errors import UserError, UserFileExistsError, reporting_errors
-from nlvideo.runtime.files import make_folder, replacing
-from nlvideo.weights.checkpoint_file import save_checkpoint
+from nlvideo.runtime.files import make_folder, reporting_disk_errors
+from nlvideo.weights.checkpoint_file import ORIGIN, save_checkpoint, save_tensors
 from nlvideo.weights.foreign_writing import WRITTEN_PROJECTS, foreign_content
 from nlvideo.weights.sources import SOURCES
 from nlvideo.weights.trained_network import read_imported, read_trained
@@ -59,8 +57,10 @@ def convert(arguments: argparse.Namespace) -> None:
                 f"{len(trained.classes)} classes."
             )
     content = {key: trained.content[key] for key in ("model", "step", "config")} | {"classes": classes}
+    content[ORIGIN] = trained.origin
     make_folder(checkpoint.parent, str(checkpoint))
-    save_checkpoint(checkpoint, content)
+    with reporting_disk_errors(checkpoint):
+        save_checkpoint(checkpoint, content)
     print(trained.note)
     print(f"{checkpoint}: {config.model.layout} R{config.model.depth}, {len(classes)} classes, blocks after")
     print(f"  {', '.join(trained.build_network().places) or 'none'}")
@@ -76,8 +76,8 @@ def convert_back(arguments: argparse.Namespace) -> None:
     project = arguments.to.replace("-", "_")
     content, notes = foreign_content(trained, project)
     make_folder(out.parent, str(out))
-    with replacing(out) as partial:
-        torch.save(content, partial)
+    with reporting_disk_errors(out):
+        save_tensors(out, content)
     print(f"{out}: {SOURCES[project].title} weights, {trained.config.model.layout} R{trained.config.model.depth}")
     for note in notes:
         print(f"  {note}")

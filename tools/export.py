@@ -6,13 +6,15 @@
 The export takes clips (batch, 3, frames, height, width) of the training size, in batches of any size, and returns
 logits (batch, classes). network.onnx.json beside it says how its clips are made and what it returns; the export holds
 the same text. Before it is put in place, its logits are compared with the network's.
-scripts/predict_with_onnxruntime.py needs nothing else; nlvideo-predict takes checkpoint=network.onnx too.
+scripts/predict_with_onnxruntime.py needs nothing else; nlvideo-predict takes checkpoint=network.onnx too, and
+nlvideo-extract with layer=head.
 """
 
 import argparse
 import copy
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from nlvideo.data.clips.batch import normalize
 from nlvideo.models.non_local import NonLocalBlock
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError, UserFileNotFoundError, reporting_errors
-from nlvideo.runtime.files import make_folder, replacing
+from nlvideo.runtime.files import check_writable, replacing, reporting_disk_errors
 from nlvideo.weights.foreign_files import EXPORT_ENDINGS
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 
@@ -37,7 +39,7 @@ RESIZE = (
 )
 CROPS = {
     1: "the centre: top, left = (height - crop_size) // 2, (width - crop_size) // 2",
-    3: "along the longer side: its start, the centre and its end; across it the centre",
+    3: "along the longer side, the width where they are equal: its start, the centre and its end; across it the centre",
 }
 LOOPED = "frame t is (start + t * frame_stride) % frames"
 WINDOW = "last = max(frames - num_frames * frame_stride, 0)"
@@ -118,11 +120,11 @@ def check_output(out: Path) -> None:
     if out.suffix not in EXPORT_ENDINGS:
         raise UserError(f"{out} must end in {' or '.join(EXPORT_ENDINGS)}, which selects the format.")
     for path in (out, description_of(out)):
-        if path.exists():
+        if os.path.lexists(path):
             raise UserFileExistsError(f"{path} exists already; nothing is overwritten.")
     if not out.parent.is_dir():
         raise UserFileNotFoundError(f"The folder {out.parent} does not exist.")
-    make_folder(out.parent, str(out))
+    check_writable(out.parent, "out")
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing and out.suffix == ".onnx":
         raise UserError(f"ONNX needs the packages {', '.join(missing)}: pip install nlvideo[export]")
@@ -185,12 +187,17 @@ def export_network(
         description: written as JSON into the export and beside it.
 
     Raises:
-        RunFailed: the difference is larger than TOLERANCE; nothing is written.
+        RunFailed: the difference is larger than TOLERANCE, or the disk is full; nothing is written.
     """
     description = dict(description or {})
     network = network.eval() if normalization is None else NormalizedNetwork(network, normalization).eval()
     write, open_runner = (_write_onnx, _onnx_runner) if path.suffix == ".onnx" else (_write_archive, _archive_runner)
-    with replacing(path) as partial, replacing(description_of(path)) as partial_description:
+    # the network, which holds its description too, is put in place before the description
+    with (
+        reporting_disk_errors(path),
+        replacing(description_of(path)) as partial_description,
+        replacing(path) as partial,
+    ):
         # Users can do nothing about the warnings of exporters, such as deprecated calls to each other.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -217,7 +224,16 @@ def _program(network: nn.Module, clips: Tensor, ending: str) -> torch.export.Exp
             # operator, because their queries and values have the same number of channels.
             block.plain = ending == ".onnx" or block.mode == "gaussian"
     batch = torch.export.Dim("batch")
-    return torch.export.export(network, (clips,), dynamic_shapes=({0: batch},), strict=False)
+    program = torch.export.export(network, (clips,), dynamic_shapes=({0: batch},), strict=False)
+    _forget_source_files(program.graph_module)
+    return program
+
+
+def _forget_source_files(traced: nn.Module) -> None:
+    """Removes where each operator's code stands on this machine, which names its user: exports are given to others."""
+    for part in traced.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, description: Mapping[str, Any]) -> None:
@@ -225,6 +241,8 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, description: 
         logging.getLogger(name).setLevel(logging.ERROR)
     exported = torch.onnx.export(program, dynamo=True, input_names=["clips"], output_names=["logits"], verbose=False)
     assert exported is not None
+    for node in exported.model.graph.all_nodes():
+        node.metadata_props.clear()  # of the exporter: the modules and the trace, where there is one, of each operator
     exported.model.metadata_props.update({key: json.dumps(value) for key, value in description.items()})
     exported.save(path)
 

@@ -8,7 +8,6 @@ nothing else of the checkpoint, and no path of this machine. Wherever a checkpoi
 """
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,15 +18,14 @@ import yaml
 from nlvideo.config.compose import to_container
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.lists.class_file import has_names
-from nlvideo.evaluation.result_files import RESULT_FILE, shown_metrics
+from nlvideo.evaluation.result_files import RESULT_FILE, read_results, shown_metrics
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
-from nlvideo.runtime.files import make_folder, new_folder
+from nlvideo.runtime.files import make_folder, new_folder, reporting_disk_errors
 from nlvideo.training.run_status import FINISHED, read_status
 from nlvideo.weights.checkpoint_file import NEWEST_FILE, evaluation_weights
-from nlvideo.weights.hub import is_repository
-from nlvideo.weights.published import write_network
+from nlvideo.weights.hub import WEIGHTS_ENDINGS, is_pinned, is_repository
+from nlvideo.weights.published import published_values, write_network
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
-from nlvideo.weights.weights_file import FUNCTION_KEYS, function_values
 
 CARD = "README.md"
 # What training did besides the function of the network, for the card; none of them holds a path.
@@ -55,16 +53,17 @@ def publish(run: Path, folder: Path, license_name: str = "unknown", name: str | 
 
     Raises:
         UserError: the run is unfinished or none of ours, the folder exists, or the licence is no identifier.
+        RunFailed: the disk is full; nothing is left behind.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license_name):
         raise UserError(
             f"--license {license_name}: the hub writes licences as apache-2.0, cc-by-nc-4.0, other, unknown."
         )
     trained = _finished(run)
+    _refuse_undecodable_names(trained.classes)
     results = _evaluations(trained)
-    config = _portable(trained.config)
     content = {
-        "config": config,
+        "config": published_values(trained.config),
         "step": trained.step,
         "classes": trained.classes,
         "state": evaluation_weights(trained.content),
@@ -72,13 +71,21 @@ def publish(run: Path, folder: Path, license_name: str = "unknown", name: str | 
         "checkpoint_sha256": trained.sha256,
     }
     make_folder(folder.absolute().parent, str(folder))
-    with new_folder(folder) as partial:
+    with reporting_disk_errors(folder), new_folder(folder) as partial:
         write_network(partial, content)
         (partial / CARD).write_text(card(trained, name or trained.config.name, license_name, results), encoding="utf-8")
-    scores = f"{len(results)} evaluations" if results else "no evaluation"
+    scores = f"{len(results)} evaluation{'s' * (len(results) > 1)}" if results else "no evaluation"
     print(f"{folder}: step {trained.step}, {len(trained.classes)} classes, {scores} in its {CARD}")
     if not has_names(trained.classes):
         print("  its classes are numbers; train with data.classes=FILE to name them")
+
+
+def _refuse_undecodable_names(classes: Sequence[str]) -> None:
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"The class {name!r} is no valid text; name the classes with data.classes=FILE.") from None
 
 
 def _finished(run: Path) -> TrainedCheckpoint:
@@ -96,23 +103,20 @@ def _finished(run: Path) -> TrainedCheckpoint:
     return trained
 
 
-def _portable(config: TrainConfig) -> dict[str, Any]:
-    """Returns what the network computes and how its clips are made, as plain values."""
-    container = to_container(config)
-    found: dict[str, Any] = {"precision": config.precision, "model": {}, "block": {}, "data": {}}
-    for key, value in function_values(container).items():
-        part, _, name = key.partition(".")
-        if "." not in name:
-            found[part][name] = value
-    assert all(key.partition(".")[0] in found for key in FUNCTION_KEYS)
-    found["data"] |= {"multi_label": config.data.is_multi_label, "test": container["data"]["test"]}
-    return found
-
-
 def _evaluations(trained: TrainedCheckpoint) -> list[dict[str, Any]]:
-    """Returns the results of finished evaluations of this checkpoint that lie beside it."""
-    found = [json.loads(file.read_text()) for file in sorted(trained.path.parent.glob(f"*/{RESULT_FILE}"))]
-    return [result for result in found if result.get("checkpoint_sha256") == trained.sha256]
+    """Returns the results of finished evaluations of this checkpoint that lie beside it; says which cannot be read."""
+    found = []
+    for file in sorted(trained.path.parent.glob(f"*/{RESULT_FILE}")):
+        try:
+            result = read_results(file.parent).result
+            if result.get("checkpoint_sha256") == trained.sha256:
+                _rows(result)
+                found.append(result)
+        except UserError as error:
+            print(f"left out of the card: {error}")
+        except (KeyError, TypeError, ValueError) as error:
+            print(f"left out of the card: {file} is not what nlvideo-evaluate writes: {error!r}")
+    return found
 
 
 def card(trained: TrainedCheckpoint, name: str, license_name: str, results: list[dict[str, Any]]) -> str:
@@ -145,13 +149,7 @@ def card(trained: TrainedCheckpoint, name: str, license_name: str, results: list
         "",
         "## Training",
         "",
-        f"Step {trained.step}; started from {_start(config)}. SHA-256 of the training list's paths and labels: "
-        f"`{trained.content.get('list_sha256', 'not recorded')}`. SHA-256 of the checkpoint's content: "
-        f"`{trained.sha256}`.",
-        "",
-        "```yaml",
-        yaml.safe_dump(_recipe(config), sort_keys=False).rstrip(),
-        "```",
+        *_history(trained),
     ]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n" + "\n".join(lines) + "\n"
 
@@ -176,27 +174,58 @@ def _usage() -> list[str]:
 
 
 def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["| list | videos | views | score | % | interval |", "|---|---|---|---|---|---|"]
-    for result in results:
-        views = result["views"]
-        where = f"{Path(result['list']).name} `{result['list_sha256'][:16]}`"
-        seen = f"{views['num_clips']} x {views['num_crops']} {views['clip_sampling']}"
-        for key, title in shown_metrics(dict(result)).items():
-            ends = result.get(f"{key}_interval")
-            between = "{:.2f} to {:.2f}".format(*(100 * end for end in ends)) if ends else ""
-            value = "-" if result[key] is None else f"{100 * result[key]:.2f}"
-            lines.append(f"| {where} | {result['num_videos']} | {seen} | {title} | {value} | {between} |")
-    return [*lines, "", f"Interval: {results[0]['interval']}."]
+    lines = ["| list | videos | views | frames | pixels | score | % | interval |", "|---|---|---|---|---|---|---|---|"]
+    lines += [row for result in results for row in _rows(result)]
+    intervals = dict.fromkeys(result["interval"] for result in results)
+    return [*lines, "", f"Interval: {'; '.join(intervals)}."]
 
 
-def _start(config: TrainConfig) -> str:
+def _rows(result: Mapping[str, Any]) -> list[str]:
+    """Returns the table's rows of an evaluation: what was evaluated, and a row for each metric."""
+    views, undecodable = result["views"], result["num_undecodable"]
+    where = f"{Path(result['list'].partition('?')[0]).name} `{result['list_sha256'][:16]}`"
+    videos = f"{result['num_videos']}" + (f", {undecodable} undecodable" if undecodable else "")
+    pooling = "" if views["pooling"] == "mean" else f", {views['pooling']}"
+    seen = f"{views['num_clips']} x {views['num_crops']} {views['clip_sampling']}{pooling}"
+    rate = f" at {result['clip_fps']:g}/s" if result.get("clip_fps") else ""
+    frames = f"{result['num_frames']} x {result['frame_stride']}{rate}"
+    pixels = f"{views['crop_size'] or 'all'} of {views['short_side']}, {result['precision']}"
+    lines = []
+    for key, title in shown_metrics(dict(result)).items():
+        ends = result.get(f"{key}_interval")
+        between = "{:.2f} to {:.2f}".format(*(100 * end for end in ends)) if ends else ""
+        value = "-" if result[key] is None else f"{100 * result[key]:.2f}"
+        lines.append(f"| {where} | {videos} | {seen} | {frames} | {pixels} | {title} | {value} | {between} |")
+    return lines
+
+
+def _history(trained: TrainedCheckpoint) -> list[str]:
+    """Returns what is known of how the weights came about, and nothing that a config only states."""
+    checkpoint = f"SHA-256 of the checkpoint's content: `{trained.sha256}`."
+    if trained.origin is not None:
+        return [f"None by nlvideo: these are {trained.origin}, converted. {checkpoint}"]
+    if "list_sha256" not in trained.content:
+        return [f"Step {trained.step}; not recorded: no run wrote this checkpoint. {checkpoint}"]
+    return [
+        f"Step {trained.step}; started from {_start(trained.config.model.pretrained)}. SHA-256 of the training list's "
+        f"paths and labels: `{trained.content['list_sha256']}`. {checkpoint}",
+        "",
+        "```yaml",
+        yaml.safe_dump(_recipe(trained.config), sort_keys=False).rstrip(),
+        "```",
+    ]
+
+
+def _start(pretrained: str | None) -> str:
     """Returns what the weights started from, without a path."""
-    start = config.model.pretrained
-    if start is None:
+    if pretrained is None:
         return "random weights"
-    if start == "imagenet":
+    if pretrained == "imagenet":
         return "torchvision's ImageNet weights (IMAGENET1K_V1), inflated"
-    return f"`{start}`" if is_repository(start) else f"the weights of a file, `{Path(start).name}`"
+    if is_pinned(pretrained):  # as training records a repository of the hub, and no path
+        return f"`{pretrained}` of the Hugging Face hub"
+    named = f", `{Path(pretrained).name}`" if pretrained.endswith(WEIGHTS_ENDINGS) else ""
+    return f"other weights{named}"
 
 
 def _recipe(config: TrainConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from nlvideo.features.presets import extract_settings
 from nlvideo.runtime import distributed
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.launch import launch_ranks
-from nlvideo.weights.trained_network import read_trained
+from nlvideo.weights.exported_network import read_network
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def extract_features(composed: DictConfig) -> None:
     given = command_line_keys(composed)
     if distributed.under_torchrun():
         distributed.init_world()
-    trained = distributed.on_main(read_trained, composed.checkpoint)
+    trained = distributed.on_main(read_network, composed.checkpoint)
     config = extract_settings(trained.config, given)
     if distributed.is_first() and trained.note:
         print(trained.note)

@@ -42,7 +42,8 @@ from nlvideo.runtime.errors import RunFailed
 from nlvideo.runtime.files import make_folder, remove_partial_files
 from nlvideo.runtime.progress import print_above_bars, progress_bar
 from nlvideo.runtime.signals import StopSignal
-from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
+from nlvideo.weights.exported_network import ExportedFile, read_network
+from nlvideo.weights.trained_network import TrainedCheckpoint
 
 SHOWN_AFTER_SECONDS = 10  # the progress of a single video: logs need no lines about short ones
 # What a disk says of one name, not of all: too long, not of its alphabet, or a file where a folder is wanted.
@@ -67,7 +68,7 @@ class Extraction:
     failed: Path
 
 
-def extract(config: ExtractConfig, trained: TrainedCheckpoint | None = None) -> None:
+def extract(config: ExtractConfig, trained: TrainedCheckpoint | ExportedFile | None = None) -> None:
     """Writes the features of all videos that are not finished.
 
     Args:
@@ -80,7 +81,7 @@ def extract(config: ExtractConfig, trained: TrainedCheckpoint | None = None) -> 
     world = distributed.init_world()
     distributed.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
     videos, note = distributed.on_main(listed_videos, config.videos, config.data.root or None)
-    trained = trained or read_trained(config.checkpoint)
+    trained = trained or read_network(config.checkpoint)
     if world.is_main:
         print(f"{note}; preset={config.preset}, layer={config.layer}, format={config.format}", flush=True)
     distributed.on_main(check_output, config, videos)
@@ -118,7 +119,10 @@ def threads_of_extraction(output: Path) -> int:
 
 
 def plan_extraction(
-    config: ExtractConfig, extractor: FeatureExtractor, trained: TrainedCheckpoint, videos: Sequence[ListedVideo]
+    config: ExtractConfig,
+    extractor: FeatureExtractor,
+    trained: TrainedCheckpoint | ExportedFile,
+    videos: Sequence[ListedVideo],
 ) -> Extraction:
     output, settings = Path(config.output), settings_of(config, extractor, trained)
     part, _, parts = (config.shard or "1/1").partition("/")
@@ -131,7 +135,9 @@ def plan_extraction(
     return Extraction(extractor, chosen, folder, single, output / f"failed{own}.csv")
 
 
-def settings_of(config: ExtractConfig, extractor: FeatureExtractor, trained: TrainedCheckpoint) -> dict[str, Any]:
+def settings_of(
+    config: ExtractConfig, extractor: FeatureExtractor, trained: TrainedCheckpoint | ExportedFile
+) -> dict[str, Any]:
     """Returns everything that the features depend on, apart from the videos."""
     data = config.data
     return {

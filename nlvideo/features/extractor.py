@@ -28,7 +28,8 @@ from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.copy_stream import CopyStream, HostCopy
 from nlvideo.runtime.errors import RunFailed, UserError
 from nlvideo.runtime.precision import autocast, input_dtype, resolve_precision, use_tf32
-from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
+from nlvideo.weights.exported_network import ExportedFile, read_network
+from nlvideo.weights.trained_network import TrainedCheckpoint
 
 # The last bits of features depend on it, so it is fixed, and recorded.
 VIEWS_PER_PASS = {"cpu": 2, "cuda": 20}
@@ -48,7 +49,8 @@ class FeatureExtractor:
     """A network that is ready for videos.
 
     Args:
-        checkpoint: an nlvideo checkpoint, the folder of a run, or another project's file of weights.
+        checkpoint: an nlvideo checkpoint, the folder of a run, another project's file of weights, or with layer=head
+            an .onnx file of tools/export.py, which runs on the CPU.
         preset: "paper" or "rtfm".
         device: None: the GPU if there is one.
         settings: keys as on the command line, such as {"crops": 1, "snippet.step_seconds": 1}.
@@ -74,20 +76,26 @@ class FeatureExtractor:
         given = dict(settings or {}) | {"checkpoint": os.fspath(checkpoint), "preset": preset}
         for place in ("videos", "output"):  # of the command
             given.setdefault(place, "")
-        trained = read_trained(os.fspath(checkpoint))
+        trained = read_network(os.fspath(checkpoint))
         with redirect_stdout(sys.stderr):
             if trained.note:
                 print(trained.note)
             self._prepare(extract_settings(trained.config, given), trained, device)
 
     @classmethod
-    def from_config(cls, config: ExtractConfig, trained: TrainedCheckpoint, device: torch.device) -> "FeatureExtractor":
+    def from_config(
+        cls, config: ExtractConfig, trained: TrainedCheckpoint | ExportedFile, device: torch.device
+    ) -> "FeatureExtractor":
         """Returns the extractor of settings that have been merged already."""
         made = cls.__new__(cls)
         made._prepare(config, trained, device)
         return made
 
-    def _prepare(self, config: ExtractConfig, trained: TrainedCheckpoint, device: torch.device | str | None) -> None:
+    def _prepare(
+        self, config: ExtractConfig, trained: TrainedCheckpoint | ExportedFile, device: torch.device | str | None
+    ) -> None:
+        if isinstance(trained, ExportedFile):
+            config, device = trained.extraction(config), "cpu"
         self.config, self.recipe = config, recipe_of(config)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         load_decoder(config.data.decoder)
@@ -96,12 +104,19 @@ class FeatureExtractor:
         self.dtype = resolve_precision(config.precision, self.device)
         self.views_per_step = config.views_per_step or VIEWS_PER_PASS[self.device.type]
         self.multi_label = trained.config.data.is_multi_label
-        network = trained.build_network(self.recipe.frames)
-        size = self.recipe.crop_size or self.recipe.short_side
-        _check_fit(network, self.recipe.frames, size)
-        floating = input_dtype(self.dtype)
-        self.network = network.to(self.device, floating, memory_format=torch.channels_last_3d).eval()
-        self._normalize = Normalizer(Colours(config.data.mean, config.data.std), self.device, floating)
+        size, floating = self.recipe.crop_size or self.recipe.short_side, input_dtype(self.dtype)
+        self._normalize: Callable[[Tensor], Tensor] = Normalizer(
+            Colours(config.data.mean, config.data.std), self.device, floating
+        )
+        if isinstance(trained, ExportedFile):
+            trained.check_clip(self.recipe.frames, size, "snippet.frames, crop_size")
+            self.network = trained.network
+            if trained.normalizes:
+                self._normalize = lambda clips: clips
+        else:
+            network = trained.build_network(self.recipe.frames)
+            _check_fit(network, self.recipe.frames, size)
+            self.network = network.to(self.device, floating, memory_format=torch.channels_last_3d).eval()
         self._copy = CopyStream(self.device)
 
     def __call__(self, video: VideoSource) -> np.ndarray:

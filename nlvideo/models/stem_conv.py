@@ -31,8 +31,7 @@ class StemConv(TemporalConv):
         super().__init__(COLOURS, channels, *sizes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = _compute_dtype(x)
-        if x.device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        if x.device.type != "cuda" or (dtype := _compute_dtype(x)) not in (torch.bfloat16, torch.float16):
             return super().forward(x)
         return conv_of_four_pixels(x.to(dtype), self.weight.to(dtype), self.stride[0], self.kernel_size[0] // 2)
 
@@ -63,7 +62,6 @@ def conv_of_four_pixels(x: Tensor, weight: Tensor, stride: int, padding: int) ->
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """Returns the type that a convolution of x is computed in."""
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype
+    """Returns the type that a convolution of x, on a GPU, is computed in."""
+    autocast = x.dtype != torch.float64 and torch.is_autocast_enabled("cuda")
+    return torch.get_autocast_dtype("cuda") if autocast else x.dtype

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nlvideo.runtime.errors import UserError, UserFileExistsError
+from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError
 
 # What a killed process leaves of a file, and SQLite of one that it wrote to
 PARTIAL_FILE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part(?:-journal)?", re.DOTALL)
@@ -42,19 +42,35 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        if path.exists():
+        if os.path.lexists(path):
             raise UserFileExistsError(f"{path} exists already; nothing is overwritten.")
         partial.mkdir()
         yield partial
         for file in partial.iterdir():
             with open(file, "r+b") as written:
                 os.fsync(written.fileno())
-        if path.exists():
+        sync_folder(partial)
+        if os.path.lexists(path):
             raise UserFileExistsError(f"{path} exists already; nothing is overwritten.")
         partial.rename(path)
         sync_folder(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def reporting_disk_errors(path: Path) -> Iterator[None]:
+    """Makes one line of what a disk refuses, such as a file for which it has no room.
+
+    Raises:
+        RunFailed: names the file or folder.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise RunFailed(f"{path} could not be written: {error.strerror or error}.") from None
 
 
 def write_text(path: Path, text: str) -> None:

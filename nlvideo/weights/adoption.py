@@ -4,19 +4,25 @@ The command line wins: a key that it states, by itself or through a file that it
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from nlvideo.config.compose import from_container, to_container
 from nlvideo.config.schema import TrainConfig
 from nlvideo.config.stated_keys import is_stated
 from nlvideo.runtime.errors import UserError
-from nlvideo.weights.weights_file import BLOCK_KEYS, PICTURE_KEYS, WeightsFile, function_values, read_weights
+from nlvideo.weights.function_keys import BLOCK_KEYS, PICTURE_KEYS, function_values
+from nlvideo.weights.hub import pinned
+from nlvideo.weights.weights_file import WeightsFile, read_weights
 
 
 def take_from_pretrained(
     config: TrainConfig, stated: Mapping[str, Any], begun: Mapping[str, Any] | None = None
 ) -> TrainConfig:
     """Returns the config with the values that its model.pretrained brings along.
+
+    A repository of the hub is pinned to the commit that its name stands for now, so that the weights which are loaded
+    later, on every rank, are those that the values come from.
 
     Args:
         config: as composed.
@@ -30,14 +36,23 @@ def take_from_pretrained(
     pretrained = config.model.pretrained
     if begun is not None:
         before = begun.get("model", {}).get("pretrained")
-        new = pretrained is None and before is None  # without pretrained weights, then as now
-        return config if new else take(config, stated, function_values(begun))
+        if pretrained is None and before is None:  # without pretrained weights, then as now
+            return config
+        config = take(config, stated, function_values(begun))
+        same = pretrained is not None and before is not None and before.startswith(f"{pretrained}@")
+        return with_pretrained(config, before) if same else config
     if pretrained is None or pretrained == "imagenet":
         return config
+    pretrained = pinned(pretrained)
+    config = with_pretrained(config, pretrained)
     file = read_weights(pretrained, stated.get("block.mode"), lazily=True)
     config = take(config, stated, file.values)
     refuse_blocks_without_place(config, file)
     return config
+
+
+def with_pretrained(config: TrainConfig, name: str) -> TrainConfig:
+    return replace(config, model=replace(config.model, pretrained=name))
 
 
 def take(config: TrainConfig, stated: Collection[str], values: Mapping[str, Any]) -> TrainConfig:

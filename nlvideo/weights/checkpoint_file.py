@@ -3,7 +3,8 @@
 import errno
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from nlvideo.runtime.files import replacing
 FORMAT = 3  # raised when an older program could misread a newer file
 FORMAT_WITHOUT_EMA = 2  # which older programs read too
 KEYS = ("format", "sha256", "model", "step", "config", "classes")
+ORIGIN = "origin"  # of a checkpoint that no run wrote, such as "PySlowFast weights"
 NEWEST_FILE = "checkpoint.pt"  # a run's newest checkpoint, in its folder
 
 
@@ -30,6 +32,15 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """
     content = {"format": FORMAT if content.get("ema") else FORMAT_WITHOUT_EMA, **content}
     content["sha256"] = digest(content)
+    save_tensors(path, content)
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """Writes a file for torch.load whole.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
     with replacing(path) as partial, open(partial, "wb") as file:
         try:
             torch.save(content, file)
@@ -108,6 +119,15 @@ def check_format(content: Any, path: str | Path) -> None:
     if not isinstance(content, Mapping) or any(key not in content for key in KEYS):
         held = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(f"{path} is not an nlvideo checkpoint: it holds {held}; expected {', '.join(KEYS)}.")
+
+
+@contextmanager
+def naming(path: str | Path, *, in_one_line: bool = False) -> Iterator[None]:
+    """Puts the file's name before what a UserError says of it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {'; '.join(str(error).splitlines()) if in_one_line else error}") from None
 
 
 def evaluation_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:

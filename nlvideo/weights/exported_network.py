@@ -6,8 +6,10 @@ says that it is trusted.
 """
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from nlvideo.config.compose import from_container
-from nlvideo.config.schema import TrainConfig
+from nlvideo.config.schema import ExtractConfig, TrainConfig
 from nlvideo.data.lists.class_file import has_names
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.weights.foreign_files import EXPORT_ENDINGS
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 
 DESCRIPTION = "description.json"  # in a .pt2 archive; an .onnx file has one entry a key
+DESCRIBED = (  # the keys of a description that are read
+    *("input", "normalization", "num_frames", "frame_stride", "clip_fps", "short_side", "crop_size", "views"),
+    *("output", "step", "classes"),
+)
+ONNX_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 class ExportedNetwork(nn.Module):
@@ -69,21 +76,51 @@ class ExportedFile:
             return self
         return dataclasses.replace(self, classes=list(names))
 
-    def check_clip(self, num_frames: int, size: int) -> None:
-        """Raises UserError if the network does not take clips of this size."""
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def __reduce__(self) -> tuple[Callable, tuple[Path]]:
+        """Makes every rank of an extraction open the file itself."""
+        return read_network, (self.path,)
+
+    def check_clip(self, num_frames: int, size: int, keys: str = "data.num_frames, data.test.crop_size") -> None:
+        """Raises UserError if the network does not take clips of this size; `keys` are those that set it."""
         if (num_frames, size, size) != self.clip_shape:
             frames, height, width = self.clip_shape
             raise UserError(
                 f"{self.path} takes clips of {frames} frames of {height}x{width} alone, not {num_frames} of "
-                f"{size}x{size} (data.num_frames, data.test.crop_size); export again, or give the checkpoint."
+                f"{size}x{size} ({keys}); export again, or give the checkpoint."
             )
 
+    def extraction(self, config: ExtractConfig) -> ExtractConfig:
+        """Returns the settings of an extraction, whose crops are those that the network takes unless they say another.
 
-def read_network(path: str | Path, trusted: bool = False) -> TrainedCheckpoint | ExportedFile:
+        Raises:
+            UserError: settings that need more than the logits of such crops.
+        """
+        if config.layer != "head":
+            raise UserError(
+                f"layer={config.layer}: {self.path} is an exported network, which gives layer=head alone; for res5 and "
+                "res4 give its checkpoint."
+            )
+        if config.crops == "full":
+            size = self.clip_shape[1]
+            raise UserError(f"crops=full: {self.path} takes crops of {size} alone. Choose from: 1, 3, 5, 10.")
+        if config.precision not in ("auto", "float32"):
+            raise UserError(f"precision={config.precision}: {self.path} runs in float32.")
+        own, data = self.config.data, config.data
+        if self.normalizes and (own.mean, own.std) != (data.mean, data.std):
+            raise UserError(f"data.mean, data.std or preset={config.preset}: {self.path} normalises its clips itself.")
+        return config if config.crop_size else dataclasses.replace(config, crop_size=self.clip_shape[1])
+
+
+def read_network(path: str | Path, trusted: bool | None = None) -> TrainedCheckpoint | ExportedFile:
     """Reads a network that can score clips: what read_trained() takes, or a file of tools/export.py.
 
     Args:
-        trusted: the user says that a .pt2 archive may run code.
+        trusted: the user says that a .pt2 archive may run code; None: there is no way to say so.
 
     Raises:
         UserError: as read_trained(); an export that cannot be read, that does not describe its clips, or a .pt2 archive
@@ -95,10 +132,18 @@ def read_network(path: str | Path, trusted: bool = False) -> TrainedCheckpoint |
     if not path.is_file():
         raise UserFileNotFoundError(f"The exported network {path} does not exist.")
     run, described = _open_onnx(path) if path.suffix == ".onnx" else _open_archive(path, trusted)
-    try:
+    with _describing(path):
         return _exported(path, run, described)
+
+
+@contextmanager
+def _describing(path: Path) -> Iterator[None]:
+    """Makes one line of a description that lacks something or has something of another kind."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not describe its clips as tools/export.py does: {error}.") from None
+        said = "; ".join(str(error).splitlines()) if isinstance(error, UserError) else repr(error)
+        raise UserError(f"{path} does not describe its clips as tools/export.py does: {said}") from None
 
 
 def _exported(path: Path, run: Callable[[Tensor], Tensor], described: Mapping[str, Any]) -> ExportedFile:
@@ -127,14 +172,43 @@ def _open_onnx(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        held = session.get_modelmeta().custom_metadata_map
-        described = {key: json.loads(value) for key, value in held.items()}
     except Exception as error:  # its errors have no common class of their own
         raise UserError(f"{path} is not an ONNX file that can be read: {_first_line(error)}") from None
+    held = session.get_modelmeta().custom_metadata_map
+    with _describing(path):  # programs of others may have added entries
+        described = {key: json.loads(held[key]) for key in DESCRIBED}
+        _check_described(session, described)
     return lambda clips: torch.from_numpy(session.run(["logits"], {"clips": clips.numpy()})[0]), described
 
 
-def _open_archive(path: Path, trusted: bool) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+def _check_described(session: Any, described: Mapping[str, Any]) -> None:
+    """Raises UserError unless an ONNX file takes the clips and returns the logits that its description says."""
+    for title, nodes, said, dtype in (
+        ("input", session.get_inputs(), described["input"], described["input"]["dtype"]),
+        ("output", session.get_outputs(), described["output"], "float32"),
+    ):
+        found = [(node.name, ONNX_TYPES.get(node.type, node.type), _fixed(node.shape)) for node in nodes]
+        if found != [(said["name"], dtype, _fixed(said["shape"]))]:
+            raise UserError(f"its {title} is to be {said['name']}, {dtype} {said['shape']}, and is {found}")
+    sizes, colours = [described[key] for key in ("num_frames", "crop_size", "crop_size")], described["normalization"]
+    for title, one, other in (
+        ("input and num_frames, crop_size", described["input"]["shape"][2:], sizes),
+        ("output and classes", described["output"]["shape"][1:], [len(described["classes"])]),
+        ("input and normalization", described["input"]["dtype"], "uint8" if colours["inside"] else "float32"),
+        ("names", [described["input"]["name"], described["output"]["name"]], ["clips", "logits"]),
+    ):
+        if one != other:
+            raise UserError(f"its description contradicts itself in {title}: {one} and {other}")
+
+
+def _fixed(shape: Sequence[Any]) -> list[int | None]:
+    """Returns a shape without what the dimensions that vary are called."""
+    return [size if isinstance(size, int) else None for size in shape]
+
+
+def _open_archive(path: Path, trusted: bool | None) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    if trusted is None:
+        raise UserError(f"{path}: of exported networks an .onnx file is taken here, and no .pt2 archive.")
     if not trusted:
         raise UserError(
             f"{path} could run code: torch unpickles and evaluates what a .pt2 archive holds. If you made it yourself, "

@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.weights.checkpoint_file import refuse_unreadable
-from nlvideo.weights.published import is_published, published_content
+from nlvideo.weights.published import (
+    PUBLISHED_CLASSES,
+    PUBLISHED_CONFIG,
+    WEIGHTS_MARK,
+    is_published,
+    published_content,
+)
 
 EXPORT_ENDINGS = (".onnx", ".pt2")  # of what tools/export.py writes
 _STATES = ("model_state", "state_dict", "blobs")  # where projects keep their weights, if not at the top
@@ -41,17 +48,31 @@ def read_weights_file(path: str | Path, *, lazily: bool = False) -> Any:
     if not path.is_file():
         raise UserFileNotFoundError(f"The checkpoint {path} does not exist.")
     if path.suffix in EXPORT_ENDINGS:
-        raise UserError(f"{path} is an exported network, which nlvideo-predict alone takes; give its checkpoint here.")
+        raise UserError(
+            f"{path} is an exported network, which only nlvideo-predict and nlvideo-extract take; give its checkpoint."
+        )
     try:
         with open(path, "rb") as file:
             start = file.read(len(_LEGACY_TORCH))
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
         if start.startswith(_ZIP) or start == _LEGACY_TORCH:
             return _read_torch(path, lazily and start.startswith(_ZIP))
         return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except UserError:
+        raise
     except Exception as error:  # a corrupt file fails in as many ways as pickle and zip have
         refuse_unreadable(path, error)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        if WEIGHTS_MARK.items() <= (file.metadata() or {}).items():
+            raise UserError(
+                f"{path} holds a published network's weights alone, which do not tell what they compute; give its "
+                f"folder, with {PUBLISHED_CONFIG} and {PUBLISHED_CLASSES}."
+            )
+    return safetensors.torch.load_file(path)
 
 
 def weights_in(content: Any) -> dict[str, Tensor]:

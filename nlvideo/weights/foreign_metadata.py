@@ -93,6 +93,8 @@ def _of_mmaction2(text: Any) -> dict[str, Any]:
             for theirs, ours in (("clip_len", "num_frames"), ("frame_interval", "frame_stride")):
                 if isinstance(step.get(theirs), int):
                     values[f"data.{ours}"] = step[theirs]
+    if _part(model, "cls_head").get("multi_class") is True:
+        values["data.multi_label"] = True
     for theirs in ("mean", "std"):
         numbers = _part(model, "data_preprocessor").get(theirs)
         if isinstance(numbers, list) and _are_colours(numbers):

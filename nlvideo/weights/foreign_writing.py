@@ -14,16 +14,16 @@ import yaml
 from torch import Tensor
 
 from nlvideo.config.compose import to_container
-from nlvideo.config.schema import BlockConfig, TrainConfig
+from nlvideo.config.schema import TrainConfig
 from nlvideo.models.resnet import DEPTHS, LAYOUTS, STAGES
 from nlvideo.runtime.errors import UserError
 from nlvideo.weights.adoption import shown
 from nlvideo.weights.checkpoint_file import evaluation_weights
 from nlvideo.weights.foreign_metadata import ARCHS_OF_ALL_FRAMES, INSTANTIATIONS, STEMS_2D, STEMS_3D
+from nlvideo.weights.function_keys import function_values
 from nlvideo.weights.importers import import_weights
 from nlvideo.weights.sources import SOURCES
 from nlvideo.weights.trained_network import TrainedCheckpoint
-from nlvideo.weights.weights_file import function_values
 
 _PAPER_PLACES = ("res3.1", "res3.3", "res4.1", "res4.3", "res4.5")
 
@@ -93,6 +93,8 @@ def _refuse_what_is_lacking(config: TrainConfig, project: str) -> None:
         refuse("block.kind", block.kind, f"no blocks in its {model.layout}, which is a 2D network")
     if block.kind == "non_local" and block.mode not in limits.modes:
         refuse("block.mode", block.mode, ", ".join(limits.modes))
+    if block.kind == "non_local" and block.inside:
+        refuse("block.inside", True, "its blocks behind the residual block")
     if block.kind == "non_local" and not block.norm:
         refuse("block.norm", False, "a norm at the end of every block")
     if limits.one_network and model.depth != 50:
@@ -120,12 +122,11 @@ def _their_state(ours: Mapping[str, Tensor], config: TrainConfig, project: str) 
 
 def _with_their_biases(state: dict[str, Tensor], out_bias: bool) -> tuple[dict[str, Tensor], list[str]]:
     """Returns the state with the biases that the project's blocks have, and no others, and what was done."""
-    notes = []
+    notes, parts = [], ("theta", "phi", "g", *(["out"] if out_bias else []))
     added = [
         key.replace("weight", "bias")
         for key in state
-        if key.endswith(("_nl.theta.weight", "_nl.phi.weight", "_nl.g.weight", "_nl.out.weight"))
-        and key.replace("weight", "bias") not in state
+        if key.endswith(tuple(f"_nl.{part}.weight" for part in parts)) and key.replace("weight", "bias") not in state
     ]
     for key in added:
         state[key] = torch.zeros(len(state[key.replace("bias", "weight")]))
@@ -144,18 +145,18 @@ def _with_their_biases(state: dict[str, Tensor], out_bias: bool) -> tuple[dict[s
 
 
 def _compare(content: Any, config: TrainConfig, project: str) -> list[str]:
-    """Returns notes on clips and colours that the file does not tell.
+    """Returns notes on clips, pictures, colours and labels that the file does not tell.
 
     Raises:
         UserError: read back, the file is another network.
     """
     title, depth = SOURCES[project].title, f"r{config.model.depth}"
-    theirs = function_values({"block": to_container(BlockConfig())}) | import_weights(content, project).values
-    ours, lost = function_values(to_container(config)), []
+    theirs = _values_of(TrainConfig()) | import_weights(content, project).values
+    ours, lost = _values_of(config), []
     if config.block.kind == "none":
         ours = {key: value for key, value in ours.items() if not key.startswith("block.") or key == "block.kind"}
     for key, value in ours.items():
-        if key in ("block.bias", "block.init") or key not in theirs:  # how it began is no matter of weights
+        if key in ("block.bias", "block.init"):  # how it began is no matter of weights
             continue
         found = theirs[key]
         if key == "block.places":
@@ -167,8 +168,12 @@ def _compare(content: Any, config: TrainConfig, project: str) -> list[str]:
         if not key.startswith("data."):
             raise UserError(f"{title} has no {key}={shown(value)} in this network; it has {shown(found)}.")
         lost.append(f"{key}={shown(value)} ({shown(found)})")
-    said = f"the file does not tell, and {title} assumes (in brackets): {', '.join(lost)}"
+    said = f"nlvideo does not find these in the file, and takes what is in brackets: {', '.join(lost)}"
     return [said] if lost else []
+
+
+def _values_of(config: TrainConfig) -> dict[str, Any]:
+    return function_values(to_container(config)) | {"data.multi_label": config.data.is_multi_label}
 
 
 def _config_of_pyslowfast(trained: TrainedCheckpoint) -> dict[str, Any]:
@@ -184,6 +189,8 @@ def _config_of_pyslowfast(trained: TrainedCheckpoint) -> dict[str, Any]:
             "ARCH": slow if model.stem == "all_frames" and slow in ARCHS_OF_ALL_FRAMES else model.layout,
             "MODEL_NAME": "ResNet",
             "NUM_CLASSES": len(trained.classes),
+            # its tests apply HEAD_ACT, a softmax by default
+            **({"HEAD_ACT": "sigmoid"} if data.is_multi_label else {}),
         },
         "RESNET": {
             "DEPTH": model.depth,
@@ -212,12 +219,22 @@ def _config_of_pyslowfast(trained: TrainedCheckpoint) -> dict[str, Any]:
 def _config_of_mmaction2(trained: TrainedCheckpoint) -> str:
     """Returns the part of an mmaction2 config, Python, that makes this network and its clips."""
     config, data = trained.config, trained.config.data
-    head = {"type": "I3DHead", "num_classes": len(trained.classes), "in_channels": 32 * config.model.width}
-    processor: dict[str, Any] = {"type": "ActionDataPreprocessor", "format_shape": "NCTHW"}
-    processor |= {key: [255 * value for value in values] for key, values in (("mean", data.mean), ("std", data.std))}
+    backbone = _backbone_of_mmaction2(config)
+    frame_by_frame = backbone["type"] == "ResNet"  # the config of its own such models starts from its tsn_r50.py
+    head: dict[str, Any] = {"type": "TSNHead" if frame_by_frame else "I3DHead", "spatial_type": "avg"}
+    head |= {"num_classes": len(trained.classes), "in_channels": 32 * config.model.width}
+    if frame_by_frame:
+        head["consensus"] = {"type": "AvgConsensus", "dim": 1}
+    if data.is_multi_label:
+        head |= {"multi_class": True, "loss_cls": {"type": "BCELossWithLogits"}}
+    processor: dict[str, Any] = {
+        "type": "ActionDataPreprocessor",
+        "format_shape": "NCHW" if frame_by_frame else "NCTHW",
+        **{key: [255 * value for value in values] for key, values in (("mean", data.mean), ("std", data.std))},
+    }
     model = {
-        "type": "Recognizer3D",
-        "backbone": _backbone_of_mmaction2(config),
+        "type": "Recognizer2D" if frame_by_frame else "Recognizer3D",
+        "backbone": backbone,
         "cls_head": head,
         "data_preprocessor": processor,
     }

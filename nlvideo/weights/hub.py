@@ -11,15 +11,42 @@ from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.weights.checkpoint_file import NEWEST_FILE
 from nlvideo.weights.published import PUBLISHED_CONFIG, PUBLISHED_FILES, is_published, published_config
 
-_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?")
+_REPOSITORY = re.compile(r"(\w[\w.-]*)/\w[\w.-]*(@\w[\w./-]*)?")
+_PINNED = re.compile(r".+@[0-9a-f]{40}")  # by its commit
 # What ends so names a file, which is missing then
-_FILE_ENDINGS = (".pt", ".pth", ".pyth", ".pkl", ".ckpt", ".bin", ".safetensors", ".onnx", ".pt2")
+WEIGHTS_ENDINGS = (".pt", ".pth", ".pyth", ".pkl", ".ckpt", ".bin", ".safetensors", ".onnx", ".pt2")
+_FILE_ENDINGS = (
+    *WEIGHTS_ENDINGS,
+    *(".yaml", ".yml", ".json", ".csv", ".txt", ".npz", ".npy", ".tar", ".zip", ".gz", ".mp4", ".mkv", ".avi", ".webm"),
+)
+RUNS = "outputs"  # where runs go if nothing else is said
 
 
 def is_repository(name: str | Path) -> bool:
-    """Returns whether this names a repository of the hub: what exists here is no such name."""
+    """Returns whether this names a repository of the hub.
+
+    What exists here is no such name, and neither is anything in a folder that exists here, or in that of the runs: it
+    is a mistyped path, which must not be sent to a stranger, or answered by one.
+    """
     text = str(name)
-    return bool(_REPOSITORY.fullmatch(text)) and not text.endswith(_FILE_ENDINGS) and not Path(text).exists()
+    found = _REPOSITORY.fullmatch(text)
+    if found is None or text.endswith(_FILE_ENDINGS) or Path(text).exists():
+        return False
+    return found[1] != RUNS and not Path(found[1]).is_dir()
+
+
+def is_pinned(name: str) -> bool:
+    """Returns whether this names a commit of a repository, as pinned() does."""
+    return bool(_REPOSITORY.fullmatch(name) and _PINNED.fullmatch(name))
+
+
+def pinned(name: str) -> str:
+    """Returns the name of the commit that a repository's name stands for now; any other name as it is.
+
+    Raises:
+        UserError: as local_weights().
+    """
+    return f"{name.partition('@')[0]}@{local_weights(name).name}" if is_repository(name) else name
 
 
 def local_weights(name: str | Path) -> Path:
@@ -30,20 +57,30 @@ def local_weights(name: str | Path) -> Path:
             repository of the hub, if nothing here is called so.
 
     Raises:
-        UserError: the repository cannot be had, or holds no network of ours.
+        UserError: the repository cannot be had, or holds no network of ours; a folder that is none of these.
     """
     if is_repository(name):
         with _without_notes():
             return _fetched(str(name))
     path = Path(name)
-    return path / NEWEST_FILE if path.is_dir() and not is_published(path) else path
+    if not path.is_dir() or is_published(path):
+        return path
+    if not (path / NEWEST_FILE).exists():
+        raise UserFileNotFoundError(
+            f"{path} is neither a run's folder, with {NEWEST_FILE}, nor a published network's, with "
+            f"{', '.join(PUBLISHED_FILES)}."
+        )
+    return path / NEWEST_FILE
 
 
 @contextmanager
 def _without_notes() -> Iterator[None]:
-    """Keeps the client's line for each request off the standard output, where Hydra puts it and results belong."""
+    """Keeps the client's lines, for each request and each new try, off the standard output.
+
+    Hydra puts them there, where results belong. What is the matter in the end is an error.
+    """
     before = logging.root.manager.disable
-    logging.disable(max(before, logging.INFO))
+    logging.disable(max(before, logging.WARNING))
     try:
         yield
     finally:
@@ -58,7 +95,7 @@ def _fetched(name: str) -> Path:
         from huggingface_hub import errors
     except ImportError:
         reason = "the package huggingface_hub is not installed (pip install 'nlvideo[hub]')"
-        raise UserFileNotFoundError(_by_hand(repository, reason)) from None
+        raise UserFileNotFoundError(_by_hand(name, reason)) from None
     try:
         config = Path(huggingface_hub.hf_hub_download(repository, PUBLISHED_CONFIG, revision=revision or None))
         _check_ours(huggingface_hub, config, name)
@@ -67,7 +104,7 @@ def _fetched(name: str) -> Path:
             huggingface_hub.hf_hub_download(repository, file, revision=config.parent.name)
         return config.parent
     except errors.LocalEntryNotFoundError:
-        raise UserFileNotFoundError(_by_hand(repository, "the hub cannot be reached")) from None
+        raise UserFileNotFoundError(_by_hand(name, "the hub cannot be reached")) from None
     except errors.EntryNotFoundError:
         raise UserFileNotFoundError(
             f"{name} on the hub is no network of nlvideo's: of {', '.join(PUBLISHED_FILES)} it lacks some. It holds: "
@@ -79,11 +116,13 @@ def _fetched(name: str) -> Path:
         ) from None
     except errors.RepositoryNotFoundError:
         reason = "the hub has no repository of this name that you may see"
-        raise UserFileNotFoundError(_by_hand(repository, reason)) from None
+        raise UserFileNotFoundError(_by_hand(name, reason)) from None
     except errors.RevisionNotFoundError:
         raise UserFileNotFoundError(f"{repository} on the hub has no revision {revision}.") from None
-    except (OSError, errors.HFValidationError) as error:  # of the network, or the disk
-        raise UserFileNotFoundError(_by_hand(repository, str(error).splitlines()[0])) from None
+    except Exception as error:
+        if not _is_of_the_transfer(error):
+            raise
+        raise UserFileNotFoundError(_by_hand(name, _first_line(error))) from None
 
 
 def _check_ours(huggingface_hub: Any, config: Path, name: str) -> None:
@@ -97,12 +136,31 @@ def _check_ours(huggingface_hub: Any, config: Path, name: str) -> None:
 
 def _held(huggingface_hub: Any, name: str) -> str:
     repository, _, revision = name.partition("@")
-    files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision or None)
+    try:
+        files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision or None)
+    except Exception:  # whatever it is, it must not take the place of what is being said
+        return "files that cannot be listed now"
     return ", ".join(files[:6]) + (", ..." if len(files) > 6 else "")
 
 
-def _by_hand(repository: str, reason: str) -> str:
+def _is_of_the_transfer(error: Exception) -> bool:
+    """Returns whether an error of the hub's client is one of the connection, the disk or the name.
+
+    Those of a connection are the HTTP library's own: OSErrors of requests, or errors of any version of httpx, which
+    are none.
+    """
+    return isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "huggingface_hub"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _by_hand(name: str, reason: str) -> str:
+    repository, _, revision = name.partition("@")
+    tree = f"/tree/{revision}" if revision else ""
     return (
         f"{repository} is no file or folder here, and was not downloaded: {reason}. You can put "
-        f"{', '.join(PUBLISHED_FILES)} of https://huggingface.co/{repository} into the folder {repository}."
+        f"{', '.join(PUBLISHED_FILES)} of https://huggingface.co/{repository}{tree} into the folder {repository}"
+        f"{', and give its name alone' if revision else ''}."
     )

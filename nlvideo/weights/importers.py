@@ -5,19 +5,18 @@ then from the project's preset, which is assumed.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.errors import UserError
+from nlvideo.weights.fitting import listed
 from nlvideo.weights.foreign_files import weights_in
 from nlvideo.weights.foreign_metadata import metadata_classes, metadata_values
 from nlvideo.weights.foreign_networks import AMBIGUOUS_MODES, network_values
-from nlvideo.weights.inflate import inflate_state_dict
 from nlvideo.weights.sources import SOURCES, recognise
 
 CONVERTER = "tools/convert_weights.py FILE OUT.pt"
@@ -107,7 +106,7 @@ def _renamed(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         else:
             state[ours] = value
     if unknown:
-        raise UserError(f"{len(unknown)} keys are unknown for {source}: {_first(unknown)}.")
+        raise UserError(f"{len(unknown)} keys are unknown for {source}: {listed(unknown)}.")
     if "fc.weight" in state:
         state["fc.weight"] = state["fc.weight"].flatten(1)  # Caffe2's test network has a 1x1x1 convolution
     for key in [key for key in state if key.endswith("_nl.out.weight")]:  # mmcv leaves the bias out before a norm
@@ -145,38 +144,3 @@ def _settle_mode(
             f"its blocks have theta and phi, and nothing in it tells their mode, of which {SOURCES[source].title} "
             f"publishes several: give {choices}, with model.pretrained, or to {CONVERTER}."
         )
-
-
-def fitted(network: VideoResNet, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the whole state of a network from weights by our names; 2D kernels are inflated.
-
-    Raises:
-        UserError: names every kind of mismatch with its first keys.
-    """
-    target, found, wrong = network.state_dict(), dict(state), []
-    for key, value in state.items():
-        if key in target and value.shape != target[key].shape:
-            try:
-                found |= inflate_state_dict({key: value}, target)
-            except ValueError:
-                wrong.append(f"{key} {tuple(value.shape)} instead of {tuple(target[key].shape)}")
-    for key in target.keys() - found.keys():
-        if key.endswith("num_batches_tracked"):
-            found[key] = target[key]
-    missing, surplus = sorted(target.keys() - found.keys()), sorted(found.keys() - target.keys())
-    report = [
-        f"{len(keys)} {what}: {_first(keys)}"
-        for what, keys in (
-            ("keys have another shape", wrong),
-            ("keys of the network are not in the file", missing),
-            ("keys of the file are not in the network", surplus),
-        )
-        if keys
-    ]
-    if report:
-        raise UserError("it does not fit the network that the config describes:\n  " + "\n  ".join(report))
-    return found
-
-
-def _first(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")

@@ -1,8 +1,7 @@
 """A trained network's file, ours or another project's, read once: the network that it holds, its config and classes."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,18 @@ from nlvideo.runtime.errors import UserError
 from nlvideo.weights.adoption import shown, take
 from nlvideo.weights.checkpoint_file import (
     FORMAT,
+    ORIGIN,
     check_content,
     digest,
     evaluation_weights,
     is_ours,
     load_checkpoint,
+    naming,
 )
+from nlvideo.weights.fitting import check_fits, check_width, fitted
 from nlvideo.weights.foreign_files import read_weights_file
 from nlvideo.weights.hub import is_repository, local_weights
-from nlvideo.weights.importers import ImportedWeights, fitted, import_weights
+from nlvideo.weights.importers import ImportedWeights, import_weights
 from nlvideo.weights.published import is_published
 from nlvideo.weights.sources import SOURCES
 
@@ -62,6 +64,11 @@ class TrainedCheckpoint:
         return self.content["step"]
 
     @property
+    def origin(self) -> str | None:
+        """Whose weights these are, such as "PySlowFast weights"; None: a run's of ours, or not recorded."""
+        return self.content.get(ORIGIN)
+
+    @property
     def sha256(self) -> str:
         """Of the content, not of the file."""
         return self.content["sha256"]
@@ -72,10 +79,17 @@ class TrainedCheckpoint:
         Args:
             num_frames: of the clips it will see; None: as in training. The head averages over the extent of the
                 training crop, whatever is evaluated.
+
+        Raises:
+            UserError: the weights are not those of the network that the config describes.
         """
         clip = dataclasses.replace(self.config.data, num_frames=num_frames or self.config.data.num_frames)
-        network = build_model(self.config.model, self.config.block, clip, len(self.classes))
-        network.load_state_dict(evaluation_weights(self.content))
+        state = evaluation_weights(self.content)
+        with naming(self.path, in_one_line=True):
+            check_width(state, self.config.model.width)
+            network = build_model(self.config.model, self.config.block, clip, len(self.classes))
+            check_fits(network, state)
+        network.load_state_dict(state)
         return network
 
 
@@ -90,7 +104,7 @@ def read_trained(path: str | Path) -> TrainedCheckpoint:
     if is_ours(content):
         check_content(content, path)
         return _of_ours(path, content)
-    with _naming(path):
+    with naming(path):
         imported = import_weights(content)
         if imported.flat:
             raise UserError(
@@ -120,7 +134,7 @@ def read_imported(path: str | Path, source: str | None = None, config: Sequence[
     if is_ours(content):
         raise UserError(f"{path} is an nlvideo checkpoint, which brings its own config; leave source and config out.")
     modes = [item.partition("=")[2] for item in config if item.startswith("block.mode=")]
-    with _naming(path):
+    with naming(path):
         return _as_trained(path, import_weights(content, source, modes[-1] if modes else None), config)
 
 
@@ -151,16 +165,9 @@ def load_model(path: str | Path, *, source: str | None = None, config: Sequence[
 
 
 def _of_ours(path: Path, content: dict[str, Any]) -> TrainedCheckpoint:
-    return TrainedCheckpoint(path, from_container(TrainConfig, content["config"]), list(content["classes"]), content)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Puts the file's name before what a UserError says of it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    with naming(path, in_one_line=True):
+        config = from_container(TrainConfig, content["config"])
+    return TrainedCheckpoint(path, config, list(content["classes"]), content)
 
 
 def _as_trained(path: Path, imported: ImportedWeights, config: Sequence[str]) -> TrainedCheckpoint:
@@ -182,7 +189,8 @@ def _as_trained(path: Path, imported: ImportedWeights, config: Sequence[str]) ->
     }
     said = [f"{key}={shown(imported.values[key])}" for key in imported.assumed if not is_stated(key, left)]
     note = f"{path}: {imported.title}; assumed: {', '.join(said)}" if said else f"{path}: {imported.title}"
-    return TrainedCheckpoint(path, made, classes, content | {"sha256": digest(content)}, note)
+    # the origin came later, and evaluations know such files by the digest of the rest
+    return TrainedCheckpoint(path, made, classes, content | {"sha256": digest(content), ORIGIN: imported.title}, note)
 
 
 def checkpoint_path(name: str | Path) -> Path:

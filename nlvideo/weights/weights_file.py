@@ -1,6 +1,5 @@
 """A file of weights to start from, ours or another project's: what it holds, and what it says of its function."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,27 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from nlvideo.config.schema import BlockConfig
 from nlvideo.data.lists.class_file import has_names
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
-from nlvideo.weights.checkpoint_file import check_content, check_format, evaluation_weights, is_ours
+from nlvideo.weights.checkpoint_file import check_content, check_format, evaluation_weights, is_ours, naming
+from nlvideo.weights.fitting import check_width
 from nlvideo.weights.foreign_files import read_weights_file
+from nlvideo.weights.function_keys import FUNCTION_KEYS, function_values
 from nlvideo.weights.hub import local_weights
 from nlvideo.weights.importers import import_weights
-
-BLOCK_KEYS = tuple(f"block.{option.name}" for option in dataclasses.fields(BlockConfig))
-# The size of the pictures, which training and validation share: taken together, or not at all.
-PICTURE_KEYS = (
-    *("data.crop_size", "data.scale_range"),
-    *("data.test.short_side", "data.test.crop_size", "data.test.num_crops"),
-)
-# What makes a network compute what it computed: the keys that a new run takes over.
-FUNCTION_KEYS = (
-    *(f"model.{name}" for name in ("layout", "depth", "width", "stem")),
-    *BLOCK_KEYS,
-    *(f"data.{name}" for name in ("mean", "std", "num_frames", "frame_stride", "clip_fps")),
-    *PICTURE_KEYS,
-)
 
 
 @dataclass(frozen=True)
@@ -77,10 +63,8 @@ def read_weights(path: str | Path, mode: str | None = None, *, lazily: bool = Fa
         if is_ours(content):
             (check_format if lazily else check_content)(content, path)
             return _file_of_ours(content, str(path))
-        try:
+        with naming(path):
             return imported_file(content, str(path), mode=mode)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
     except UserFileNotFoundError as error:
         raise UserFileNotFoundError(f"model.pretrained: {error}") from None
     except UserError as error:
@@ -88,12 +72,14 @@ def read_weights(path: str | Path, mode: str | None = None, *, lazily: bool = Fa
 
 
 def _file_of_ours(content: Mapping[str, Any], name: str) -> WeightsFile:
-    classes = list(content["classes"])
+    classes, state, values = list(content["classes"]), evaluation_weights(content), function_values(content["config"])
+    with naming(name):
+        check_width(state, values.get("model.width"))
     return WeightsFile(
         name,
         "nlvideo checkpoint",
-        evaluation_weights(content),
-        function_values(content["config"]),
+        state,
+        values,
         classes=classes if has_names(classes) else None,
         num_classes=len(classes),
     )
@@ -111,18 +97,3 @@ def imported_file(content: Any, name: str, source: str | None = None, mode: str 
         classes=None if found.flat else found.classes,
         num_classes=len(found.state["fc.weight"]) if "fc.weight" in found.state and not found.flat else None,
     )
-
-
-def function_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {key: value} of the FUNCTION_KEYS that a config, stored as plain values, holds."""
-    values = {}
-    for key in FUNCTION_KEYS:
-        node: Any = config
-        for part in key.split("."):
-            node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
-        if node is not _ABSENT:
-            values[key] = node
-    return values
-
-
-_ABSENT = object()  # None is a value

@@ -1,6 +1,8 @@
 """Exported networks in the place of a checkpoint, and the example that runs one without this project."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -9,17 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from exports import CLASSES, checkpoint, export_tool, exported, shallow_depth, write_noisy_video
 from in_process import run_tool
-from PIL import Image
-from runs import config_of
 
-from nlvideo.build.model import build_model
-from nlvideo.config.compose import to_container
 from nlvideo.data.clips.view_sampling import CLIP_SAMPLINGS, view_indices
+from nlvideo.features.extractor import FeatureExtractor
 from nlvideo.prediction.predictor import Predictor
 from nlvideo.runtime.errors import UserError
-from nlvideo.runtime.video_writer import VideoWriter
-from nlvideo.weights.checkpoint_file import save_checkpoint
+from nlvideo.weights.exported_network import read_network
 from nlvideo.weights.trained_network import load_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "predict_with_onnxruntime.py"
@@ -27,106 +26,78 @@ pytest.importorskip("onnxruntime", reason="ONNX needs onnxruntime: pip install n
 pytest.importorskip("onnxscript", reason="ONNX needs onnxscript: pip install nlvideo[export]")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shallow_networks():
+    with shallow_depth():
+        yield
+
+
 @pytest.fixture(scope="module")
 def video(tmp_path_factory) -> Path:
-    """A video of 60 noisy, moving frames, wider than high, whose sizes the resized ones do not divide."""
-    path, rng = tmp_path_factory.mktemp("video") / "video.mp4", np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (24, 40, 3), dtype=np.uint8)).resize((160, 96), 3)
-    with VideoWriter(path, 25, {"crf": "10"}) as writer:
-        for i in range(60):
-            writer.write(np.roll(np.asarray(picture), 2 * i, (0, 1)[i % 2 :][:1])[:80, :110])
-    return path
-
-
-@pytest.fixture(scope="module")
-def exports(tmp_path_factory) -> Path:
-    """A folder with checkpoint.pt of an untrained network, whose scores differ, and its exports."""
-    folder = tmp_path_factory.mktemp("exports")
-    views = "data.test={num_clips: 3, num_crops: 3, short_side: 50, crop_size: 50}"
-    config = config_of(folder, folder, "block.norm=false", "data.crop_size=40", "data.scale_range=[40,50]", views)
-    torch.manual_seed(2)
-    network = build_model(config.model, config.block, config.data, 3).train()
-    with torch.no_grad():
-        for name, module in network.named_modules():
-            if isinstance(module, torch.nn.BatchNorm3d):
-                module.momentum = None
-                module.weight.fill_(0.3 if name.endswith("bn3") else 0.8)
-        network(torch.randn(8, 3, 4, 40, 40))
-        network.fc.weight.mul_(20)
-    content = {"model": network.state_dict(), "step": 2, "config": to_container(config)}
-    save_checkpoint(folder / "checkpoint.pt", content | {"classes": ["up", "down", "still"]})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(exports):
-    """Exports once for each ending and choice, on demand."""
-
-    def path_of(name: str, *options: str) -> Path:
-        if not (exports / name).exists():
-            tool = Path(__file__).parents[2] / "tools/export.py"
-            command = [sys.executable, tool, exports / "checkpoint.pt", exports / name, *options]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-            assert done.returncode == 0, done.stderr
-        return exports / name
-
-    return path_of
+    """A video wider than high, whose sizes the resized ones do not divide."""
+    return write_noisy_video(tmp_path_factory.mktemp("video") / "video.mp4", 80, 110)
 
 
 AS_EXPORTED = {"data.test.crop_size": 40, "precision": "float32"}
+NAMES = [
+    pytest.param("network.onnx", False, marks=pytest.mark.slow),
+    ("uint8.onnx", True),
+    ("network.pt2", False),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("network.onnx", []),
-        pytest.param("uint8.onnx", ["--normalize"], marks=pytest.mark.slow),
-        pytest.param("network.pt2", [], marks=pytest.mark.slow),
-    ],
-)
-def test_an_export_gives_the_scores_of_its_checkpoint(exports, exported, video, name, options):
+@pytest.mark.parametrize(("name", "uint8"), NAMES)
+def test_an_export_gives_the_scores_of_its_checkpoint(video, name, uint8):
     """Both exports of the documented pair of commands lie in one folder, each with its description."""
-    path = exported(name, *options)
+    path = exported(name, uint8)
     assert path.with_name(f"{name}.json").is_file()
-    expected = Predictor(exports / "checkpoint.pt", settings=AS_EXPORTED)
-    predictor = Predictor(path, settings={"trusted": True} if path.suffix == ".pt2" else None)
-    assert predictor.classes == ["up", "down", "still"] and predictor.device.type == "cpu"
+    expected = Predictor(checkpoint(), settings=AS_EXPORTED)
+    trusted = {"trusted": True} if path.suffix == ".pt2" else {}
+    predictor = Predictor(path, settings=trusted)
+    assert predictor.classes == CLASSES and predictor.device.type == "cpu"
     scores = expected.scores(video)
     assert np.ptp(scores) > 0.1
     np.testing.assert_allclose(predictor.scores(video), scores, atol=1e-5)
     np.testing.assert_allclose(predictor.slide(video).scores, expected.slide(video).scores, atol=1e-5)
     one = {"data.test.num_clips": 1, "data.test.num_crops": 1, "data.frame_stride": 3}
-    trusted = {"trusted": True} if path.suffix == ".pt2" else {}
     found = Predictor(path, settings=one | trusted).scores(video)
-    np.testing.assert_allclose(
-        found, Predictor(exports / "checkpoint.pt", settings=one | AS_EXPORTED).scores(video), atol=1e-5
-    )
+    np.testing.assert_allclose(found, Predictor(checkpoint(), settings=one | AS_EXPORTED).scores(video), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("network.onnx", []), pytest.param("uint8.onnx", ["--normalize"], marks=pytest.mark.slow)],
-)
-def test_the_example_gives_the_same_scores_without_this_project(exports, exported, video, tmp_path, name, options):
+@pytest.mark.parametrize(("name", "uint8"), NAMES[:2])
+@pytest.mark.parametrize(("height", "width"), [(80, 110), (96, 96), (96, 70)])
+def test_the_example_gives_the_same_scores_without_this_project(tmp_path, name, uint8, height, width):
+    path = exported(name, uint8)
+    video = write_noisy_video(tmp_path / "video.mp4", height, width)
+    done = run_example(path, video)
+    assert done.returncode == 0, done.stderr
+    predictor = Predictor(checkpoint(), settings=AS_EXPORTED)
+    expected = dict(zip(predictor.classes, predictor.scores(video), strict=True))
+    assert json.loads(done.stdout) == {key: pytest.approx(value, abs=2e-5) for key, value in expected.items()}
+
+
+def run_example(network: Path, video: Path) -> subprocess.CompletedProcess:
     blocked = (
         "import sys; sys.modules['torch'] = sys.modules['nlvideo'] = None; import runpy; sys.argv = sys.argv[1:]; "
     )
     run = f"{blocked}runpy.run_path(sys.argv[0], run_name='__main__')"
-    command = [sys.executable, "-c", run, SCRIPT, exported(name, *options), video]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    predictor = Predictor(exports / "checkpoint.pt", settings=AS_EXPORTED)
-    expected = dict(zip(predictor.classes, predictor.scores(video), strict=True))
-    assert json.loads(done.stdout) == {key: pytest.approx(value, abs=1e-4) for key, value in expected.items()}
+    command = [sys.executable, "-c", run, SCRIPT, network, video]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=video.parent)
 
 
-def test_the_rules_in_the_description_are_those_of_the_views(monkeypatch, capsys):
+def test_the_example_refuses_other_samplings_in_one_line(tmp_path):
+    described = json.loads(exported("uint8.onnx", True).with_name("uint8.onnx.json").read_text())
+    described["views"]["clip_sampling"] = "slowfast"
+    (tmp_path / "other.onnx.json").write_text(json.dumps(described))
+    done = run_example(tmp_path / "other.onnx", tmp_path / "video.mp4")
+    assert done.returncode == 1 and done.stdout == ""
+    expected = f"error: {tmp_path}/other.onnx is made for clip_sampling=slowfast; this example does uniform alone.\n"
+    assert done.stderr == expected
+
+
+def test_the_rules_in_the_description_are_those_of_the_views():
     """What the json says in words, evaluated as Python."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("export_tool", SCRIPT.parents[1] / "tools/export.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = export_tool()
     assert tool.CLIPS.keys() == {*CLIP_SAMPLINGS}
     for sampling, rule in tool.CLIPS.items():
         for frames in (5, 61, 300):
@@ -161,8 +132,8 @@ def test_an_archive_is_not_read_unless_it_is_trusted(tmp_path, monkeypatch):
             Predictor(tmp_path / "network.pt2", settings=settings)
 
 
-def test_what_an_export_cannot_do_is_one_line(exports, exported, tmp_path):
-    path = exported("network.onnx")
+def test_what_an_export_cannot_do_is_one_line(tmp_path):
+    path = exported("uint8.onnx", True)
     (tmp_path / "text.onnx").write_text("no network")
     (tmp_path / "text.pt2").write_text("no network")
     for file, arguments, message in (
@@ -177,25 +148,66 @@ def test_what_an_export_cannot_do_is_one_line(exports, exported, tmp_path):
         with pytest.raises(UserError, match=message) as raised:
             Predictor(file, **arguments)
         assert "\n" not in str(raised.value)
-    with pytest.raises(UserError, match="network.onnx is an exported network, which nlvideo-predict alone takes"):
+    with pytest.raises(UserError, match="an exported network, which only nlvideo-predict and nlvideo-extract take"):
         load_model(path)
 
 
-def test_an_onnx_file_of_others_is_refused(exported, tmp_path):
+@pytest.fixture(scope="module")
+def onnx_model():
     onnx = pytest.importorskip("onnx")
-    model = onnx.load(exported("network.onnx"))
-    del model.metadata_props[:]
-    onnx.save(model, tmp_path / "other.onnx")
-    with pytest.raises(UserError, match="other.onnx does not describe its clips as tools/export.py does: 'input'"):
-        Predictor(tmp_path / "other.onnx")
+    return onnx.load(exported("uint8.onnx", True))
 
 
-def test_the_command_takes_an_export(exported, video, monkeypatch, capsys):
+def changed(model, folder: Path, name: str | None = None, **entries: object) -> Path:
+    """Writes an ONNX file with other entries in its description, and another name of its input."""
+    import onnx
+
+    model = copy.deepcopy(model)
+    held = {entry.key: entry for entry in model.metadata_props}
+    for key, value in entries.items():
+        entry = held.get(key) or model.metadata_props.add()
+        entry.key, entry.value = key, value if key == "author" else json.dumps(value)
+    if name is not None:
+        for node in model.graph.node:
+            node.input[:] = [name if word == "clips" else word for word in node.input]
+        model.graph.input[0].name = name
+    onnx.save(model, folder / "changed.onnx")
+    return folder / "changed.onnx"
+
+
+def test_an_onnx_file_that_is_not_what_it_says_is_refused(onnx_model, tmp_path):
+    held = {entry.key: json.loads(entry.value) for entry in onnx_model.metadata_props if entry.key != "resize"}
+    longer, colours = held["input"] | {"shape": ["batch", 3, 8, 40, 40]}, held["normalization"]
+    for entries, message in (
+        ({"classes": ["up", "down"]}, "contradicts itself in output and classes: .3. and .2."),
+        ({"classes": list("abcde")}, "contradicts itself in output and classes: .3. and .5."),
+        ({"num_frames": 8, "input": longer}, r"its input is to be clips, uint8 .*8, 40, 40., and is .*4, 40, 40"),
+        ({"num_frames": 8}, "contradicts itself in input and num_frames, crop_size"),
+        ({"name": "x"}, r"its input is to be clips, uint8 .*, and is .\('x', 'uint8'"),
+        ({"normalization": colours | {"inside": False}}, "in input and normalization: uint8 and float32"),
+        ({"short_side": "${oc.env:HOME}"}, "a reference"),
+        ({"views": 3}, "'int' object is not subscriptable"),
+    ):
+        with pytest.raises(UserError, match=f"changed.onnx does not describe its clips as .*{message}") as raised:
+            Predictor(changed(onnx_model, tmp_path, **entries))
+        assert "\n" not in str(raised.value)
+    others = copy.deepcopy(onnx_model)
+    del others.metadata_props[:]
+    with pytest.raises(UserError, match="changed.onnx does not describe its clips as tools/export.py does: .*'input'"):
+        Predictor(changed(others, tmp_path))
+
+
+def test_entries_that_other_programs_add_are_no_matter(onnx_model, video, tmp_path):
+    found = Predictor(changed(onnx_model, tmp_path, author="Jane")).scores(video)
+    np.testing.assert_array_equal(found, Predictor(exported("uint8.onnx", True)).scores(video))
+
+
+def test_the_command_takes_an_export(video, monkeypatch, capsys):
     from in_process import run_main
 
     from nlvideo.prediction.command import main
 
-    words = [video, f"checkpoint={exported('network.onnx')}", "json=true", "data.test.num_crops=1"]
+    words = [video, f"checkpoint={exported('uint8.onnx', True)}", "json=true", "data.test.num_crops=1"]
     done = run_main(main, *words, monkeypatch=monkeypatch, capsys=capsys)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
@@ -203,3 +215,34 @@ def test_the_command_takes_an_export(exported, video, monkeypatch, capsys):
     assert {guess["class"] for guess in answer["predictions"]} == {"up", "down", "still"}
     done = run_tool("export.py", video, "x.onnx", monkeypatch=monkeypatch, capsys=capsys)
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("name", "uint8"), NAMES[:2])
+def test_features_of_an_export_are_the_logits_of_its_checkpoint(video, name, uint8):
+    head = {"layer": "head"}
+    found = FeatureExtractor(exported(name, uint8), settings=head)(video)
+    expected = FeatureExtractor(checkpoint(), settings=head | {"crop_size": 40})(video)
+    assert found.shape == (7, 3, 3) and np.ptp(expected) > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-4 * abs(expected).max())
+
+
+def test_what_extraction_cannot_take_of_an_export_is_one_line():
+    path, head = exported("uint8.onnx", True), {"layer": "head"}
+    for file, settings, message in (
+        (path, {}, "layer=res5: .*uint8.onnx is an exported network, which gives layer=head alone; for res5 and res4"),
+        (path, head | {"crops": "full"}, "crops=full: .* takes crops of 40 alone. Choose from: 1, 3, 5, 10."),
+        (path, head | {"crop_size": 50}, r"alone, not 4 of 50x50 \(snippet.frames, crop_size\)"),
+        (path, head | {"precision": "bfloat16"}, "precision=bfloat16: .* runs in float32"),
+        (path, head | {"data.mean": [0.5, 0.5, 0.5]}, "data.mean, data.std or preset=paper: .* its clips itself"),
+        (exported("network.pt2", False), head, "an .onnx file is taken here, and no .pt2 archive"),
+    ):
+        with pytest.raises(UserError, match=message) as raised:
+            FeatureExtractor(file, settings=settings)
+        assert "\n" not in str(raised.value)
+
+
+def test_another_rank_opens_the_file_itself():
+    read = read_network(exported("uint8.onnx", True))
+    again = pickle.loads(pickle.dumps(read))
+    clips = torch.randint(256, (1, 3, 4, 40, 40), dtype=torch.uint8)
+    assert again.sha256 == read.sha256 and torch.equal(*(x.network.position_logits(clips) for x in (read, again)))

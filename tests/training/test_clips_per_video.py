@@ -13,7 +13,7 @@ from nlvideo.train import train
 from nlvideo.training.dry_run import DRY_STEPS
 from nlvideo.training.preflight import in_steps
 from nlvideo.training.setup import check_shares, set_up
-from nlvideo.weights.weights_file import FUNCTION_KEYS
+from nlvideo.weights.function_keys import FUNCTION_KEYS
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def trained_as(tmp_path: Path, *config: str, zero_out_bias: bool = False) -> Tra
         ("mmaction2", [*MMA, "block=nl5", "block.mode=concatenation", "block.subsample=false", *SMALL]),
         ("mmaction2", ["model=slow_r50", "block=nl10", "block.pool=after", "block.scale=true", *SMALL]),
         ("mmaction2", ["model=c2d_r50", "model.stem=released_8x8", "block=none", *SMALL[1:]]),
+        ("mmaction2", ["model=c2d_r50", "model.stem=all_frames", "block=none", *SMALL[1:]]),
         pytest.param("pytorch_resnet3d", RN3D, marks=pytest.mark.slow),
     ],
 )
@@ -98,6 +99,7 @@ def test_biases_that_the_other_blocks_lack_or_have_leave_the_function_as_it_is(t
     for project, config, said in (
         ("mmaction2", [*MMA, "block=nl5", "block.mode=dot_product", *SMALL], "5 biases before a norm, which"),
         ("pyslowfast", [*PSF, "block=nl1", "block.bias=false", *SMALL], "4 biases, which the project's blocks have"),
+        ("mmaction2", [*MMA, "block=nl1", "block.bias=false", *SMALL], "3 biases, which the project's blocks have"),
     ):
         trained = trained_as(tmp_path, *config)
         content, notes = foreign_content(trained, project)
@@ -105,6 +107,33 @@ def test_biases_that_the_other_blocks_lack_or_have_leave_the_function_as_it_is(t
         expected, found = trained.build_network().eval()(clips), load_model(tmp_path / "theirs.pth")(clips)
         assert (found - expected).norm() <= 1e-6 * expected.norm()
         assert len(notes) == 1 and said in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("project", "config"), [("pyslowfast", [*PSF, "block=nl1"]), ("mmaction2", [*MMA[:2], "block=none"])]
+)
+def test_what_the_file_does_not_tell_is_said(tmp_path, project, config):
+    """Rates and pictures; whether a video has several labels is told by both configs."""
+    more = ["data.multi_label=true", "data.clip_fps=12.5", "data.crop_size=112", "data.scale_range=[128,160]"]
+    trained = trained_as(tmp_path, *config, *SMALL, *more)
+    content, (note,) = foreign_content(trained, project)
+    assert note.endswith("data.clip_fps=12.5 (null), data.crop_size=112 (224), data.scale_range=[128,160] ([256,320])")
+    torch.save(content, tmp_path / "theirs.pth")
+    again = read_trained(tmp_path / "theirs.pth").config.data
+    assert again.multi_label and (again.clip_fps, again.crop_size) == (None, 224)
+    text = content["cfg"] if project == "pyslowfast" else content["meta"]["cfg"]
+    assert ("HEAD_ACT: sigmoid" if project == "pyslowfast" else "'type': 'BCELossWithLogits'") in text
+
+
+def test_a_2d_network_of_mmaction2_takes_frames_one_by_one(tmp_path):
+    """As the config of its own C2D without temporal pooling, which starts from its tsn_r50.py."""
+    trained = trained_as(tmp_path, "model=c2d_r50", "model.stem=all_frames", "block=none", *SMALL[1:])
+    config: dict = {}
+    exec(foreign_content(trained, "mmaction2")[0]["meta"]["cfg"], config)
+    model = config["model"]
+    assert (model["type"], model["backbone"]["type"]) == ("Recognizer2D", "ResNet")
+    assert (model["cls_head"]["type"], model["cls_head"]["consensus"]["type"]) == ("TSNHead", "AvgConsensus")
+    assert model["data_preprocessor"]["format_shape"] == "NCHW"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +148,8 @@ def test_biases_that_the_other_blocks_lack_or_have_leave_the_function_as_it_is(t
         ("pyslowfast", [*PSF, "block=nl1", "block.norm=false"], "no block.norm=false; it has a norm at the end"),
         ("pyslowfast", [*PSF, "block=nl1", "block.extent=time"], "no block.extent=time in this network; it has space"),
         ("pyslowfast", [*PSF, "block=nl5", "+block.group_frames.res3=4"], "block.group_frames={res3: 4} in this"),
+        ("pyslowfast", [*PSF, "block=nl5", "block.inside=true"], "no block.inside=true; it has its blocks behind the"),
+        ("mmaction2", [*MMA, "block=nl5", "block.inside=true"], "no block.inside=true; it has its blocks behind the"),
         ("mmaction2", ["model=c2d_r50", "block=nl1"], "no block.kind=non_local; it has no blocks in its c2d"),
         ("mmaction2", ["model=i3d_r50", "model.stem=released_32x2"], "no model.stem=released_32x2 in this network"),
         ("pytorch_resnet3d", ["model=c2d_r50"], "pytorch-resnet3d has no model.layout=c2d; it has i3d"),
@@ -151,6 +182,30 @@ def test_the_command_says_what_a_file_cannot_tell(tmp_path, monkeypatch, capsys)
         assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_whose_weights_a_converted_checkpoint_has_is_recorded(tmp_path, monkeypatch, capsys):
+    torch.save(foreign_content(trained_as(tmp_path, *PSF, "block=nl1", *SMALL), "pyslowfast")[0], tmp_path / "t.pyth")
+    done = run_tool(TOOL, tmp_path / "t.pyth", tmp_path / "converted.pt", monkeypatch=monkeypatch, capsys=capsys)
+    assert done.returncode == 0 and read_trained(tmp_path / "converted.pt").origin == "PySlowFast weights"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    trained_as(tmp_path, *PSF, "block=nl1", *SMALL)
+    monkeypatch.setattr("torch.save", torch_save_on_a_full_disk)
+    words = [tmp_path / "ours.pt", tmp_path / "theirs.pyth", "--to", "pyslowfast"]
+    done = run_tool(TOOL, *words, monkeypatch=monkeypatch, capsys=capsys)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}/theirs.pyth could not be written: No space left on device.\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["ours.pt"]
+
+
+def torch_save_on_a_full_disk(*_):
+    """Raises what torch does: its own error, in whose context the disk's is."""
+    try:
+        raise OSError(28, "No space left on device")
+    except OSError:
+        raise RuntimeError("[enforce fail at inline_container.cc:672]")  # noqa: B904
+
+
 def test_every_project_that_is_written_has_names_in_both_directions():
     assert {key for key, source in SOURCES.items() if source.names} == {*WRITTEN_PROJECTS}
 
@@ -181,11 +236,11 @@ def test_the_rivals_weights_go_through_ours_and_back(tmp_path, name, project, ov
     back = content[wrapped] if wrapped else content
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], value) and back[key].shape == value.shape for key, value in state.items())
-    expected = np.load(folder / f"{name}.npz")["logits"].reshape(-1)
+    expected = np.load(folder / f"{name}.npz")["logits"]
     clip = seeded_clip(json.loads((folder / f"{name}.json").read_text())["input"])
     with torch.inference_mode():
         first = load_model(tmp_path / "first.pth", config=override).position_logits(clip).numpy()
         found = load_model(tmp_path / "back.pth").position_logits(clip).numpy()
     np.testing.assert_array_equal(first, found)
-    if found.size == expected.size:
-        assert np.linalg.norm(found.reshape(-1) - expected) <= 1e-4 * np.linalg.norm(expected)
+    found = found.reshape(expected.shape)
+    assert np.linalg.norm(found - expected) <= 1e-4 * np.linalg.norm(expected)
