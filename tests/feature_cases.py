@@ -12,6 +12,7 @@ from nlvideo.runtime.video_writer import VideoWriter
 from nlvideo.weights.checkpoint_file import FORMAT, digest
 
 SMALL = ["crops=1", "crop_size=32", "short_side=32", "snippet.frames=4", "snippet.stride=1", "snippet.step=4"]
+SETTINGS = {key: int(value) for key, value in (item.split("=") for item in SMALL)}
 
 
 def write_checkpoint(path: Path, seed: int, *overrides: str) -> Path:
@@ -47,3 +48,11 @@ def write_moving(path: Path, num_frames: int, height: int = 72, width: int = 96)
             waves = [128 + 120 * np.sin((columns * (k + 1) + 2 * rows + 9 * i) / 17) for k in range(3)]
             writer.write(np.ascontiguousarray(np.stack(waves, 2).astype(np.uint8)))
     return path
+
+
+def arrays_in(folder: Path) -> dict[str, np.ndarray]:
+    return {str(file.relative_to(folder)): np.load(file) for file in sorted(folder.rglob("*.npy"))}
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)

@@ -3,6 +3,7 @@
     python tools/benchmark_features.py cost --seconds 600                        # against one decode + forward passes
     python tools/benchmark_features.py cost --seconds 600 --jpeg                 # and against the way through jpegs
     python tools/benchmark_features.py cost --seconds 3600 --crops 1 --alone     # memory for an hour
+    python tools/benchmark_features.py rate --seconds 60 --videos 16             # snippets a second of the real network
     python tools/benchmark_features.py changes run/checkpoint.pt video.mp4       # jpeg, aspect, crops
 
 Each case of `cost` runs in a process of its own, on a video that is written first: 320x240, 25 frames a second, moving
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import av
 import numpy as np
 import torch
 from benchmark_model import peak_bytes, used_bytes
+from gpu_checks.step_measuring import milliseconds_a_step
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -54,12 +57,20 @@ def main() -> None:
     cost.add_argument("--width", type=int, default=1, help="channels of conv1; 64 is the real network")
     cost.add_argument("--jpeg", action="store_true", help="the way through jpegs too")
     cost.add_argument("--alone", action="store_true", help="nlvideo-extract only, for its memory")
+    rate = commands.add_parser("rate", help="snippets a second, with several videos at once")
+    rate.add_argument("--seconds", type=int, default=60, help="length of each video")
+    rate.add_argument("--videos", type=int, default=16)
+    rate.add_argument("--at-once", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N")
+    rate.add_argument("--width", type=int, default=64)
+    rate.add_argument("--precision", default="auto")
     changes = commands.add_parser("changes", help="cosine similarity and relative difference of features")
     changes.add_argument("checkpoint", type=Path)
     changes.add_argument("videos", type=Path, nargs="+")
     arguments = parser.parse_args()
     if arguments.command == "cost":
         compare_cost(arguments)
+    elif arguments.command == "rate":
+        measure_rate(arguments)
     else:
         compare_steps(arguments.checkpoint, arguments.videos)
 
@@ -125,6 +136,45 @@ def extracting(folder: Path, extractor: FeatureExtractor) -> None:
     given |= {"output": f"{folder}/features", "crops": extractor.config.crops, "num_threads": torch.get_num_threads()}
     trained = read_trained(folder / "thin.pt")
     extract(extract_settings(trained.config, given), trained)
+
+
+def measure_rate(arguments: argparse.Namespace) -> None:
+    """Prints how many snippets of ten crops a second the command writes, beside what limits it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, videos = Path(name), Path(name, "videos")
+        videos.mkdir()
+        write_waves(folder / "video.mp4", arguments.seconds * RATE)
+        for i in range(arguments.videos):
+            (videos / f"{i}.mp4").hardlink_to(folder / "video.mp4")
+        write_thin(folder / "thin.pt", arguments.width)
+        extractor = FeatureExtractor(folder / "thin.pt", "rtfm", None, {"precision": arguments.precision})
+        kind = torch.cuda.get_device_name() if extractor.device.type == "cuda" else "CPU"
+        title = f"{arguments.videos} videos of {arguments.seconds} s on {kind}, width {arguments.width}, ten crops"
+        table = Table("what", "snippets/s", "CPU cores busy", title=title)
+        clips = torch.randn(extractor.views_per_step, 3, 16, 224, 224, device=extractor.device)
+        clips = clips.contiguous(memory_format=torch.channels_last_3d)
+        milliseconds = milliseconds_a_step(lambda: extractor.outputs(clips), extractor.device, 20)
+        table.add_row("the network alone", f"{100 * extractor.views_per_step / milliseconds:.1f}", "")
+        snippets = arguments.seconds * RATE // 16
+        seconds, cores = clocked(lambda: decode(folder, extractor))
+        table.add_row("decoding and resizing alone, one thread", f"{snippets / seconds:.1f}", f"{cores:.1f}")
+        trained = read_trained(folder / "thin.pt")
+        for number in arguments.at_once:
+            given = {"checkpoint": f"{folder}/thin.pt", "videos": str(videos), "preset": "rtfm"}
+            given |= {"output": f"{folder}/{number}", "videos_at_once": number, "precision": arguments.precision}
+            settings = extract_settings(trained.config, given)
+            seconds, cores = clocked(partial(extract, settings, trained))
+            rate = arguments.videos * snippets / seconds
+            table.add_row(f"nlvideo-extract, videos_at_once={number}", f"{rate:.1f}", f"{cores:.1f}")
+        Console().print(table)
+
+
+def clocked(function: Callable[[], object]) -> tuple[float, float]:
+    """Returns the seconds that a call takes, and how many cores it keeps busy meanwhile."""
+    started, cpu = time.monotonic(), time.process_time()
+    function()
+    seconds = time.monotonic() - started
+    return seconds, (time.process_time() - cpu) / seconds
 
 
 def through_jpegs(folder: Path, extractor: FeatureExtractor) -> None:

@@ -87,7 +87,7 @@ def _check_extraction(config: ExtractConfig) -> None:
     _check_choice("dtype", config.dtype, FEATURE_DTYPES)
     if config.crops is not None:
         _check_choice("crops", config.crops, FEATURE_CROPS)
-    _check_at_least_one(config, "crop_size short_side num_devices views_per_step num_threads")
+    _check_at_least_one(config, "crop_size short_side num_devices views_per_step videos_at_once num_threads")
     _check_at_least_one(config, "snippet.frames snippet.stride snippet.step")
     if config.positions and config.layer == "head":
         raise UserError("positions=true has no effect on layer=head, whose scores are those of a whole crop.")

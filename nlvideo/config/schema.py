@@ -236,6 +236,7 @@ class ExtractConfig:
     num_devices: int = 1
     precision: str = "auto"
     views_per_step: int | None = None  # of one video, through the network together; null: 2 on a CPU, 20 on a GPU
+    videos_at_once: int | None = None  # each read by a thread; null: 1 on a CPU, on a GPU half the cores, at most 8
     num_threads: int | None = None  # of each process; null: its cores
     snippet: SnippetConfig = field(default_factory=SnippetConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from nlvideo.features.feature_folder import (
     write_failures,
 )
 from nlvideo.features.frame_source import FrameSource, size_for
+from nlvideo.features.lanes import in_lanes
 from nlvideo.features.names import ListedVideo, check_array_names, check_names
 from nlvideo.features.network_outputs import output_names
 from nlvideo.features.shard_lock import shard_lock, shard_suffix
@@ -189,14 +190,20 @@ def extract_share(job: Extraction, videos: Sequence[ListedVideo], *, hidden: boo
 
     Returns {name: reason} of those that failed, and the number of the signal that a rank was stopped by, else 0.
     """
-    failures: dict[str, str] = {}
+    failures, lanes = dict[str, str](), job.extractor.lanes(len(videos))
     with (
         StopSignal() as stopping,
         progress_bar(total=len(videos), desc="extracting", unit="video", disable=hidden) as bar,
     ):
-        for video in videos:
+
+        def extract_one(extractor: FeatureExtractor, video: ListedVideo, ended: Callable[[], bool]) -> None:
+            extract_video(
+                job, extractor, video, lambda: bool(stopping.received) or ended(), hidden=hidden or len(lanes) > 1
+            )
+
+        for video, done in in_lanes(extract_one, lanes, videos):
             try:
-                extract_video(job, video, stopping, hidden)
+                done()
             except IncompleteRows:
                 break
             except (DecodeError, SlowVideo, NotFinite, OSError) as error:
@@ -205,22 +212,31 @@ def extract_share(job: Extraction, videos: Sequence[ListedVideo], *, hidden: boo
                 reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error.reason
                 failures[video.name] = reason
                 print_above_bars(f"{video.path}: {reason}", sys.stderr)
+            bar.update()
             if stopping.received:
                 break
-            bar.update()
         return failures, max(distributed.gather(stopping.received))
 
 
-def extract_video(job: Extraction, video: ListedVideo, stopping: StopSignal, hidden: bool) -> None:
+def extract_video(
+    job: Extraction,
+    extractor: FeatureExtractor,
+    video: ListedVideo,
+    stopped: Callable[[], bool],
+    *,
+    hidden: bool,
+) -> None:
     """Writes the arrays of one video and, before they get their names, what is known of them.
 
     Raises:
         DecodeError: the video cannot be decoded, or is too short.
         NotFinite: its features are not.
-        IncompleteRows: a signal came before the end.
+        IncompleteRows: it was stopped before the end.
         OSError: the disk is full, or cannot hold a file of that name.
     """
-    extractor, description = job.extractor, description_of(video)  # before it is read: it may change meanwhile
+    if stopped():
+        raise IncompleteRows
+    description = description_of(video)  # before it is read: it may change meanwhile
     with extractor.open(video.path, video.part) as source, ExitStack() as stack:
         plan = extractor.plan(source)
         count = plan.count(source.num_frames)
@@ -228,7 +244,7 @@ def extract_video(job: Extraction, video: ListedVideo, stopping: StopSignal, hid
         files = [stack.enter_context(writing_rows(file, count)) for file in job.parts.array_files(video)]
         options: dict[str, Any] = {"total": count, "desc": Path(video.path).name, "unit": "snippet", "leave": False}
         with progress_bar(**options, delay=SHOWN_AFTER_SECONDS, disable=hidden) as bar:
-            for arrays in extractor.rows(source, plan, lambda: stopping.received):
+            for arrays in extractor.rows(source, plan, stopped):
                 for file, array in zip(files, arrays, strict=True):
                     file.append(array)
                 bar.update()

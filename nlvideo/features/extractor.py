@@ -1,5 +1,6 @@
 """A checkpoint's network that turns videos into features, snippet by snippet."""
 
+import copy
 import os
 import sys
 from collections import deque
@@ -26,6 +27,7 @@ from nlvideo.features.presets import extract_settings, recipe_of
 from nlvideo.features.snippets import SnippetPlan, snippets_of
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.copy_stream import CopyStream, HostCopy
+from nlvideo.runtime.cores import cores_of_rank
 from nlvideo.runtime.errors import RunFailed, UserError
 from nlvideo.runtime.precision import autocast, input_dtype, resolve_precision, use_tf32
 from nlvideo.weights.exported_network import ExportedFile, read_network
@@ -33,7 +35,10 @@ from nlvideo.weights.trained_network import TrainedCheckpoint
 
 # The last bits of features depend on it, so it is fixed, and recorded.
 VIEWS_PER_PASS = {"cpu": 2, "cuda": 20}
-COMMAND_KEYS = "checkpoint preset videos output format shard num_devices".split()  # say nothing of one video
+COMMAND_KEYS = (
+    "checkpoint preset videos output format shard num_devices videos_at_once".split()
+)  # say nothing of one video
+MOST_VIDEOS_AT_ONCE = 8  # on a GPU: more threads hold each other up
 PASSES_AHEAD = 2  # that are launched before the results of an earlier one are fetched
 
 
@@ -118,6 +123,15 @@ class FeatureExtractor:
             _check_fit(network, self.recipe.frames, size)
             self.network = network.to(self.device, floating, memory_format=torch.channels_last_3d).eval()
         self._copy = CopyStream(self.device)
+
+    def lanes(self, num_videos: int) -> list["FeatureExtractor"]:
+        """Returns an extractor for each thread that shall read videos at the same time; they share the network."""
+        most = 1 if self.device.type == "cpu" else max(1, min(MOST_VIDEOS_AT_ONCE, cores_of_rank() // 2))
+        number = max(1, min(num_videos, self.config.videos_at_once or most))
+        others = [copy.copy(self) for _ in range(number - 1)]
+        for other in others:
+            other._index = copy.copy(self._index)  # with a connection of its own
+        return [self, *others]
 
     def __call__(self, video: VideoSource) -> np.ndarray:
         """Returns a video's features (snippets, crops, channels), or (snippets, crops, T, H, W, channels) of positions;

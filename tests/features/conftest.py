@@ -3,10 +3,12 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
-from feature_cases import write_checkpoint, write_moving
+from feature_cases import SETTINGS, write_checkpoint, write_moving
 from in_process import run_main
 
+import nlvideo
 from nlvideo.features.command import main
 
 
@@ -22,6 +24,19 @@ def clips(tmp_path_factory) -> Path:
     for name, count in (("a/one", 40), ("a/two", 22), ("b/three", 17), ("b/short", 3)):
         write_moving(folder / f"{name}.mp4", count)
     return folder
+
+
+@pytest.fixture(scope="session")
+def alone(thin, clips) -> dict[str, np.ndarray]:
+    """Features of the three videos that are long enough, one by one."""
+    extract = nlvideo.FeatureExtractor(thin, settings=SETTINGS | {"num_threads": 1})
+    return {f"{name}.npy": extract(clips / f"{name}.mp4") for name in ("a/one", "a/two", "b/three")}
+
+
+@pytest.fixture
+def whole_videos(clips, tmp_path) -> Path:
+    (tmp_path / "list.txt").write_text("a/one.mp4\na/two.mp4\nb/three.mp4\n")
+    return tmp_path / "list.txt"
 
 
 @pytest.fixture

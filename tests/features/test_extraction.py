@@ -6,40 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from feature_cases import SMALL, write_checkpoint
+from feature_cases import SETTINGS, SMALL, arrays_in, same, write_checkpoint
 from safetensors.numpy import load_file
 
 import nlvideo
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.features import extractor as extractor_module
-
-SETTINGS = {key: int(value) for key, value in (item.split("=") for item in SMALL)}
-
-
-def arrays_in(folder: Path) -> dict[str, np.ndarray]:
-    return {str(file.relative_to(folder)): np.load(file) for file in sorted(folder.rglob("*.npy"))}
-
-
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)
-
-
-@pytest.fixture(scope="session")
-def alone(thin, clips) -> dict[str, np.ndarray]:
-    """Features of the three videos that are long enough, one by one."""
-    extract = nlvideo.FeatureExtractor(thin, settings=SETTINGS | {"num_threads": 1})
-    return {f"{name}.npy": extract(clips / f"{name}.mp4") for name in ("a/one", "a/two", "b/three")}
-
-
-@pytest.fixture
-def whole_videos(clips, tmp_path) -> Path:
-    (tmp_path / "list.txt").write_text("a/one.mp4\na/two.mp4\nb/three.mp4\n")
-    return tmp_path / "list.txt"
 
 
 def test_a_folder_gives_an_array_and_its_times_for_each_video(extract_command, thin, clips, alone, tmp_path):
@@ -213,7 +189,8 @@ def test_what_a_hard_kill_leaves_is_removed(extract_command, thin, whole_videos,
     assert len(arrays_in(tmp_path / "out")) == 3
 
 
-def test_a_full_disk_ends_in_one_line(extract_command, thin, clips, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_full_disk_ends_in_one_line(extract_command, thin, clips, tmp_path, monkeypatch, at_once):
     import nlvideo.features.array_file as array_file
 
     class Full:
@@ -230,10 +207,11 @@ def test_a_full_disk_ends_in_one_line(extract_command, thin, clips, tmp_path, mo
 
     monkeypatch.setattr(array_file, "open", lambda *arguments: Full(builtins.open(*arguments)), raising=False)
     out = tmp_path / "out"
-    done = extract_command(f"checkpoint={thin}", f"videos={clips}/a", f"output={out}", *SMALL)
+    given = [f"checkpoint={thin}", f"videos={clips}/a", f"output={out}", *SMALL, f"videos_at_once={at_once}"]
+    done = extract_command(*given)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"error: output={out} cannot be written: No space left on device."
-    assert not list(out.rglob("*.npy")) and not list(out.rglob("*.part"))
+    assert not (out / "one.npy").exists() and not list(out.rglob("*.part"))  # the other fits
 
 
 @pytest.mark.parametrize(

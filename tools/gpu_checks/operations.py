@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gpu_checks.findings import Findings
@@ -13,6 +14,7 @@ from nlvideo.config.compose import compose_train_config
 from nlvideo.models import pairwise
 from nlvideo.models.batch_norm import VideoBatchNorm3d, train_in_four_dimensions
 from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.models.stem_conv import conv_of_four_pixels
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LARGE_LOGIT = 1000.0
@@ -71,6 +73,10 @@ def run(found: Findings, _folder: Path) -> None:
     check = "batch norm in four dimensions, bfloat16, against float64"
     with found.case(check):
         found.at_most(check, error_of_flat_norm(found.device), HALF_LIMIT)
+    for dtype in ("bfloat16", "float16"):
+        check = f"the first convolution from four pixels at a time, {dtype}, against float64"
+        with found.case(check):
+            found.at_most(check, error_of_stem(found.device, DTYPES[dtype]), HALF_LIMIT)
     check = "logits of I3D R50 NL5 in float32"
     with found.case(check):
         found.at_most(check, error_of_logits(found), LOGITS_LIMIT)
@@ -132,6 +138,18 @@ def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor], dy: Te
 def relative_error(value: Tensor, exact: Tensor) -> float:
     """Returns the largest difference over the largest exact value; NaN if a value is NaN."""
     return ((value.double() - exact).abs().max() / exact.abs().max()).item()
+
+
+def error_of_stem(device: torch.device, dtype: torch.dtype) -> float:
+    """Returns the largest relative error of what I3D's conv1 makes of a clip, and of its weight's gradient."""
+    torch.manual_seed(0)
+    clip = torch.randn(1, 8, 112, 112, 3, device=device).to(dtype).permute(0, 4, 1, 2, 3)
+    weight = (torch.randn(64, 3, 5, 7, 7, device=device) / 27).to(dtype)
+    dy = torch.randn(1, 64, 4, 56, 56, device=device).to(dtype)
+    ours = with_gradients(lambda x, w: conv_of_four_pixels(x, w, 2, 2), [clip, weight], dy)
+    given = [clip.double(), weight.double()]
+    exact = with_gradients(lambda x, w: F.conv3d(x, w, None, (2, 2, 2), (2, 3, 3)), given, dy.double())
+    return max(relative_error(a, b) for a, b in zip(ours, exact, strict=True))
 
 
 def layout_of_frozen_gradient(device: torch.device, dtype: torch.dtype) -> str:
