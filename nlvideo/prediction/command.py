@@ -25,7 +25,7 @@ from nlvideo.data.decoding.video import DecodeError, SlowVideo
 from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.shards.video_file import exists, how_to_name_members, reason_in_tar
 from nlvideo.data.stores.addresses import is_address
-from nlvideo.data.streams.stream_input import PROTOCOLS, STANDARD_INPUT
+from nlvideo.data.streams.stream_input import PROTOCOLS, STANDARD_INPUT, without_secrets
 from nlvideo.prediction.pictures import clock, write_labelled, write_timeline
 from nlvideo.prediction.predictor import Predictions, Predictor
 from nlvideo.prediction.stream_command import check_stream, predict_stream
@@ -72,7 +72,10 @@ def expand_videos(paths: Sequence[str]) -> list[str]:
     for name in paths:
         if is_address(name):
             streams = ", ".join(f"{scheme}://" for scheme in PROTOCOLS)
-            raise UserError(f"nlvideo-predict reads files of this machine and streams ({streams}): copy {name} first.")
+            raise UserError(
+                f"nlvideo-predict reads files of this machine and streams ({streams}): copy "
+                f"{without_secrets(name)} first."
+            )
         matching = [name] if exists(name) else sorted(glob.glob(name, recursive=True))
         if not matching:
             why = reason_in_tar(name)

@@ -6,8 +6,8 @@ K classes.
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from nlvideo.data.clips.views import VideoViews, views_of
 from nlvideo.data.decoding.array_video import Frames, at_rate, resize_frame
 from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.data.decoding.sources import VideoSource, open_source, source_name
-from nlvideo.data.decoding.video import DecodeError, Video
+from nlvideo.data.decoding.video import Video
 from nlvideo.data.lists.class_file import has_names
 from nlvideo.evaluation.scoring import VIEWS_PER_STEP, Scorer, pool
 from nlvideo.evaluation.settings import merge_settings
@@ -158,7 +158,7 @@ class Predictor:
         Raises:
             DecodeError: the video cannot be decoded. There is no time limit.
             RunFailed: the scores are not finite.
-            UserError: data.test.pooling is sum.
+            UserError: data.test.pooling is sum, or every_seconds not above 0.
         """
         self.check_sliding()
         if isinstance(video, Frames) and not video.is_array:
@@ -200,7 +200,12 @@ class Predictor:
     def _steps(self, every_seconds: float | None, fps: float, num_crops: int) -> tuple[int, int]:
         """Returns the frames from one window to the next, and how many windows are scored together: as many as fill
         whole steps of views, whose number the last bits of scores depend on."""
-        every = self.window // 2 if every_seconds is None else round(every_seconds * fps)
+        if every_seconds is None:
+            every = self.window // 2
+        elif every_seconds > 0:
+            every = round(min(every_seconds * fps, sys.maxsize))
+        else:
+            raise UserError(f"every_seconds={every_seconds}: must be above 0, or None.")
         return max(every, 1), math.lcm(num_crops, self._scorer.views_per_step) // num_crops
 
     def window_scores(self, views: VideoViews) -> list[np.ndarray]:
@@ -217,22 +222,16 @@ class Predictor:
         """Returns the scores (K,) of a whole video from those of its windows."""
         return WINDOW_POOLINGS[self.config.data.test.pooling](timeline.scores, 0)
 
-    @contextmanager
-    def open(self, video: VideoSource, time_limit: float | None = None) -> Iterator[Video]:
-        """Yields an open video.
+    def open(self, video: VideoSource, time_limit: float | None = None) -> Video:
+        """Returns an open video.
 
         Raises:
             DecodeError: it cannot be decoded, or is a folder that cannot be read.
             UserError: what is in memory is no video.
         """
-        try:
-            data = self.config.data
-            settings = data.decoder, time_limit, data.frame_rate
-            opened = open_source(video, *settings, clip_fps=data.clip_fps, index=self._index)
-        except OSError as error:
-            raise DecodeError(source_name(video), error.strerror or str(error)) from None
-        with opened:
-            yield opened
+        data = self.config.data
+        settings = data.decoder, time_limit, data.frame_rate
+        return open_source(video, *settings, clip_fps=data.clip_fps, index=self._index)
 
     def _view_scores(self, views: VideoViews) -> np.ndarray:
         """Returns (num_clips, num_crops, K)."""

@@ -2,11 +2,9 @@
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,8 +14,9 @@ from omegaconf import DictConfig
 from nlvideo.data.clips.sampling import clip_indices
 from nlvideo.data.clips.views import VideoViews, crops_of
 from nlvideo.data.streams.rolling_frames import StreamFrame
-from nlvideo.data.streams.stream_input import StreamBroke, is_stream, without_password
+from nlvideo.data.streams.stream_input import StreamBroke, is_stream, problem_of_address, without_secrets
 from nlvideo.data.streams.stream_reader import StreamReader
+from nlvideo.prediction.immediate_stop import ImmediateStop, StoppedBySignal, leave
 from nlvideo.prediction.predictor import Predictor, finite_scores
 from nlvideo.runtime.errors import RunFailed, UserError
 
@@ -28,7 +27,8 @@ def check_stream(composed: DictConfig, given: Mapping[str, Any], paths: Sequence
     """Returns the stream among paths, None if there is none.
 
     Raises:
-        UserError: other paths beside it, no sliding=true, or a key that has no effect.
+        UserError: other paths beside it, an address that nothing can be at, no sliding=true, or a key that has no
+            effect.
     """
     streams = [path for path in paths if is_stream(path)]
     if not streams:
@@ -37,9 +37,11 @@ def check_stream(composed: DictConfig, given: Mapping[str, Any], paths: Sequence
                 "reconnect_seconds has no effect without a stream: rtsp://, udp://, http(s)://, -, a device."
             )
         return None
-    name = without_password(streams[0])
+    name = without_secrets(streams[0])
     if len(paths) > 1:
         raise UserError(f"{name} is a stream, which is read alone; {len(paths)} videos are given.")
+    if problem := problem_of_address(streams[0]):
+        raise UserError(f"{name}: {problem}.")
     if not composed.sliding:
         raise UserError(
             f"{name} is a stream, which has no end: give sliding=true for the classes from window to window."
@@ -56,9 +58,9 @@ def predict_stream(predictor: Predictor, address: str, num_crops: int) -> None:
     SIGINT and SIGTERM end the process, with 128 and their number.
 
     Raises:
-        RunFailed: the stream cannot be opened, or broke off and does not come back.
+        RunFailed: the stream cannot be opened, broke off and does not come back, or is shorter than a window.
     """
-    data, name = predictor.config.data, without_password(address)
+    data, name = predictor.config.data, without_secrets(address)
     predictor.check_sliding()
     seconds = predictor.config.reconnect_seconds
     note = lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True)  # noqa: E731
@@ -70,6 +72,9 @@ def predict_stream(predictor: Predictor, address: str, num_crops: int) -> None:
                 with stop.held():
                     print(json.dumps({"video": name, **answer}), flush=True)
                 answers += 1
+            if not answers:
+                short = f"it ended after {reader.num_frames} frames, before a window of {predictor.window} was full"
+                raise StreamBroke(short)
     except StreamBroke as error:
         raise RunFailed(f"{name}: {error.reason}.") from None
     except BrokenPipeError:  # whoever read the lines has seen enough
@@ -81,14 +86,6 @@ def predict_stream(predictor: Predictor, address: str, num_crops: int) -> None:
         leave(128 + stop.received)
 
 
-def leave(status: int) -> None:
-    """Ends the process at once. Python's own way takes a second to take torch down, and the reader may be inside a
-    read that nothing wakes."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 def _answers(predictor: Predictor, reader: StreamReader, num_crops: int) -> Iterator[dict[str, Any]]:
     config = predictor.config
     every = max(predictor.window // 2, 1) if config.every_seconds is None else float(config.every_seconds)
@@ -96,7 +93,7 @@ def _answers(predictor: Predictor, reader: StreamReader, num_crops: int) -> Iter
     damaged = 0
     while (frames := reader.frames.window(last, every)) is not None:
         (scores,) = predictor.window_scores(views_of_window(predictor, frames, num_crops))
-        best = predictor.best(finite_scores(scores, without_password(reader.address)), config.top)
+        best = predictor.best(finite_scores(scores, without_secrets(reader.address)), config.top)
         lost, damaged = reader.num_damaged - damaged, reader.num_damaged
         yield {
             "start": round(frames[0].seconds, 3),
@@ -132,43 +129,3 @@ def dropped_frames(last: StreamFrame | None, frames: Sequence[StreamFrame], ever
     seconds = frames[-1].seconds - last.seconds
     asked = every if isinstance(every, int) else every * hop / seconds if seconds else hop
     return max(0, min(frames[0].number - last.number - 1, int(hop - asked)))
-
-
-class StoppedBySignal(BaseException):
-    """Ends whatever the main thread does; no handler of ordinary errors takes it for one."""
-
-
-class ImmediateStop:
-    """Raises StoppedBySignal at SIGINT or SIGTERM, wherever the main thread is, except while `held`.
-
-    Attributes:
-        received: the signal's number, 0 if there was none.
-    """
-
-    def __init__(self) -> None:
-        self.received, self._held = 0, False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "ImmediateStop":
-        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Waits with the signal until the block ends: a line is printed whole."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-        if self.received:
-            raise StoppedBySignal
-
-    def _stop(self, number: int, _frame: object) -> None:
-        first, self.received = not self.received, number
-        if first and not self._held:
-            raise StoppedBySignal

@@ -1,6 +1,7 @@
 """Frames, bytes and file objects give the scores of the file that they come from, bit for bit."""
 
 import io
+import os
 import weakref
 
 import numpy as np
@@ -44,12 +45,32 @@ def given_as(path):
     yield lambda: nlvideo.Frames(frames, 25)
     yield lambda: nlvideo.Frames(torch.from_numpy(frames), fps=25)
     yield lambda: nlvideo.Frames(frames[..., ::-1].copy()[..., ::-1], 25)  # as of a BGR array: strides below 0
+    planes = np.ascontiguousarray(frames.transpose(0, 3, 1, 2))  # as torchvision has it
+    yield lambda: nlvideo.Frames(torch.from_numpy(planes).permute(0, 2, 3, 1), 25)
+    yield lambda: nlvideo.Frames(planes.transpose(0, 2, 3, 1), 25)
+    yield lambda: nlvideo.Frames((frame.transpose(1, 2, 0) for frame in planes), 25)
+    yield lambda: nlvideo.Frames(np.asfortranarray(frames), 25)
     yield lambda: nlvideo.Frames((frame for frame in frames), 25)
     yield lambda: nlvideo.Frames(list(frames), 25)
     yield lambda: path.read_bytes()
     yield lambda: memoryview(path.read_bytes())
+    yield lambda: memoryview(np.repeat(np.frombuffer(path.read_bytes(), np.uint8), 2))[::2]
     yield lambda: io.BytesIO(path.read_bytes())
     yield lambda: path
+    yield lambda: BytesPath(path)
+
+
+class BytesPath:
+    def __init__(self, path):
+        self._path = path
+
+    def __fspath__(self):
+        return os.fsencode(self._path)
+
+
+def closed(file):
+    file.close()
+    return file
 
 
 @pytest.mark.parametrize("settings", [{}, {"data.clip_fps": 10.0}, {"data.clip_fps": 40.0, "data.test.num_crops": 3}])
@@ -138,6 +159,10 @@ WRONG = {
     "fps=None": lambda: nlvideo.Frames(GOOD, None),
     "fps=0": lambda: nlvideo.Frames(GOOD, 0),
     r"fps=nan\)": lambda: nlvideo.Frames(GOOD, float("nan")),
+    "fps=10+[)]: a number from 1e-06 to 1e[+]09": lambda: nlvideo.Frames(GOOD, 10**400),
+    r"fps=1e\+308\)": lambda: nlvideo.Frames(GOOD, 1e308),
+    "a tensor that is meta": lambda: nlvideo.Frames(torch.empty(GOOD.shape, dtype=torch.uint8, device="meta"), 25),
+    "a tensor that is sparse_coo": lambda: nlvideo.Frames(torch.from_numpy(GOOD).to_sparse(), 25),
     r"an array \(4, 8, 8, 3\) float64, where \(T, H, W, 3\) uint8": lambda: nlvideo.Frames(GOOD / 2, 25),
     r"an array \(4, 3, 8, 8\) uint8, where": lambda: nlvideo.Frames(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), 25),
     r"an array \(0, 8, 8, 3\) uint8": lambda: nlvideo.Frames(GOOD[:0], 25),
@@ -152,6 +177,7 @@ WRONG = {
     "a int is no video; give a path": lambda: 3,
     "a list is no video": lambda: [GOOD[0]],
     "must be binary": lambda: io.StringIO("text"),
+    "a BytesIO: the file object is closed": lambda: closed(io.BytesIO(b"")),
 }
 
 
@@ -161,6 +187,14 @@ def test_what_is_no_video_is_one_line(predictor, message):
         with pytest.raises(UserError, match=message) as caught:
             use(WRONG[message]())
         assert "\n" not in str(caught.value)
+
+
+def test_steps_of_any_length(predictor):
+    timeline = predictor.slide(nlvideo.Frames(GOOD.repeat(4, 0), 25), 1e308)
+    assert timeline.starts.tolist() == [0, 16 - predictor.window]
+    for every in (0, -1.0, float("nan")):
+        with pytest.raises(UserError, match=f"every_seconds={every}: must be above 0"):
+            predictor.slide(nlvideo.Frames(GOOD, 25), every)
 
 
 def test_too_many_frames_of_an_iterator_are_refused(predictor, monkeypatch):

@@ -166,6 +166,20 @@ def test_a_server_that_goes_away_and_comes_back(command, recording, quick):
     assert answers[-1]["reconnects"] >= 1
 
 
+def test_a_scheme_in_capitals(command, recording):
+    with serving(LiveServer(recording.read_bytes())) as server:
+        answers, error, code = command(f"HTTP://127.0.0.1:{server.port}/file?token=secret")
+    assert (answers, code) == ([], 1) and "404" in error and "secret" not in error  # it has been asked
+
+
+def test_a_stream_shorter_than_a_window_is_one_line(command, tmp_path):
+    short = write_stream(tmp_path / "short.ts", num_frames=WINDOW - 1)
+    with serving(LiveServer(short.read_bytes())) as server:
+        answers, error, code = command(f"http://127.0.0.1:{server.port}/file")
+    assert (answers, code) == ([], 1)
+    assert error.splitlines()[-1].endswith("/file: it ended after 7 frames, before a window of 8 was full.")
+
+
 def test_the_standard_input(checkpoint, recording):
     with recording.open("rb") as file:
         done = subprocess.run(
@@ -179,7 +193,7 @@ def test_the_standard_input(checkpoint, recording):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_within_a_second(checkpoint, recording, number):
-    """The stream is a pipe that says nothing more: its read cannot be woken."""
+    """The stream is a pipe that says nothing more: its read cannot be woken. See also test_immediate_stop.py."""
     read, write = os.pipe()
     words = [sys.executable, "-m", "nlvideo.prediction.command", "-", f"checkpoint={checkpoint}", "sliding=true"]
     process = subprocess.Popen(words, stdin=read, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -294,6 +308,9 @@ def test_what_makes_no_sense_is_one_line(checkpoint, monkeypatch, capsys, record
     assert "reconnect_seconds=-1.0: must be at least 0" in refused("-", "sliding=true", "reconnect_seconds=-1")
     assert "reconnect_seconds has no effect without a stream" in refused(recording, "reconnect_seconds=5")
     assert "copy s3://bucket/a.mp4 first" in refused("s3://bucket/a.mp4", "sliding=true")
+    assert "copy rtmp://camera/live?... first" in refused("rtmp://user:secret@camera/live?key=secret", "sliding=true")
+    assert refused("http://h:99999/x?y", "sliding=true").startswith("error: http://h:99999/x?...: what follows ://")
+    assert refused("/dev/null", "sliding=true") == "error: /dev/null: it is no camera."
 
 
 def test_addresses_are_paths_and_not_keys():

@@ -3,7 +3,6 @@
 T frames, H height, W width; colours are RGB.
 """
 
-import math
 import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from nlvideo.data.decoding.excerpt import ROUNDING
 from nlvideo.data.decoding.video import Crop, CropSource, Region, Video, resize_part
 from nlvideo.runtime.errors import UserError
 
+LOWEST_RATE, HIGHEST_RATE = 1e-6, 1e9  # frames a second: beyond, times of frames leave the range of numbers
 MAX_COLLECTED = 4 << 30  # bytes of the frames of an iterator that are held together
 READ_CHUNK = 8  # frames that are resized together, which stay in the cache
 
@@ -33,12 +33,14 @@ class Frames:
         is_array: all frames are there. Otherwise they come once, one after the other.
 
     Raises:
-        UserError: another shape or type, no frames, or a rate that is no number above 0.
+        UserError: another shape or type, no frames, or a rate that is no number from LOWEST_RATE to HIGHEST_RATE.
     """
 
     def __init__(self, frames: Any, fps: float, name: str = "frames in memory"):
-        if not isinstance(fps, int | float | numbers.Real) or isinstance(fps, bool) or not 0 < fps < math.inf:
-            raise UserError(f"Frames(..., fps={fps!r}): frames per second must be a number above 0.")
+        is_number = isinstance(fps, int | float | numbers.Real) and not isinstance(fps, bool)
+        if not is_number or not LOWEST_RATE <= fps <= HIGHEST_RATE:
+            said = f"{fps!r:.40}"
+            raise UserError(f"Frames(..., fps={said}): a number from {LOWEST_RATE:g} to {HIGHEST_RATE:g} is wanted.")
         self.fps, self.name = float(fps), name
         self.is_array = isinstance(frames, np.ndarray | Tensor)
         if self.is_array:
@@ -93,6 +95,9 @@ def _check(frames: Any, dimensions: int, what: str) -> None:
     if not isinstance(frames, np.ndarray | Tensor):
         raise UserError(f"{what}: a {type(frames).__name__}, where an array {wanted} uint8 is wanted.")
     shape, dtype = tuple(frames.shape), str(frames.dtype).removeprefix("torch.")
+    if isinstance(frames, Tensor) and (frames.layout != torch.strided or frames.is_meta):
+        held = "meta" if frames.is_meta else str(frames.layout).removeprefix("torch.")
+        raise UserError(f"{what}: a tensor that is {held}, where one that holds all values is wanted.")
     if dtype != "uint8" or len(shape) != dimensions or shape[-1] != 3 or 0 in shape:
         raise UserError(f"{what}: an array {shape} {dtype}, where {wanted} uint8 is wanted, none of them 0.")
 
@@ -116,7 +121,10 @@ class ArrayVideo(Video):
         rows, columns = crop.spans(self.height, self.width)
         for first in range(0, len(indices), READ_CHUNK):
             some = [self._frames[i] for i in indices[first : first + READ_CHUNK]]
-            part = np.stack([frame[rows.first : rows.stop, columns.first : columns.stop] for frame in some])
+            cut = [frame[rows.first : rows.stop, columns.first : columns.stop] for frame in some]
+            # Without `out`, the colours of frames that were (3, H, W) would stay the first axis in memory, which the
+            # resizing does not take.
+            part = np.stack(cut, out=np.empty((len(cut), *cut[0].shape), np.uint8))
             yield CropSource(torch.from_numpy(part), rows, columns)
 
 

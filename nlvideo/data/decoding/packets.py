@@ -38,6 +38,16 @@ def best_stream(container: av.container.InputContainer) -> tuple[int, int]:
     return (moving or ranked)[0].index, num_read
 
 
+def leave_out_others(container: Any, stream: Any) -> None:
+    """Has FFmpeg skip what other streams hold, sound above all, where the format says how long it is."""
+    timed = TIMED_FORMATS & set(container.format.name.split(","))
+    if not timed or not hasattr(stream, "discard"):  # PyAV 17
+        return
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all
+
+
 def _pixels(stream: av.VideoStream) -> int:
     context = stream.codec_context
     return context.width * context.height if context is not None else 0
@@ -71,6 +81,13 @@ class Packets:
     def reordered(self) -> bool:
         """Frames are stored in another order than they are presented in (B-frames)."""
         return any(later < earlier for earlier, later in zip(self.times, self.times[1:], strict=False))
+
+    @property
+    def open_gops(self) -> bool:
+        """Some frames are presented before the keyframe that they are stored after. All must have times."""
+        latest_key, times = np.full(len(self.times), self.times[0]), np.array(self.times)
+        latest_key[self.key_places] = times[self.key_places]
+        return bool((times < np.maximum.accumulate(latest_key)).any())
 
 
 def scan_packets(container: av.container.InputContainer, stream: av.VideoStream, deadline: Deadline) -> Packets:

@@ -1,10 +1,7 @@
 """The default decoder: PyAV, decoding only what is needed."""
 
-import ctypes
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from fractions import Fraction
 from typing import Any, BinaryIO
@@ -13,30 +10,27 @@ import av
 import numpy as np
 
 from nlvideo.data.decoding.conversion import converted
-from nlvideo.data.decoding.decoded_index import DecodedIndex, decoded_index, hash_times, index_of_frames
-from nlvideo.data.decoding.orientation import UPRIGHT, may_turn, orientation_of
+from nlvideo.data.decoding.decoded_index import DecodedIndex, hash_times
+from nlvideo.data.decoding.file_input import FAILURES, FileInput, failure_reason, give_memory_back
 from nlvideo.data.decoding.packets import (
     PROGRESSIVE,
     TIMED_FORMATS,
-    Packets,
     best_stream,
     check_end,
+    leave_out_others,
     packets_are_frames,
     scan_packets,
     times_are_frames,
 )
+from nlvideo.data.decoding.stored_shape import stored_shape
 from nlvideo.data.decoding.video import Crop, CropSource, Deadline, DecodeError, Region, Video
 from nlvideo.data.index.facts import VideoFacts
-from nlvideo.data.shards.video_file import member_address, open_bytes
 
 # In these codecs, skipping frames that no other refers to leaves all others unchanged. In AV1 the same setting loses
 # wanted frames.
 SKIPPABLE_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video")
-# What PyAV raises for corrupt files: IndexError for a packet of a stream that appears midway, ValueError for text.
-FAILURES = (av.FFmpegError, OSError, IndexError, ValueError)
 # Any doubt of the decoder's is an error; what such an error means, a plain decode decides.
 STRICT = {"err_detect": "crccheck+explode"}
-TRIM_EVERY = 200  # videos; trimming takes some milliseconds
 RECALLED = [field.name for field in fields(VideoFacts) if field.name not in ("stream", "times", "key_times")]
 NO_TIMES = np.empty(0, np.int64)
 SEEK_FRAMES = 4  # decoding fewer than these takes less time than seeking past them, 0.06 ms at 340x256
@@ -54,7 +48,7 @@ class PyavVideo(Video):
     Colours follow the file's matrix and range; where it names none, BT.601 and limited range, as in FFmpeg.
     Interlaced frames are given as they are.
 
-    A `file`, binary and seekable, is read instead of the path, which is then its name in messages; it stays open.
+    A `file` is read instead of the path, as FileInput says.
 
     Opening it reads the whole file, unless `facts` tell what that has told before: then its header. They must be of
     this very file; of another one, frames whose times differ are noticed, and nothing else.
@@ -84,8 +78,8 @@ class PyavVideo(Video):
         facts: VideoFacts | None = None,
         file: BinaryIO | None = None,
     ):
-        self.path, self._file = os.fspath(path), file
-        self._decoded_file: DecodedIndex | None = None
+        self._file = FileInput(path, file)
+        self.path = self._file.path
         self._deadline = Deadline(self.path, time_limit)
         self._container: Any = None
         self._stream: Any = None
@@ -99,7 +93,7 @@ class PyavVideo(Video):
                 self._recall(facts)
         except FAILURES as error:
             self.close()
-            raise DecodeError(self.path, _reason(error)) from None
+            raise DecodeError(self.path, failure_reason(error)) from None
         except BaseException:
             self.close()
             raise
@@ -108,7 +102,7 @@ class PyavVideo(Video):
         if self._container is not None:
             self._container.close()
             self._container = None
-            _give_memory_back()
+            give_memory_back()
 
     def _open(self, strict: bool) -> None:
         """Opens the file anew: the next packet is its first."""
@@ -116,7 +110,7 @@ class PyavVideo(Video):
         while num_read:
             if self._container is not None:
                 self._container.close()
-            self._container = av.open(self._input(), metadata_errors="ignore")
+            self._container = self._file.open()
             num_read = 0
             if self._place is None:
                 self._place, num_read = best_stream(self._container)
@@ -126,34 +120,12 @@ class PyavVideo(Video):
         if self._stream.type != "video":  # as facts of something else may have it
             raise DecodeError(self.path, f"stream {self._place} is no video")
         self._stream.thread_type = "NONE"
-        _leave_out_others(self._container, self._stream)
+        leave_out_others(self._container, self._stream)
         if self._stream.codec_context is None:
             raise DecodeError(self.path, "there is no decoder for its video stream")
         self._strict = strict
         if strict:
             self._stream.codec_context.options = STRICT
-
-    def _input(self) -> Any:
-        """Returns what PyAV opens."""
-        if self._file is not None:
-            self._file.seek(0)
-            return self._file
-        # Without the protocol, FFmpeg takes what stands before a colon in a file's name for one.
-        return member_address(self.path) or f"file:{self.path}"
-
-    @contextmanager
-    def _bytes(self) -> Iterator[BinaryIO]:
-        """Yields the file from its first byte on; FFmpeg finds it where it was."""
-        if self._file is None:
-            with open_bytes(self.path) as opened:
-                yield opened
-            return
-        place = self._file.tell()
-        self._file.seek(0)
-        try:
-            yield self._file
-        finally:
-            self._file.seek(place)
 
     def _read_index(self) -> None:
         packets = scan_packets(self._container, self._stream, self._deadline)
@@ -161,7 +133,7 @@ class PyavVideo(Video):
             raise DecodeError(self.path, "the video stream holds no frames")
         stream, context = self._stream, self._stream.codec_context
         formats = set(self._container.format.name.split(","))
-        with self._bytes() as file:
+        with self._file.bytes() as file:
             check_end(packets, formats, stream, self.path, file)
         self.codec = context.codec.canonical_name
         self.time_base = stream.time_base
@@ -175,14 +147,15 @@ class PyavVideo(Video):
             self.num_frames, self.num_keyframes = len(packets.times), len(packets.key_places)
             self.largest_gap = int(max(np.diff([*packets.key_places, len(packets.times)]), default=len(packets.times)))
             span = int(self._times[-1] - self._times[0]) if self.timed else 0
-            self._read_size(formats)
+            shape = stored_shape(self._container, stream, self._file, self._deadline)
+            self.orientation, (self.height, self.width) = shape.orientation, shape.orientation.size(*shape[:2])
         else:
             span = self._take(self._decoded())
             searchable = bool(formats & TIMED_FORMATS) and len(self._key_times) > 0
             self.timed = searchable and self._decoded().times == hash_times(self._times)
         self.fps = self._rate(span)
         self.reordered = self.timed and packets.reordered
-        self.open_gops = self.timed and _has_open_gops(packets)
+        self.open_gops = self.timed and packets.open_gops
         if min(self.height, self.width) < 1:
             raise DecodeError(self.path, f"the video stream says its frames are {self.width}x{self.height}")
 
@@ -215,45 +188,11 @@ class PyavVideo(Video):
             return measured or 30.0
         return said
 
-    def _read_size(self, formats: set[str]) -> None:
-        """Reads the frames' size and orientation; for formats that can turn frames, only a decoded one tells."""
-        context = self._stream.codec_context
-        height, width, self.orientation = context.height, context.width, UPRIGHT
-        if "matroska" in formats or ("mov" in formats and self._may_turn()):
-            frame = self._first_frame()
-            if frame is not None:  # otherwise reading will report why
-                height, width, self.orientation = frame.height, frame.width, orientation_of(frame)
-        self.height, self.width = self.orientation.size(height, width)
-
-    def _may_turn(self) -> bool:
-        with self._bytes() as file:
-            return may_turn(file)
-
-    def _first_frame(self) -> av.VideoFrame | None:
-        """Returns any early frame; None if the first ones are corrupt."""
-        context = self._stream.codec_context
-        try:
-            for alone in (True, False):  # the first packet is a keyframe and mostly enough; an edit list may cut it off
-                self._container.seek(0, stream=self._stream)
-                for packet in self._container.demux(self._stream):
-                    self._deadline.check()
-                    frames = packet.decode()
-                    if alone and packet.size:
-                        frames += context.decode(None)
-                    if frames or alone:
-                        break
-                context.flush_buffers()
-                if frames:
-                    return frames[0]
-        except FAILURES:
-            context.flush_buffers()
-        return None
-
     def _read_parts(self, indices: np.ndarray, crop: Crop | Region) -> Iterator[CropSource]:
         try:
             yield from converted(self.frames(indices), self.orientation, crop)
         except FAILURES as error:  # of the conversion; damaged frames can have colours that there is no way from
-            raise DecodeError(self.path, f"a frame cannot be converted to RGB: {_reason(error)}") from None
+            raise DecodeError(self.path, f"a frame cannot be converted to RGB: {failure_reason(error)}") from None
 
     def frames(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         """Yields the wanted frames as they are stored.
@@ -403,7 +342,7 @@ class PyavVideo(Video):
                 frames = packet.decode()
             except FAILURES as error:
                 if key_seen or not isinstance(error, av.error.InvalidDataError):
-                    raise DecodeError(self.path, f"at frame {count}: {_reason(error)}") from None
+                    raise DecodeError(self.path, f"at frame {count}: {failure_reason(error)}") from None
                 continue
             for frame in frames:
                 if not frame.is_corrupt:
@@ -411,45 +350,8 @@ class PyavVideo(Video):
                     yield frame
 
     def _decoded(self) -> DecodedIndex:
-        if self._file is None:
-            return decoded_index(self.path, self._plain_decode)
-        if self._decoded_file is None:
-            self._decoded_file = index_of_frames(self._plain_decode())
-        return self._decoded_file
+        return self._file.decoded(self._plain_decode)
 
 
 class _UnexpectedFrame(Exception):
     """The decoder gave another frame than the next one wanted, or none."""
-
-
-def _leave_out_others(container: Any, stream: Any) -> None:
-    """Has FFmpeg skip what other streams hold, sound above all, where the format says how long it is."""
-    timed = TIMED_FORMATS & set(container.format.name.split(","))
-    if not timed or not hasattr(stream, "discard"):  # PyAV 17
-        return
-    for other in container.streams:
-        if other.index != stream.index:
-            other.discard = av.stream.Discard.all
-
-
-def _has_open_gops(packets: Packets) -> bool:
-    latest_key, times = np.full(len(packets.times), packets.times[0]), np.array(packets.times)
-    latest_key[packets.key_places] = times[packets.key_places]
-    return bool((times < np.maximum.accumulate(latest_key)).any())
-
-
-def _give_memory_back() -> None:
-    """Returns freed memory to the system now and then: FFmpeg's aligned buffers, of other sizes for every video, leave
-    holes that glibc keeps, 10 kB and more per video, without end."""
-    global _num_closed
-    _num_closed += 1
-    if _num_closed % TRIM_EVERY == 0 and _trim is not None:
-        _trim(0)
-
-
-_num_closed = 0
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -5,6 +5,7 @@ FFmpeg by itself opens whatever a playlist names, and takes any certificate.
 
 import errno
 import os
+import re
 import socket
 import ssl
 import stat
@@ -22,6 +23,7 @@ STANDARD_INPUT = "-"
 STREAM_FORMATS = (
     "mpegts mov matroska flv rtsp mpjpeg jpeg_pipe h264 hevc m4v mpeg mpegvideo ivf obu ogg avi nut asf".split()
 )
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[^:@\[\]]*)(:(?P<port>[0-9]*))?")
 TIMEOUT = 10.0  # seconds without a byte, after which a stream is taken for broken
 ANALYSIS = 1_000_000  # microseconds of a stream that FFmpeg looks at before it gives the first frame
 STREAM_FAILURES = (av.FFmpegError, OSError, ValueError)
@@ -49,13 +51,33 @@ def _is_device(path: str) -> bool:
         return False
 
 
-def without_password(address: str) -> str:
-    """Returns an address as it is printed: without user and password."""
+def without_secrets(address: str) -> str:
+    """Returns an address as it is printed: without user, password and query, and without parts of the path that give a
+    value, as cameras have it (/user=admin&password=1). Dots stand for whatever may be one of these."""
     if not is_address(address):
         return address
     scheme, rest = address.split("://", 1)
-    place, slash, path = rest.partition("/")
-    return f"{scheme}://{place.rpartition('@')[2] or place}{slash}{path}"
+    before, *query = re.split("[?#]", rest, maxsplit=1)
+    user, _, shown = before.rpartition("@")
+    place, *folders = shown.split("/")
+    if not _HOST_AND_PORT.fullmatch(place):
+        place = "..."
+    parts = [place, *("..." if "=" in folder else folder for folder in folders)]
+    hidden = "...@" if "/" in user else ""  # of a path that holds @, or a password that holds /
+    return f"{scheme}://{hidden}{'/'.join(parts)}{'?...' if query else ''}"
+
+
+def problem_of_address(address: str) -> str | None:
+    """Returns why nothing can be at a stream's address, None if something can."""
+    if not is_address(address):
+        return None
+    scheme, rest = scheme_of(address), address.split("://", 1)[1]
+    found = _HOST_AND_PORT.fullmatch(re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2])
+    if found is None or (found["port"] and not 0 < int(found["port"]) < 65536):
+        return "what follows :// is not HOST, HOST:PORT or USER:PASSWORD@HOST:PORT, with a port from 1 to 65535"
+    if scheme == "udp":  # the host may be left out: all addresses of this machine
+        return None if found["port"] or "localport=" in rest else "it names no port"
+    return None if found["host"] else "it names no host"
 
 
 def open_stream(address: str) -> tuple[Any, Any]:
@@ -84,6 +106,7 @@ def _opened(address: str) -> Any:
     if address == STANDARD_INPUT:
         return av.open("pipe:0", options=options | {"protocol_whitelist": "pipe"}, metadata_errors="ignore")
     scheme = scheme_of(address)
+    address = f"{scheme}://{address.split('://', 1)[1]}"  # FFmpeg knows small letters alone
     options |= {"protocol_whitelist": PROTOCOLS[scheme], **_own_options(scheme)}
     return av.open(address, options=options, timeout=TIMEOUT, metadata_errors="ignore")
 
@@ -108,6 +131,8 @@ def _why_not_opened(address: str, error: Exception) -> str:
         return f"it is none of {kinds}; playlists and whatever else names other addresses are not read"
     if is_address(address) and scheme_of(address) == "https" and getattr(error, "errno", 0) == errno.EIO:
         return certificate_problem(address) or reason_of(error)
+    if getattr(error, "errno", 0) == errno.ENOTTY:
+        return "it is no camera"
     return reason_of(error)
 
 

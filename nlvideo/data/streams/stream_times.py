@@ -45,7 +45,11 @@ class StreamTimes:
 
 
 class FrameRate:
-    """Takes frames by time: which is shown at 0, 1, 2, ... / clip_fps seconds of a connection; of None, all."""
+    """Takes frames by time: which is shown at 0, 1, 2, ... / clip_fps seconds of a connection; of None, all.
+
+    A frame is shown until the next one, but no longer than LARGEST_STEP or 1 / clip_fps seconds, whichever is more:
+    where a stream pauses, the seconds are counted anew.
+    """
 
     def __init__(self, clip_fps: float | None):
         self._step = None if clip_fps is None else 1 / clip_fps
@@ -56,13 +60,18 @@ class FrameRate:
         self._shown = None
 
     def taken(self, frame: TimedFrame) -> Iterator[TimedFrame]:
-        """Yields the frames that are due before this one is shown; None is shown longer than LARGEST_STEP."""
+        """Yields the frames that are due before this one is shown."""
         if self._step is None:
             yield frame
             return
         if self._shown is None:
             self._first, self._ticks = frame.seconds, 0
         shown, self._shown = self._shown, frame
-        while shown is not None and (time := self._first + self._ticks * self._step) < frame.seconds - 1e-6:
+        if shown is None:
+            return
+        latest = shown.seconds + max(LARGEST_STEP, self._step)
+        while (time := self._first + self._ticks * self._step) < min(frame.seconds, latest) - 1e-6:
             yield shown._replace(seconds=time)
             self._ticks += 1
+        if frame.seconds > latest:
+            self._first, self._ticks = frame.seconds, 0

@@ -43,4 +43,11 @@ def test_frames_by_time():
     assert taken(None, quarter) == list(enumerate(quarter))
     assert taken(2, quarter) == [(0, 0), (2, 0.5), (4, 1), (6, 1.5)]  # frame 8 is not known to be shown at 2 yet
     assert taken(8, quarter[:3]) == [(0, 0), (0, 0.125), (1, 0.25), (1, 0.375)]
+    assert taken(0.05, [15.0 * i for i in range(5)]) == [(0, 0), (1, 20), (2, 40)]
     assert taken(4 / 3, quarter) == [(0, 0), (3, 0.75), (6, 1.5)]
+
+
+def test_a_pause_is_not_filled():
+    found = taken(2, [0.0, 0.5, 3600.2, 3600.7, 3601.2])
+    assert found[:2] == [(0, 0), (1, 0.5)] and found[-2:] == [(2, 3600.2), (3, 3600.7)]
+    assert len(found) == 1 + 20 + 2  # the frame before the pause is shown for LARGEST_STEP, 10 seconds
