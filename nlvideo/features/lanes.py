@@ -7,14 +7,16 @@ from queue import SimpleQueue
 from threading import Event
 from typing import TypeVar
 
-Worker = TypeVar("Worker")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+LaneWorker = TypeVar("LaneWorker")
+LaneItem = TypeVar("LaneItem")
+LaneResult = TypeVar("LaneResult")
 
 
 def in_lanes(
-    function: Callable[[Worker, Item, Callable[[], bool]], Result], workers: Sequence[Worker], items: Sequence[Item]
-) -> Iterator[tuple[Item, Callable[[], Result]]]:
+    function: Callable[[LaneWorker, LaneItem, Callable[[], bool]], LaneResult],
+    workers: Sequence[LaneWorker],
+    items: Sequence[LaneItem],
+) -> Iterator[tuple[LaneItem, Callable[[], LaneResult]]]:
     """Yields each item as soon as it is done, with a call that returns what function(worker, item, ended) returned, or
     raises what it raised.
 
@@ -25,11 +27,11 @@ def in_lanes(
         for item in items:
             yield item, partial(function, workers[0], item, lambda: False)
         return
-    idle, ended = SimpleQueue[Worker](), Event()
+    idle, ended = SimpleQueue[LaneWorker](), Event()
     for worker in workers:
         idle.put(worker)
 
-    def work(item: Item) -> Result:
+    def work(item: LaneItem) -> LaneResult:
         worker = idle.get()
         try:
             return function(worker, item, ended.is_set)
