@@ -222,6 +222,7 @@ class SnippetConfig:
 @dataclass
 class ExtractConfig:
     checkpoint: str = MISSING
+    trusted: bool = False  # that checkpoint=FILE.pt2 may be read, which can run code
     videos: str = MISSING  # a list, a folder or one video
     output: str = MISSING  # a folder; what it holds already of the same network and settings is not computed again
     preset: str = "paper"  # paper or rtfm, see PRESETS in nlvideo/features/presets.py

@@ -38,7 +38,7 @@ def extract_features(composed: DictConfig) -> None:
     given = command_line_keys(composed)
     if distributed.under_torchrun():
         distributed.init_world()
-    trained = distributed.on_main(read_network, composed.checkpoint)
+    trained = distributed.on_main(read_network, composed.checkpoint, composed.trusted is True)
     config = extract_settings(trained.config, given)
     if distributed.is_first() and trained.note:
         print(trained.note)

@@ -82,7 +82,7 @@ def extract(config: ExtractConfig, trained: TrainedCheckpoint | ExportedFile | N
     world = distributed.init_world()
     distributed.check_same(hashlib.sha256(to_yaml(config).encode()).hexdigest(), "configuration")
     videos, note = distributed.on_main(listed_videos, config.videos, config.data.root or None)
-    trained = trained or read_network(config.checkpoint)
+    trained = trained or read_network(config.checkpoint, config.trusted)
     if world.is_main:
         print(f"{note}; preset={config.preset}, layer={config.layer}, format={config.format}", flush=True)
     distributed.on_main(check_output, config, videos)

@@ -81,7 +81,7 @@ class FeatureExtractor:
         given = dict(settings or {}) | {"checkpoint": os.fspath(checkpoint), "preset": preset}
         for place in ("videos", "output"):  # of the command
             given.setdefault(place, "")
-        trained = read_network(os.fspath(checkpoint))
+        trained = read_network(os.fspath(checkpoint), given.get("trusted") is True)
         with redirect_stdout(sys.stderr):
             if trained.note:
                 print(trained.note)

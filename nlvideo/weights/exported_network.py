@@ -116,11 +116,11 @@ class ExportedFile:
         return config if config.crop_size else dataclasses.replace(config, crop_size=self.clip_shape[1])
 
 
-def read_network(path: str | Path, trusted: bool | None = None) -> TrainedCheckpoint | ExportedFile:
+def read_network(path: str | Path, trusted: bool = False) -> TrainedCheckpoint | ExportedFile:
     """Reads a network that can score clips: what read_trained() takes, or a file of tools/export.py.
 
     Args:
-        trusted: the user says that a .pt2 archive may run code; None: there is no way to say so.
+        trusted: the user says that a .pt2 archive may run code.
 
     Raises:
         UserError: as read_trained(); an export that cannot be read, that does not describe its clips, or a .pt2 archive
@@ -206,9 +206,7 @@ def _fixed(shape: Sequence[Any]) -> list[int | None]:
     return [size if isinstance(size, int) else None for size in shape]
 
 
-def _open_archive(path: Path, trusted: bool | None) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    if trusted is None:
-        raise UserError(f"{path}: of exported networks an .onnx file is taken here, and no .pt2 archive.")
+def _open_archive(path: Path, trusted: bool) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
     if not trusted:
         raise UserError(
             f"{path} could run code: torch unpickles and evaluates what a .pt2 archive holds. If you made it yourself, "
