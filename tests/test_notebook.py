@@ -7,7 +7,7 @@ import pytest
 NOTEBOOK = Path(__file__).parent.parent / "docs/fine_tuning.ipynb"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own libraries
 def test_the_notebook_runs(tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")

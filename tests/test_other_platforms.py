@@ -68,8 +68,8 @@ def test_programs_start_and_lock_their_folders(system, tmp_path):
         lock_folder(tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("system", [SYSTEMS[0], *(pytest.param(s, marks=pytest.mark.nightly) for s in SYSTEMS[1:])])
+@pytest.mark.nightly
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_trains_resumes_and_is_evaluated_and_asked(system, video_folder, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     run = tmp_path / "run"

@@ -81,7 +81,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("layout", "frozen_bn", "backend"), [CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:])]
+    ("layout", "frozen_bn", "backend"),
+    [CASES[0], *(pytest.param(*case, marks=pytest.mark.nightly) for case in CASES[1:])],
 )
 def test_every_block_in_every_layout_is_one_graph(layout, frozen_bn, backend, shallow):
     """Forward and backward, which is traced too where it is ours; a break raises."""

@@ -1,5 +1,7 @@
 """Layouts against the figures of the paper's Table 2e and of GCNet, and against the 2D network they inflate."""
 
+import functools
+
 import pytest
 import torch
 from conftest import composed
@@ -17,6 +19,7 @@ def built(*overrides, num_classes=400):
         return build_model(config.model, config.block, config.data, num_classes), config
 
 
+@functools.cache
 def cost(*overrides):
     network, config = built(*overrides)
     return count_cost(network, config.data.num_frames, config.data.crop_size, config.data.crop_size)

@@ -462,7 +462,7 @@ def test_names_that_start_at_the_root_are_written_into_dst(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [1, 3, 5])
+@pytest.mark.parametrize("after", [*(pytest.param(n, marks=pytest.mark.nightly) for n in (1, 5)), 3])
 def test_a_killed_call_is_resumed(source, whole, prepare, tmp_path, after):
     options = ["--list", "train.csv", "--shards", SIZE, "--workers", "2"]
     records = tmp_path / "prepared.csv"
