@@ -47,10 +47,12 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 
 @contextmanager
 def sent_by_udp(path: Path, port: int, fps: float, rounds: int = 1) -> Iterator[None]:
-    """Sends a file's packets, `fps` a second, as often as `rounds` says."""
-    stop = threading.Event()
+    """Sends a file's packets, `fps` a second, as often as `rounds` says, once somebody listens (on Linux)."""
+    stop, ports = threading.Event(), Path("/proc/net/udp")
 
     def send() -> None:
+        while ports.exists() and f":{port:04X} " not in ports.read_text() and not stop.wait(0.01):
+            pass
         start, sent = time.monotonic(), 0
         with av.open(f"udp://127.0.0.1:{port}?pkt_size=1316", "w", format="mpegts") as target:
             for number in range(rounds):
@@ -146,6 +148,27 @@ def serving(server: Server, certificate: tuple[Path, Path] | None = None) -> Ite
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class DeafServer(ThreadingTCPServer):
+    """Says the same to whatever it is sent, and closes the connection; None: says nothing for three seconds."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: bytes | None):
+        self.answer = answer
+        super().__init__(("127.0.0.1", 0), _DeafHandler)
+
+
+class _DeafHandler(StreamRequestHandler):
+    server: DeafServer
+
+    def handle(self) -> None:
+        if self.server.answer is None:
+            time.sleep(3)
+        else:
+            self.request.recv(1000)
+            self.request.sendall(self.server.answer)
 
 
 class RtspServer(ThreadingTCPServer):

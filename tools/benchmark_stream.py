@@ -121,10 +121,11 @@ def watch_memory(pid: int, memory: list[int], over: threading.Event) -> None:
 
 
 def show(answers: list[tuple[float, dict]], sent: list[float], memory: list[int]) -> None:
-    late = [
-        read - sent[round(answer["end"] * FPS)] for read, answer in answers if answer["end"] > SETTLED
-    ]  # the first frame has time 0
-    inside = [answer["latency"] for _, answer in answers if answer["end"] > SETTLED]
+    settled = [(read, answer) for read, answer in answers if answer["end"] > SETTLED]
+    if not settled:
+        sys.exit(f"{len(answers)} lines, none of them after {SETTLED:g} s of the stream: give more --minutes")
+    late = [read - sent[round(answer["end"] * FPS)] for read, answer in settled]  # the first frame has time 0
+    inside = [answer["latency"] for _, answer in settled]
     print(f"{len(answers)} lines, {len(sent)} frames sent, {sum(a['dropped_frames'] for _, a in answers)} dropped")
     for name, values in (("from sent to line", late), ("from decoded to line", inside)):
         median, high = 1000 * np.quantile(values, [0.5, 0.95])

@@ -1,5 +1,6 @@
 """The benchmarks of decoders, long videos and large indices: that they run, and what they print."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -46,6 +47,25 @@ def test_benchmark_index_finds_no_growth(tmp_path):
 def test_benchmark_stream_times_lines():
     checkpoint = TOOLS.parent / "tests/run_of_0_1/checkpoint.pt"
     printed = run_process("benchmark_stream", checkpoint, "--minutes", "0.1", "num_threads=1")
-    assert re.search(r"\d\d lines, 150 frames sent, \d+ dropped", printed), printed
+    assert re.search(r"\d+ lines, 150 frames sent, \d+ dropped", printed), printed
     late, decoded = map(float, re.findall(r"median (\d+) ms", printed))
-    assert 40 <= late < 1000 and decoded < late  # a frame is whole when the next one begins
+    assert 0 <= decoded <= late  # how many they are depends on what else the machine does
+
+
+def test_benchmark_stream_counts_from_a_frame_to_its_line(capsys):
+    spec = importlib.util.spec_from_file_location("benchmark_stream", TOOLS / "benchmark_stream.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    sent = [100 + 0.04 * number for number in range(150)]
+    answer = lambda number: {"end": round(0.04 * number, 3), "latency": 0.005, "dropped_frames": 2}  # noqa: E731
+    numbers = [8, 60, 100, 149]  # the first is within the time that is left out
+    lines = [(sent[number] + 0.03 * place, answer(number)) for place, number in enumerate(numbers)]
+    tool.show(lines, sent, [5 * 2**20, 6 * 2**20, 7 * 2**20] + 7 * [2**20])
+    assert capsys.readouterr().out.splitlines() == [
+        "4 lines, 150 frames sent, 8 dropped",
+        "from sent to line     median 60 ms, 95 % below 87 ms",
+        "from decoded to line  median 5 ms, 95 % below 5 ms",
+        "memory after a tenth  6 MB, at most after it 7 MB",
+    ]
+    with pytest.raises(SystemExit, match="1 lines, none of them after 2 s of the stream"):
+        tool.show(lines[:1], sent, [1])

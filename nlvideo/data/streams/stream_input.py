@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import stat
+import time
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ STREAM_FORMATS = (
 )
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[^:@\[\]]*)(:(?P<port>[0-9]*))?")
 TIMEOUT = 10.0  # seconds without a byte, after which a stream is taken for broken
+NOTHING_CAME = "nothing came for {:g} seconds"
 ANALYSIS = 1_000_000  # microseconds of a stream that FFmpeg looks at before it gives the first frame
 STREAM_FAILURES = (av.FFmpegError, OSError, ValueError)
 
@@ -86,10 +88,13 @@ def open_stream(address: str) -> tuple[Any, Any]:
     Raises:
         StreamBroke: nothing answers within TIMEOUT seconds, or what does has no video; says why.
     """
+    start = time.monotonic()
     try:
         container = _opened(address)
     except STREAM_FAILURES as error:
-        raise StreamBroke(_why_not_opened(address, error)) from None
+        # FFmpeg has other words for it at times: of an RTSP server that is silent, "invalid data"
+        is_late = is_address(address) and time.monotonic() - start >= TIMEOUT
+        raise StreamBroke(NOTHING_CAME.format(TIMEOUT) if is_late else _why_not_opened(address, error)) from None
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
         held = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
@@ -127,6 +132,8 @@ def _authorities() -> str | None:
 
 def _why_not_opened(address: str, error: Exception) -> str:
     if isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):
+        if is_address(address) and scheme_of(address) == "rtsp":
+            return "it broke off before it said what it holds, or is no RTSP server"
         kinds = ", ".join(STREAM_FORMATS)
         return f"it is none of {kinds}; playlists and whatever else names other addresses are not read"
     if is_address(address) and scheme_of(address) == "https" and getattr(error, "errno", 0) == errno.EIO:
@@ -139,7 +146,7 @@ def _why_not_opened(address: str, error: Exception) -> str:
 def reason_of(error: Exception) -> str:
     """Returns what an error of FFmpeg says, without the address, which may hold a password."""
     if isinstance(error, av.error.ExitError | av.error.TimeoutError):
-        return f"nothing came for {TIMEOUT:g} seconds"
+        return NOTHING_CAME.format(TIMEOUT)
     return getattr(error, "strerror", None) or type(error).__name__
 
 

@@ -88,6 +88,8 @@ class StreamReader:
                     return
             except StreamBroke as error:
                 reason = error.reason
+            if self._stopping.is_set():
+                return
             if not self.num_frames or self.address == STANDARD_INPUT:
                 raise StreamBroke(reason)
             if self.num_frames > before:
