@@ -72,7 +72,9 @@ def test_its_evaluation_is_shown_with_what_it_lacks(old_run, video_folder, capsy
     evaluation = read_results(old_run / "evaluation_step4_2x3_uniform")
     assert "f1_macro" not in evaluation.result
     print_table(evaluation.result, evaluation.folder)
-    assert "F1" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "F1" not in shown
+    assert "0.00 to 80.00 (bootstrap)" in shown  # every interval was one
     page = write_report(evaluation, read_table(video_folder, "val.csv", None), open_video).read_text()
     # these are made from the scores
     assert "<button>F1</button>" in page and page.count("image/png") == 4

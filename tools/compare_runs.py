@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from nlvideo.evaluation import metrics
 from nlvideo.evaluation.comparison import (
     ENSEMBLE,
     Comparison,
@@ -35,8 +34,8 @@ from nlvideo.evaluation.comparison import (
     mcnemar_p,
     undecodable_notes,
 )
+from nlvideo.evaluation.intervals import AGREEING, LEVEL, describe
 from nlvideo.evaluation.result_files import METRIC_NAMES, RESULT_FILE, SCORES_FILE, Evaluation, read_results
-from nlvideo.evaluation.summary import INTERVAL
 from nlvideo.runtime.errors import UserError, reporting_errors
 from nlvideo.runtime.files import make_folder, replacing
 from nlvideo.runtime.names import in_picture, shortened
@@ -131,11 +130,17 @@ def print_comparison(comparison: Comparison, first: str, baseline: Evaluation, n
         for note in differing_settings(baseline, comparison.run):
             print(f"note: {note}")
     rows = [
-        {"score": METRIC_NAMES[key], f"{name} - {first}": points(found.value), "interval": joined(found.ends, " to ")}
+        {
+            "score": METRIC_NAMES[key],
+            f"{name} - {first}": points(found.value),
+            "interval": joined(found.interval.ends, " to "),
+            "kind": found.interval.kind,
+        }
         for key, found in comparison.differences.items()
     ]
     print_rows("difference in percentage points", rows)
-    print(f"interval: {INTERVAL}, the same for both runs")
+    kinds = {found.interval.kind for found in comparison.differences.values()}
+    print(f"paired interval, {describe(kinds)}, the same ones for both runs")
     print(significance(comparison, first))
     rows = class_rows(comparison, first, num_classes)
     print_rows(f"classes with the largest gains and losses, {value_name(baseline)} in %", rows)
@@ -197,15 +202,18 @@ def score_cell(best: str, score: float) -> str:
 def verdict(comparison: Comparison, first: str) -> str:
     """Returns the conclusion from the main metric in one sentence."""
     (key, found), *_ = comparison.differences.items()
-    name, (low, high), videos = comparison.name, found.ends, f"{len(comparison.run.ids):,} videos"
-    if found.value == low == high == 0:
-        return f"{name} and {first} have equal {METRIC_NAMES[key]} on these {videos}, and in every resample of them."
+    name, (low, high), videos = comparison.name, found.interval.ends, f"{len(comparison.run.ids):,} videos"
+    if found.value == 0 and found.interval.kind == AGREEING:
+        return (
+            f"{name} and {first} have equal {METRIC_NAMES[key]} on these {videos}, and in every resample of them. Over "
+            f"all videos, they may differ by {100 * high:.2f} points."
+        )
     where = "equal" if found.value == 0 else "better" if found.value > 0 else "worse"
     by = "" if found.value == 0 else f" by {100 * abs(found.value):.2f} points"
     means = (
         f"inconclusive on these {videos}" if low <= 0 <= high else f"more than the choice of these {videos} explains"
     )
-    return f"{name} is {where}{by} in {METRIC_NAMES[key]}, between {joined(found.ends, ' and ')}: {means}."
+    return f"{name} is {where}{by} in {METRIC_NAMES[key]}, between {joined(found.interval.ends, ' and ')}: {means}."
 
 
 def joined(ends: Iterable[float], word: str) -> str:
@@ -320,7 +328,7 @@ def draw_gains(axes: Axes, comparison: Comparison) -> None:
 def draw_differences(axes: Axes, comparisons: Sequence[Comparison]) -> None:
     lines = [(c.name, key, found) for c in comparisons for key, found in c.differences.items()]
     for place, (_, _, found) in enumerate(lines):
-        low, high = (100 * end for end in found.ends)
+        low, high = (100 * end for end in found.interval.ends)
         color = UNCLEAR_COLOR if low <= 0 <= high else GAIN_COLOR if low > 0 else LOSS_COLOR
         axes.plot([low, high], [place, place], color=color, linewidth=3, solid_capstyle="butt")
         axes.plot(100 * found.value, place, "o", color=color)
@@ -329,7 +337,7 @@ def draw_differences(axes: Axes, comparisons: Sequence[Comparison]) -> None:
     axes.set_yticks(range(len(lines)), [f"{name} {METRIC_NAMES[key]}" for name, key, _ in lines])
     axes.set(
         ylim=(len(lines) - 0.4, -0.8),
-        xlabel=f"difference to A (points) with its {100 * metrics.LEVEL:.0f} % interval; grey if it includes zero",
+        xlabel=f"difference to A (points) with its {100 * LEVEL:.0f} % interval; grey if it includes zero",
     )
     axes.axvline(0, color="k", linewidth=0.8)
     axes.grid(alpha=0.3, axis="x")

@@ -18,7 +18,7 @@ import yaml
 from nlvideo.config.compose import to_container
 from nlvideo.config.schema import TrainConfig
 from nlvideo.data.lists.class_file import has_names
-from nlvideo.evaluation.result_files import RESULT_FILE, read_results, shown_metrics
+from nlvideo.evaluation.result_files import RESULT_FILE, interval_cell, read_results, shown_metrics
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder, new_folder, reporting_disk_errors
 from nlvideo.training.run_status import FINISHED, read_status
@@ -192,9 +192,8 @@ def _rows(result: Mapping[str, Any]) -> list[str]:
     pixels = f"{views['crop_size'] or 'all'} of {views['short_side']}, {result['precision']}"
     lines = []
     for key, title in shown_metrics(dict(result)).items():
-        ends = result.get(f"{key}_interval")
-        between = "{:.2f} to {:.2f}".format(*(100 * end for end in ends)) if ends else ""
         value = "-" if result[key] is None else f"{100 * result[key]:.2f}"
+        between = interval_cell(result, key)
         lines.append(f"| {where} | {videos} | {seen} | {frames} | {pixels} | {title} | {value} | {between} |")
     return lines
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlvideo.evaluation import metrics
+from nlvideo.evaluation.intervals import Interval, of_class_mean
 
 THRESHOLD = 0.5  # of multi-label scores: a class is predicted where its score is above
 
@@ -65,10 +66,11 @@ def class_metrics(scores: np.ndarray, targets: np.ndarray) -> ClassMetrics:
     return ClassMetrics(precision, recall, f1, videos)
 
 
-def f1_interval(scores: np.ndarray, targets: np.ndarray) -> list[float]:
+def f1_interval(scores: np.ndarray, targets: np.ndarray) -> Interval:
     """Returns the bootstrap interval of the macro F1; arguments as in `decisions`."""
     predicted, true = decisions(scores, targets)
-    return metrics.interval(lambda weights: f1_of_draws(predicted, true, weights), len(scores))
+    num_pooled = int((true | predicted).any(1).sum())
+    return of_class_mean(lambda w: f1_of_draws(predicted, true, w), true.sum(0), len(scores), num_pooled)
 
 
 def f1_of_draws(predicted: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:

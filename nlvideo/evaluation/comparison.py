@@ -12,6 +12,13 @@ import numpy as np
 from scipy.stats import binomtest
 
 from nlvideo.evaluation import metrics
+from nlvideo.evaluation.intervals import (
+    Interval,
+    accuracy_difference_interval,
+    class_accuracy_difference_interval,
+    even_videos,
+    of_difference,
+)
 from nlvideo.evaluation.result_files import Evaluation
 from nlvideo.evaluation.summary import per_class
 from nlvideo.runtime.errors import UserError
@@ -27,7 +34,7 @@ class MetricDifference:
     """A run's metric minus the baseline's, as fractions."""
 
     value: float
-    ends: list[float]  # of the bootstrap interval
+    interval: Interval  # paired
     below: float | None = None  # fraction of resamples below zero; mAP only
 
 
@@ -248,12 +255,12 @@ def accuracy_differences(run: Evaluation, baseline: Evaluation) -> dict[str, Met
     a, b = (metrics.target_ranks(one.scores, one.targets) for one in (baseline, run))
     top1, top5 = ((b < k).astype(float) - (a < k) for k in (1, min(5, len(run.classes))))
     before, after = main_metrics(baseline), main_metrics(run)
-    ends = {
-        "top1": metrics.accuracy_interval(top1),
-        "top5": metrics.accuracy_interval(top5),
-        "mean_class_accuracy": metrics.class_accuracy_interval(top1, run.targets),
+    found = {
+        "top1": accuracy_difference_interval(top1),
+        "top5": accuracy_difference_interval(top5),
+        "mean_class_accuracy": class_accuracy_difference_interval(top1, run.targets),
     }
-    return {key: MetricDifference(after[key] - before[key], ends[key]) for key in after}
+    return {key: MetricDifference(after[key] - before[key], found[key]) for key in after}
 
 
 def _map_difference(run: Evaluation, baseline: Evaluation) -> dict[str, MetricDifference]:
@@ -265,9 +272,10 @@ def _map_difference(run: Evaluation, baseline: Evaluation) -> dict[str, MetricDi
         drawn.append(b - a)
         return drawn[-1]
 
-    ends = metrics.interval(difference, len(run.ids))
+    pooled = min(even_videos(run.targets.sum(0)), int(run.targets.any(1).sum()))
+    found = of_difference(difference, len(run.ids), pooled)
     value = main_metrics(run)["map"] - main_metrics(baseline)["map"]
-    return {"map": MetricDifference(value, ends, float(np.mean(np.concatenate(drawn) < 0)))}
+    return {"map": MetricDifference(value, found, float(np.mean(np.concatenate(drawn) < 0)))}
 
 
 def mcnemar_p(discordant: tuple[int, int]) -> float:

@@ -1,13 +1,9 @@
-"""Metrics of scores against targets, with their bootstrap intervals. V videos, K classes, R resamples."""
+"""Metrics of scores against targets. V videos, K classes, R resamples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-
-RESAMPLES = 2000
-LEVEL = 0.95  # confidence level of the intervals
-MAX_WEIGHTS = 4_000_000  # resampling weights in memory at a time
 
 
 def headline(values: Mapping[str, Any]) -> str:
@@ -43,7 +39,7 @@ def topk_accuracy(ranks: np.ndarray, k: int) -> float:
 
 def class_accuracies(ranks: np.ndarray, targets: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns (K,) the top-1 accuracy of each class, NaN for a class without videos."""
-    return _class_accuracies(ranks == 0, targets, num_classes, np.ones((1, len(ranks))))[0]
+    return weighted_class_accuracies(ranks == 0, targets, num_classes, np.ones((1, len(ranks))))[0]
 
 
 def mean_class_accuracy(ranks: np.ndarray, targets: np.ndarray) -> float:
@@ -113,48 +109,9 @@ def validation_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, flo
     }
 
 
-def accuracy_interval(right: np.ndarray) -> list[float]:
-    """Returns the bootstrap interval of the accuracy.
-
-    Args:
-        right: (V,) bool; or the paired difference of two runs: 1 where only the run is right, -1 where only the
-            baseline is, else 0.
-    """
-    return interval(lambda weights: weights @ right / weights.sum(1), len(right))
-
-
-def class_accuracy_interval(right: np.ndarray, targets: np.ndarray) -> list[float]:
-    """Returns the bootstrap interval of the mean class accuracy; `right` is that of accuracy_interval."""
-    num_classes = int(targets.max()) + 1
-    return interval(lambda w: mean_of_defined(_class_accuracies(right, targets, num_classes, w)), len(right))
-
-
-def map_interval(scores: np.ndarray, targets: np.ndarray) -> list[float]:
-    """Returns the bootstrap interval of mean_average_precision."""
-    return interval(lambda w: map_of_draws(scores, targets, w), len(scores))
-
-
 def map_of_draws(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns (R,) the mAP with each video counted `weights` (R, V) times, NaN without positives."""
     return mean_of_defined(weighted_average_precisions(scores, targets, weights))
-
-
-def interval(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> list[float]:
-    """Returns the ends of the percentile bootstrap interval at LEVEL, over RESAMPLES draws with replacement.
-
-    Draws for which the metric is NaN are left out. The draws depend on the number of videos alone, so two metrics of
-    the same videos see the same draws.
-
-    Args:
-        metric: maps how often each video was drawn, (R, V), to values (R,).
-    """
-    rng, values = np.random.default_rng(0), []
-    size = max(1, min(RESAMPLES, MAX_WEIGHTS // num_videos))
-    for first in range(0, RESAMPLES, size):
-        count = min(size, RESAMPLES - first)
-        values.append(metric(rng.multinomial(num_videos, np.full(num_videos, 1 / num_videos), count).astype(float)))
-    tail = 50 * (1 - LEVEL)
-    return np.nanpercentile(np.concatenate(values), [tail, 100 - tail]).tolist()
 
 
 def mean_of_defined(values: np.ndarray) -> np.ndarray:
@@ -164,7 +121,9 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
         return np.where(known, values, 0).sum(1) / known.sum(1)
 
 
-def _class_accuracies(right: np.ndarray, targets: np.ndarray, num_classes: int, weights: np.ndarray) -> np.ndarray:
+def weighted_class_accuracies(
+    right: np.ndarray, targets: np.ndarray, num_classes: int, weights: np.ndarray
+) -> np.ndarray:
     """Returns (R, K) with each video counted `weights` (R, V) times, NaN where a class was not drawn."""
     membership = np.zeros((len(targets), num_classes))
     membership[np.arange(len(targets)), targets] = 1

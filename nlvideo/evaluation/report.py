@@ -20,7 +20,7 @@ from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation.calibration import calibration
 from nlvideo.evaluation.calibration_picture import reliability_figure
-from nlvideo.evaluation.result_files import METRIC_NAMES, Evaluation, class_rows, shown_metrics
+from nlvideo.evaluation.result_files import METRIC_NAMES, Evaluation, class_rows, interval_cell, shown_metrics
 from nlvideo.evaluation.summary import per_class
 from nlvideo.runtime.files import write_text
 from nlvideo.runtime.names import in_picture
@@ -86,13 +86,8 @@ def _content(evaluation: Evaluation, table: VideoTable, open_video: Opening) -> 
 
 
 def _score(result: dict[str, Any], key: str, name: str) -> dict[str, str]:
-    ends = result.get(f"{key}_interval")
     value = "-" if result[key] is None else f"{100 * result[key]:.2f} %"
-    return {
-        "name": name,
-        "value": value,
-        "interval": "{:.2f} to {:.2f}".format(*(100 * e for e in ends)) if ends else "",
-    }
+    return {"name": name, "value": value, "interval": interval_cell(result, key)}
 
 
 def _views_picture(result: dict[str, Any]) -> str:

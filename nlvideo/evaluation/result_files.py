@@ -6,7 +6,7 @@ V videos, K classes.
 import csv
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation.class_metrics import class_metrics
+from nlvideo.evaluation.intervals import BOOTSTRAP
 from nlvideo.evaluation.summary import Scores, per_class
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.runtime.files import replacing, write_text
@@ -161,6 +162,15 @@ def shown_metrics(result: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def interval_cell(result: Mapping[str, Any], key: str) -> str:
+    """Returns "97.66 to 100.00 (Wilson)", in percent, or "" where the metric has no interval."""
+    ends = result.get(f"{key}_interval")
+    if not ends:
+        return ""
+    kind = result.get("interval_kinds", {}).get(key, BOOTSTRAP)  # which all were before kinds were written
+    return "{:.2f} to {:.2f} ({})".format(*(100 * end for end in ends), kind)
+
+
 def print_table(result: dict[str, Any], folder: Path) -> None:
     """Prints the scores and, in lines of their own that no terminal cuts, what could not be decoded and the files."""
     from rich.console import Console
@@ -168,11 +178,10 @@ def print_table(result: dict[str, Any], folder: Path) -> None:
 
     views = result["views"]
     seen = f"{result['num_videos']} videos, {result['num_undecodable']} undecodable"
-    table = Table("score", "%", "interval", title=f"{views['num_clips']} x {views['num_crops']} views, {seen}")
+    title = f"{views['num_clips']} x {views['num_crops']} views, {seen}"
+    table = Table("score", "%", "interval and its kind", title=title)
     for key, name in shown_metrics(result).items():
-        ends = result.get(f"{key}_interval")
-        cell = "{:.2f} to {:.2f}".format(*(100 * end for end in ends)) if ends else ""
-        table.add_row(name, "-" if result[key] is None else f"{100 * result[key]:.2f}", cell)
+        table.add_row(name, "-" if result[key] is None else f"{100 * result[key]:.2f}", interval_cell(result, key))
     table.caption = f"interval: {result['interval']}"
     Console().print(table)
     for row in result["undecodable"][:10]:

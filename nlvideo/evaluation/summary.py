@@ -12,13 +12,11 @@ from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.data.shards.video_file import is_missing
 from nlvideo.data.stores.addresses import is_address
 from nlvideo.data.stores.local_copy import is_there
-from nlvideo.evaluation import metrics
+from nlvideo.evaluation import intervals, metrics
 from nlvideo.evaluation.calibration import calibration
 from nlvideo.evaluation.class_metrics import class_metrics, f1_interval
 from nlvideo.evaluation.kept_scores import VideoScores
 from nlvideo.runtime.errors import RunFailed
-
-INTERVAL = f"{metrics.LEVEL:.0%} percentile bootstrap over videos, {metrics.RESAMPLES} resamples".replace("%", " %")
 
 
 class Scores(NamedTuple):
@@ -77,11 +75,10 @@ def summarize(found: Scores, table: VideoTable, num_clips: int, pooling: str) ->
     """
     values = list(np.moveaxis(found.after, 1, 0))
     measure = _measure_multi_label if table.multi_label else _measure_single_label
-    result = measure(found, table) | _measure_decisions(found, table)
+    result = _with_kinds(measure(found, table) | _measure_decisions(found, table))
     calibrated = calibration(found.scores, table.targets, pooling)
     result["ece"] = calibrated.error if calibrated else None
     result["calibration_bins"] = calibrated.rows() if calibrated else None
-    result["interval"] = INTERVAL
     for key, part in (("by_clips", values[:num_clips]), ("by_crops", values[num_clips:])):
         name = key.removeprefix("by_")
         result[key] = [{name: i, **_headlines(value, table)} for i, value in enumerate(part, 1)]
@@ -92,6 +89,14 @@ def summarize(found: Scores, table: VideoTable, num_clips: int, pooling: str) ->
         "undecodable": [{"video": table.name(i), "reason": reason} for i, reason in found.failures.items()],
     }
     return result
+
+
+def _with_kinds(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns the result with each interval as its two ends, and the kinds of all in a place of their own."""
+    found = {key: value for key, value in result.items() if isinstance(value, intervals.Interval)}
+    kinds = {key.removesuffix("_interval"): value.kind for key, value in found.items()}
+    ends = {key: list(value.ends) for key, value in found.items()}
+    return result | ends | {"interval_kinds": kinds, "interval": intervals.describe(kinds.values())}
 
 
 def _measure_decisions(found: Scores, table: VideoTable) -> dict[str, Any]:
@@ -111,9 +116,9 @@ def _measure_single_label(found: Scores, table: VideoTable) -> dict[str, Any]:
         "top5": metrics.topk_accuracy(ranks, k),
         "mean_class_accuracy": mean_of_classes,
         "balanced_accuracy": mean_of_classes,  # scikit-learn's name of the same number
-        "top1_interval": metrics.accuracy_interval(ranks < 1),
-        "top5_interval": metrics.accuracy_interval(ranks < k),
-        "mean_class_accuracy_interval": metrics.class_accuracy_interval(ranks < 1, table.targets),
+        "top1_interval": intervals.accuracy_interval(ranks < 1),
+        "top5_interval": intervals.accuracy_interval(ranks < k),
+        "mean_class_accuracy_interval": intervals.class_accuracy_interval(ranks < 1, table.targets),
         "top1_decoded": metrics.topk_accuracy(ranks[decoded], 1),
     }
 
@@ -128,7 +133,7 @@ def _measure_multi_label(found: Scores, table: VideoTable) -> dict[str, Any]:
         "map": metrics.mean_average_precision(official, table.targets),
         "map_official": _number(np.mean(precisions)),  # none where a class has no positive
         "map_all_videos": metrics.mean_average_precision(found.scores, table.targets),
-        "map_interval": metrics.map_interval(official, table.targets),
+        "map_interval": intervals.map_interval(official, table.targets),
         "map_decoded": _number(metrics.mean_average_precision(official[decoded], table.targets[decoded])),
         "num_classes_without_videos": int(np.isnan(precisions).sum()),
         "num_videos_without_actions": int((~table.targets.any(1)).sum()),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from nlvideo.evaluation.metrics import LEVEL
+from nlvideo.evaluation.intervals import LEVEL
 from nlvideo.experiments.paper import PAPER_ACCURACIES, TableRow
 
 

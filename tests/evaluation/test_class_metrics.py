@@ -91,7 +91,7 @@ def test_draws_are_scikit_learns_sample_weights(made):
         labels = np.flatnonzero(drawn @ true)
         of_class = f1_score(true, predicted, average=None, sample_weight=drawn, zero_division=0)
         assert value == pytest.approx(of_class[labels].mean(), abs=1e-12)
-    low, high = f1_interval(scores, targets)
+    low, high, kind = f1_interval(scores, targets)
     assert low < class_metrics(scores, targets).means()["f1_macro"] < high
 
 

@@ -5,10 +5,7 @@ import torch.nn.functional as F
 from references import precisions_by_hand
 
 from nlvideo.evaluation.metrics import (
-    accuracy_interval,
     average_precisions,
-    class_accuracy_interval,
-    map_interval,
     mean_class_accuracy,
     mean_cross_entropy,
     target_ranks,
@@ -92,22 +89,6 @@ def test_weights_are_repeated_videos():
     for row, weight in zip(found, weights, strict=True):
         drawn = np.repeat(np.arange(60), weight.astype(int))
         np.testing.assert_allclose(row, precisions_by_hand(scores[drawn], targets[drawn]), atol=1e-12)
-
-
-def test_intervals_match_the_normal_approximation():
-    generator = np.random.default_rng(0)
-    right = generator.random(400) < 0.7
-    low, high = accuracy_interval(right)
-    deviation = np.sqrt(right.mean() * (1 - right.mean()) / 400)
-    assert low == pytest.approx(right.mean() - 1.96 * deviation, abs=0.006)
-    assert high == pytest.approx(right.mean() + 1.96 * deviation, abs=0.006)
-    assert accuracy_interval(right) == [low, high]  # same draws in every call
-    targets = generator.integers(4, size=400)
-    low, high = class_accuracy_interval(right, targets)
-    assert low < np.mean([right[targets == k].mean() for k in range(4)]) < high
-    scores, many = random_multi_label()
-    low, high = map_interval(scores, many)
-    assert low < np.nanmean(average_precisions(scores, many)) < high
 
 
 def test_losses_are_torchs_over_the_videos_with_logits():

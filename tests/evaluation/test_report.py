@@ -50,6 +50,14 @@ def test_the_page_is_self_contained(written):
     assert "<td>2</td><td>1</td><td></td><td>0.00</td><td>0.00</td>" in page  # never predicted: no precision
 
 
+def test_a_perfect_score_has_an_interval_with_a_width_and_its_kind(written):
+    page = written(np.eye(3)[[0, 1, 2, 0, 1]])
+    # Wilson's of 5 of 5 and, since the classes have 2, 2 and 1 videos, of 4 of 4
+    for interval in ("56.55 to 100.00 (Wilson)", "51.01 to 100.00 (Wilson; all resamples agree)"):
+        assert f'100.00 %</b><span class="note">{interval}</span>' in page
+    assert "100.00 to 100.00" not in page and "Wilson: score interval of a proportion of videos" in page
+
+
 def test_only_videos_that_do_not_exist_are_counted_as_missing(tmp_path):
     for name in ("x.tar", "a.mp4"):
         (tmp_path / name).write_text("no tar file and no video")

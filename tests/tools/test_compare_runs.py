@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nlvideo.evaluation import metrics
+from nlvideo.evaluation import intervals, metrics
 from nlvideo.evaluation.comparison import accuracy_differences, mcnemar_p
 from nlvideo.evaluation.result_files import read_results
 
@@ -128,15 +128,15 @@ def test_the_paired_interval_is_narrower_and_contains_the_true_difference(tmp_pa
             for name, share in (("a", 0.5), ("b", 0.53)))  # fmt: skip
     found = accuracy_differences(read_results(b), read_results(a))
     right_a, right_b = draw < 0.5, draw < 0.53
-    low, high = found["top1"].ends
+    low, high = found["top1"].interval.ends
     assert found["top1"].value == pytest.approx(right_b.mean() - right_a.mean()) and 0 < low <= 0.03 <= high
-    unpaired = np.subtract(metrics.accuracy_interval(right_b), metrics.accuracy_interval(right_a)[::-1])
+    unpaired = np.subtract(intervals.accuracy_interval(right_b).ends, intervals.accuracy_interval(right_a).ends[::-1])
     assert high - low < 0.5 * (unpaired[1] - unpaired[0])
     # the ends equal those of the difference of the runs' resampled accuracies
-    both = metrics.interval(lambda w: w @ right_b / w.sum(1) - w @ right_a / w.sum(1), 800)
-    assert (low, high) == pytest.approx(both)
-    assert found["mean_class_accuracy"].ends == pytest.approx([low, high], abs=0.01)
-    assert found["top5"].ends[0] <= found["top5"].value <= found["top5"].ends[1]
+    both = intervals.bootstrap(lambda w: w @ right_b / w.sum(1) - w @ right_a / w.sum(1), 800)
+    assert (low, high) == pytest.approx(both.ends)
+    assert found["mean_class_accuracy"].interval.ends == pytest.approx([low, high], abs=0.01)
+    assert found["top5"].interval.low <= found["top5"].value <= found["top5"].interval.high
 
 
 def test_a_clear_difference_is_reported_in_both_directions(compare, tmp_path):
@@ -159,6 +159,8 @@ def test_equal_runs_and_tied_scores(compare, tmp_path):
         assert status == 0, err
         assert "b = 0, only B right c = 0, p = 1\n" in out and "a different best class: 0 (0 fixed" in out
         assert "B and A have equal top-1 on these 20 videos, and in every resample of them." in out
+        assert cells(out, "top-1")[2:] == ["-16.11 to +16.11", intervals.AGREEING]  # Wilson's upper end of 0 of 20
+        assert "they may differ by 16.11 points." in out
     assert cells(out, "A")[3] == "50.00"
 
 

@@ -92,7 +92,7 @@ def test_the_card_is_one_that_the_hub_reads(run, published):
     (result,) = [json.loads(file.read_text()) for file in run.glob("evaluation_*/result.json")]
     low, high = (100 * end for end in result["top1_interval"])
     row = "| 5 | 2 x 3 uniform | 4 x 2 | 32 of 32, float32 | "
-    row += f"top-1 | {100 * result['top1']:.2f} | {low:.2f} to {high:.2f} |"
+    row += f"top-1 | {100 * result['top1']:.2f} | {low:.2f} to {high:.2f} (Wilson) |"
     assert row in text and result["interval"] in text
     assert load_checkpoint(run / "checkpoint.pt")["list_sha256"] in text
     recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
