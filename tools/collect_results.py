@@ -11,7 +11,8 @@ views, the others under the names of their folders.
 
 --table takes the runs of nlvideo-train -m +ablation=table_2a and compares each row with its baseline: by the evaluation
 with the most views that all runs have, otherwise by the last validation. The paper's numbers stand beside them.
-Differences are paired by seed and video; their 95 % intervals and p hold for other seeds and other videos.
+Differences are paired by seed and video; their 95 % intervals and p hold for other seeds and other videos. Holm's p
+holds for all rows together. The detectable difference is the smallest that so many seeds and videos can show.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from nlvideo.evaluation.result_files import read_results
 from nlvideo.experiments.paper import TABLES
 from nlvideo.experiments.plots import accuracy_over_cost, save_figure
 from nlvideo.experiments.run_folders import COSTS, MULTIPLY_ADDS, PARAMS, RunSummary, find_evaluations, read_runs
-from nlvideo.experiments.tables import TrainedRow, mean_and_deviation, table_cells, table_lines
+from nlvideo.experiments.tables import DETECTABLE, TrainedRow, mean_and_deviation, table_cells, table_lines
 from nlvideo.runtime.errors import UserError, reporting_errors
 from nlvideo.runtime.files import make_folder, replacing, write_text
 from nlvideo.training.metrics_file import VALIDATION_METRICS
@@ -108,7 +109,9 @@ def write_ablation(arguments: argparse.Namespace, runs: list[RunSummary]) -> lis
         metric = next(name for runs in trained.values() for run in runs for name in run.metrics)
         save_figure(accuracy_over_cost(lines, title, metric), arguments.plot)
     missing = [f"not trained: {line.row.label} ({line.row.experiment})" for line in lines if not line.runs]
-    return [*missing, *unfinished(asked)]
+    compared = sum(line.difference is not None for line in lines)
+    columns = f"p (Holm): holds for all rows that are compared, {compared}; detectable: {DETECTABLE}, in points"
+    return [*missing, *unfinished(asked), columns]
 
 
 def check_same_recipe(runs: Sequence[RunSummary]) -> None:

@@ -6,9 +6,10 @@
 
 A, B: folders written by nlvideo-evaluate. Each difference comes with a paired bootstrap interval: how much it varies
 with the choice of videos. Training the same network again with another seed may change it by more. McNemar's exact test
-asks whether the videos that only one of the two gets right could be a coin's throws. A video that a run could not
-decode counts as wrong. Nothing is written without --output (comparison.png, classes.csv, changed.csv) or --ensemble
-(scores.npz). These files are overwritten, those of an evaluation never.
+asks whether the videos that only one of the two gets right could be a coin's throws. With several runs, the last table
+has Holm's p too, which holds for all of them together, and the smallest difference that these videos can show. A video
+that a run could not decode counts as wrong. Nothing is written without --output (comparison.png, classes.csv,
+changed.csv) or --ensemble (scores.npz). These files are overwritten, those of an evaluation never.
 """
 
 import argparse
@@ -36,6 +37,8 @@ from nlvideo.evaluation.comparison import (
 )
 from nlvideo.evaluation.intervals import AGREEING, LEVEL, describe
 from nlvideo.evaluation.result_files import METRIC_NAMES, RESULT_FILE, SCORES_FILE, Evaluation, read_results
+from nlvideo.evaluation.significance import holm
+from nlvideo.experiments.tables import DETECTABLE, p_cell, points_cell
 from nlvideo.runtime.errors import UserError, reporting_errors
 from nlvideo.runtime.files import make_folder, replacing
 from nlvideo.runtime.names import in_picture, shortened
@@ -77,6 +80,8 @@ def compare(arguments: argparse.Namespace) -> None:
     comparisons = [compare_to_baseline(name, run, baseline) for name, run in others]
     for comparison in comparisons:
         print_comparison(comparison, first, baseline, arguments.classes)
+    if len(comparisons) > 1:
+        print_all(comparisons, first)
     if arguments.ensemble:
         write_ensemble(runs[ENSEMBLE], f"--ensemble {arguments.ensemble}")
     if arguments.output:
@@ -146,6 +151,30 @@ def print_comparison(comparison: Comparison, first: str, baseline: Evaluation, n
     print_rows(f"classes with the largest gains and losses, {value_name(baseline)} in %", rows)
     print_changes(comparison, first)
     print(verdict(comparison, first))
+    if not np.isnan(comparison.detectable):
+        key = METRIC_NAMES[next(iter(comparison.differences))]
+        print(f"detectable in {key}: {points_cell(100 * comparison.detectable)} points ({DETECTABLE})")
+
+
+def print_all(comparisons: Sequence[Comparison], first: str) -> None:
+    """Prints a line for each run, with a p that holds for all of them together."""
+    key = next(iter(comparisons[0].differences))
+    adjusted = holm([comparison.p for comparison in comparisons])
+    rows = [
+        {
+            "": comparison.name,
+            f"minus {first}": points(comparison.differences[key].value),
+            "interval": joined(comparison.differences[key].interval.ends, " to "),
+            "p": p_cell(comparison.p),
+            "p (Holm)": p_cell(p),
+            "detectable": points_cell(100 * comparison.detectable),
+        }
+        for comparison, p in zip(comparisons, adjusted, strict=True)
+    ]
+    print()
+    print_rows(f"all against {first}: {METRIC_NAMES[key]}, in percentage points", rows)
+    tested = "McNemar's exact test" if comparisons[0].discordant else "none for multi-label data"
+    print(f"p: {tested}; Holm's: adjusted for {len(rows)} comparisons; detectable: {DETECTABLE}")
 
 
 def significance(comparison: Comparison, first: str) -> str:

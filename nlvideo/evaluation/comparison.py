@@ -20,6 +20,7 @@ from nlvideo.evaluation.intervals import (
     of_difference,
 )
 from nlvideo.evaluation.result_files import Evaluation
+from nlvideo.evaluation.significance import detectable_difference, detectable_errors
 from nlvideo.evaluation.summary import per_class
 from nlvideo.runtime.errors import UserError
 
@@ -63,6 +64,12 @@ class Comparison:
     values: np.ndarray  # (2, K) accuracy or average precision of the baseline and the run; NaN without videos
     changes: list[Change]
     discordant: tuple[int, int] | None  # videos that only the baseline, only the run gets right; None for multi-label
+    detectable: float  # difference of the main metric, see significance.detectable_difference
+
+    @property
+    def p(self) -> float:
+        """Returns that of McNemar's exact test, NaN for multi-label data."""
+        return float("nan") if self.discordant is None else mcnemar_p(self.discordant)
 
     @property
     def gains(self) -> np.ndarray:
@@ -241,13 +248,14 @@ def compare_to_baseline(name: str, run: Evaluation, baseline: Evaluation) -> Com
     (counts, before), (_, after) = (per_class(one.scores, one.targets, one.multi_label) for one in (baseline, run))
     values = np.stack([before, after])
     if run.multi_label:
-        return Comparison(
-            name, run, _map_difference(run, baseline), counts, values, _changed_actions(run, baseline), None
-        )
+        difference, detectable = _map_difference(run, baseline)
+        changes = _changed_actions(run, baseline)
+        return Comparison(name, run, {"map": difference}, counts, values, changes, None, detectable)
     a, b = (metrics.target_ranks(one.scores, one.targets) < 1 for one in (baseline, run))
     discordant = int((a & ~b).sum()), int((b & ~a).sum())
     differences, changes = accuracy_differences(run, baseline), _changed_classes(run, baseline)
-    return Comparison(name, run, differences, counts, values, changes, discordant)
+    detectable = detectable_difference(b[None].astype(float) - a)
+    return Comparison(name, run, differences, counts, values, changes, discordant, detectable)
 
 
 def accuracy_differences(run: Evaluation, baseline: Evaluation) -> dict[str, MetricDifference]:
@@ -263,7 +271,8 @@ def accuracy_differences(run: Evaluation, baseline: Evaluation) -> dict[str, Met
     return {key: MetricDifference(after[key] - before[key], found[key]) for key in after}
 
 
-def _map_difference(run: Evaluation, baseline: Evaluation) -> dict[str, MetricDifference]:
+def _map_difference(run: Evaluation, baseline: Evaluation) -> tuple[MetricDifference, float]:
+    """Returns the difference, and the smallest one that videos with the resamples' spread can show."""
     official = [metrics.without_actions_last(one.scores, one.targets) for one in (baseline, run)]
     drawn = []
 
@@ -275,7 +284,10 @@ def _map_difference(run: Evaluation, baseline: Evaluation) -> dict[str, MetricDi
     pooled = min(even_videos(run.targets.sum(0)), int(run.targets.any(1).sum()))
     found = of_difference(difference, len(run.ids), pooled)
     value = main_metrics(run)["map"] - main_metrics(baseline)["map"]
-    return {"map": MetricDifference(value, found, float(np.mean(np.concatenate(drawn) < 0)))}
+    all_drawn = np.concatenate(drawn)
+    spread = float(np.nanstd(all_drawn))
+    detectable = spread * detectable_errors(len(run.ids) - 1) if spread else float("nan")
+    return MetricDifference(value, found, float(np.mean(all_drawn < 0))), detectable
 
 
 def mcnemar_p(discordant: tuple[int, int]) -> float:

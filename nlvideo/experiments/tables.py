@@ -3,15 +3,18 @@
 S seeds, V videos.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
-from nlvideo.evaluation.intervals import LEVEL
+from nlvideo.evaluation.significance import detectable_difference, holm, mean_and_interval
 from nlvideo.experiments.paper import PAPER_ACCURACIES, TableRow
+
+DIFFERENCE_COLUMNS = ("difference", "p", "p (Holm)", "detectable")
+DETECTABLE = "smallest true difference found with 80 % power at a two-sided 5 %, given the spread seen"
 
 
 @dataclass
@@ -38,6 +41,8 @@ class SeedDifference:
     high: float
     p: float  # two-sided
     num_seeds: int
+    detectable: float  # see detectable_difference
+    adjusted_p: float  # Holm's, for all rows of the table
 
 
 @dataclass
@@ -63,7 +68,16 @@ def table_lines(rows: Sequence[TableRow], runs: Mapping[str, list[TrainedRow]]) 
     for row in rows:
         baseline = row if row.baseline else baseline
         lines.append(_line(row, baseline, runs))
-    return lines
+    return _with_adjusted_p(lines)
+
+
+def _with_adjusted_p(lines: Sequence[TableLine]) -> list[TableLine]:
+    """Returns the lines with Holm's p over all rows that are compared with a baseline."""
+    adjusted = iter(holm([line.difference.p for line in lines if line.difference]))
+    return [
+        replace(line, difference=replace(line.difference, adjusted_p=next(adjusted))) if line.difference else line
+        for line in lines
+    ]
 
 
 def _line(row: TableRow, baseline: TableRow, runs: Mapping[str, list[TrainedRow]]) -> TableLine:
@@ -85,7 +99,7 @@ def _line(row: TableRow, baseline: TableRow, runs: Mapping[str, list[TrainedRow]
 def seed_difference(own: Sequence[TrainedRow], base: Sequence[TrainedRow]) -> SeedDifference | None:
     """Returns the mean difference, paired by seed, and by video if every run has per-video results.
 
-    None if the two share no seed.
+    None if the two share no seed. Its adjusted p is that of a table with this row alone.
     """
     pairs = [(a, b) for a in own for b in base if a.seed == b.seed]
     if not pairs:
@@ -96,48 +110,8 @@ def seed_difference(own: Sequence[TrainedRow], base: Sequence[TrainedRow]) -> Se
     else:
         differences = np.array([[a.main_metric - b.main_metric] for a, b in pairs]) / 100
     value, half, p = mean_and_interval(differences)
-    return SeedDifference(100 * value, 100 * (value - half), 100 * (value + half), p, len(pairs))
-
-
-def mean_and_interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """Returns the mean of paired differences (S, V), half the width of its confidence interval, and a two-sided p.
-
-    Both factors are random: another set of seeds or of videos would give another mean. The variance is that of a
-    two-way layout with random factors, (MS_S + MS_V - MS_SV) / (S V), with Satterthwaite's degrees of freedom, as used
-    for readers x cases studies in radiology (Hillis 2007). A factor whose mean square is below the residual's is
-    dropped. With one seed this is the paired t-test over videos; with one value per seed, the paired t-test over seeds.
-    A single value has no interval: half and p are NaN.
-    """
-    mean = float(differences.mean())
-    if differences.size == 1:
-        return mean, float("nan"), float("nan")
-    total, degrees = _total_mean_square(differences)
-    error = (total / differences.size) ** 0.5
-    if error == 0:
-        return mean, 0.0, 1.0 if mean == 0 else 0.0
-    half = float(stats.t.ppf((1 + LEVEL) / 2, degrees) * error)
-    return mean, half, float(2 * stats.t.sf(abs(mean) / error, degrees))
-
-
-def _total_mean_square(differences: np.ndarray) -> tuple[float, float]:
-    """Returns MS_S + MS_V - MS_SV of (S, V) and its Satterthwaite degrees of freedom, see mean_and_interval."""
-    num_seeds, num_videos = differences.shape
-    over_seeds = float(num_videos * differences.mean(1).var(ddof=1)) if num_seeds > 1 else 0.0
-    over_videos = float(num_seeds * differences.mean(0).var(ddof=1)) if num_videos > 1 else 0.0
-    parts = [(over_seeds, num_seeds - 1), (over_videos, num_videos - 1)]
-    if num_seeds > 1 and num_videos > 1:
-        centred = differences - differences.mean(0) - differences.mean(1, keepdims=True) + differences.mean()
-        freedom = (num_seeds - 1) * (num_videos - 1)
-        residual = float((centred**2).sum() / freedom)
-        parts = [part for part in parts if part[0] > residual]
-        total = sum(square for square, _ in parts) - residual * (len(parts) - 1)
-        parts.append((residual, freedom))
-    else:
-        parts = [part for part in parts if part[1]]
-        total = parts[0][0]
-    if total == 0:
-        return 0.0, float("nan")
-    return total, total**2 / sum(square**2 / freedom for square, freedom in parts)
+    detectable = 100 * detectable_difference(differences)
+    return SeedDifference(100 * value, 100 * (value - half), 100 * (value + half), p, len(pairs), detectable, p)
 
 
 def table_cells(lines: Sequence[TableLine]) -> list[dict[str, str]]:
@@ -151,13 +125,28 @@ def _cells(line: TableLine, metric_names: Sequence[str]) -> dict[str, str]:
     for name in metric_names:
         row[name] = mean_and_deviation([run.metrics[name] for run in line.runs if name in run.metrics])
     found = line.difference
-    row["difference"] = f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})" if found else "-"
-    row["p"] = "-" if found is None else "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
+    row |= _difference_cells(found) if found else dict.fromkeys(DIFFERENCE_COLUMNS, "-")
     for i, name in enumerate(("params", "multiply-adds")):
         row[name] = f"{line.relative_cost[i]:.2f}x" if line.relative_cost else "-"
     row["paper"] = " / ".join(f"{value:g}" for value in line.paper) if line.paper else "-"
     row["paper's difference"] = "-" if line.paper_difference is None else f"{line.paper_difference:+.1f}"
     return row
+
+
+def _difference_cells(found: SeedDifference) -> dict[str, str]:
+    between = "" if math.isnan(found.low) else f" ({found.low:+.2f} to {found.high:+.2f})"
+    cells = [f"{found.value:+.2f}{between}", p_cell(found.p), p_cell(found.adjusted_p), points_cell(found.detectable)]
+    return dict(zip(DIFFERENCE_COLUMNS, cells, strict=True))
+
+
+def p_cell(p: float) -> str:
+    """Returns "0.043", "< 0.001", or "-" for NaN."""
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def points_cell(points: float) -> str:
+    """Returns a detectable difference, given in percentage points: "3.10", "> 100", or "-" for NaN."""
+    return "-" if math.isnan(points) else "> 100" if points > 100 else f"{points:.2f}"
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

@@ -5,36 +5,11 @@ import numpy as np
 import pytest
 from conftest import composed
 from omegaconf import OmegaConf
-from scipy import stats
 
 from nlvideo.experiments.paper import PAPER_ACCURACIES, TABLES
-from nlvideo.experiments.tables import TrainedRow, mean_and_interval, seed_difference, table_lines
+from nlvideo.experiments.tables import TrainedRow, seed_difference, table_cells, table_lines
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-def test_one_seed_or_one_value_per_seed_is_the_paired_t_test():
-    rng = np.random.default_rng(0)
-    for differences in (rng.normal(0.2, 1, (1, 50)), rng.normal(0.2, 1, (5, 1))):
-        mean, half, p = mean_and_interval(differences)
-        theirs = stats.ttest_1samp(differences.ravel(), 0)
-        assert p == pytest.approx(theirs.pvalue) and mean == pytest.approx(differences.mean())
-        assert mean - half == pytest.approx(theirs.confidence_interval(0.95).low)
-    assert np.isnan(mean_and_interval(np.array([[0.5]]))[1:]).all()
-    assert mean_and_interval(np.zeros((3, 20))) == (0.0, 0.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("seeds", "videos", "over_seeds", "over_videos", "residual"),
-    [(3, 160, 0.02, 0.2, 0.5), (3, 160, 0.1, 0.2, 0.5), (5, 300, 0.0, 0.3, 0.3), (3, 200, 0.3, 0.1, 0.5)],
-)
-def test_intervals_cover_the_truth_at_their_confidence_level(seeds, videos, over_seeds, over_videos, residual):
-    rng, covered, repeats = np.random.default_rng(1), 0, 600
-    for _ in range(repeats):
-        drawn = rng.normal(0, over_seeds, (seeds, 1)) + rng.normal(0, over_videos, (1, videos))
-        mean, half, p = mean_and_interval(0.1 + drawn + rng.normal(0, residual, (seeds, videos)))
-        covered += abs(mean - 0.1) <= half
-    assert 0.91 < covered / repeats < 0.985
 
 
 def trained(seed, correct, params=1e6):
@@ -55,6 +30,29 @@ def test_a_row_is_compared_with_its_baseline_by_seed_and_video():
     assert not lines[2].runs and lines[2].difference is None and lines[2].relative_cost is None
     by_metric = seed_difference([replace(run, correct=None) for run in own], base)
     assert by_metric.value == pytest.approx(25)
+
+
+def test_each_rows_p_is_adjusted_for_all_rows_that_are_compared():
+    rng, rows = np.random.default_rng(0), TABLES["2a"].rows
+    runs = {
+        row.experiment: [trained(seed, rng.random(60) < share) for seed in (1, 2, 3)]
+        for row, share in zip(rows, (0.5, 0.5, 0.7, 0.75), strict=False)  # the last row is not trained
+    }
+    lines = table_lines(rows, runs)
+    plain = {line.row.label: line.difference.p for line in lines if line.difference}
+    low, middle, high = sorted(plain, key=plain.get)
+    adjusted = {line.row.label: line.difference.adjusted_p for line in lines if line.difference}
+    expected = {low: 3 * plain[low], middle: max(3 * plain[low], 2 * plain[middle])}
+    assert adjusted == pytest.approx(expected | {high: max(expected[middle], plain[high])})
+    cells = {row[""]: row for row in table_cells(lines)}
+    assert cells[high]["p (Holm)"] == f"{adjusted[high]:.3f}" and float(cells[high]["detectable"]) > 5
+    assert {cells[rows[0].label][name] for name in ("p", "p (Holm)", "detectable")} == {"-"}
+
+
+def test_a_single_value_has_neither_an_interval_nor_a_p():
+    rows, (base, own) = TABLES["2a"].rows, ([replace(trained(1, c), correct=None)] for c in ([1, 0], [1, 1]))
+    cells = table_cells(table_lines(rows, {rows[0].experiment: base, rows[1].experiment: own}))[1]
+    assert [cells[name] for name in ("difference", "p", "p (Holm)", "detectable")] == ["+50.00", "-", "-", "-"]
 
 
 def test_every_table_has_a_sweep_over_its_rows_and_every_row_is_an_experiment():

@@ -73,6 +73,11 @@ def test_the_table_has_differences_costs_and_the_papers_numbers(tool, sweep, tmp
     assert (row["paper"], row["paper's difference"]) == ("72.7 / 90.5", "+0.9")
     assert rows["gaussian"]["top-1"] == "-" and rows["gaussian"]["paper"] == "72.5 / 90.2"
     assert "not trained: gaussian (c2d_r50_nl1_gaussian)" in done.stdout
+    assert (
+        row["p (Holm)"] == row["p"]
+        and "rows that are compared, 1; detectable" in done.stdout
+        and row["detectable"] != "-"
+    )
     assert files["markdown"].read_text().splitlines()[4].startswith("| embedded gaussian | 2 ")
     assert "\\toprule" in files["latex"].read_text()
     with Image.open(files["plot"]) as picture:

@@ -148,6 +148,21 @@ def test_a_clear_difference_is_reported_in_both_directions(compare, tmp_path):
     assert "B is worse by 50.00 points in top-1, between -" in compare(b, a)[1]
 
 
+def test_several_runs_have_a_p_that_holds_for_all_of_them(compare, tmp_path):
+    targets = np.arange(60) % 6
+
+    def right(name: str, count: int) -> Path:
+        return write_run(tmp_path / name, best(np.where(np.arange(60) < count, targets, (targets + 1) % 6)), targets)
+
+    out = compare(*(right(name, count) for name, count in (("a", 30), ("b", 40), ("c", 36), ("d", 30))))[1]
+    table = out[out.index("all against A: top-1") :]
+    # ten, six and no videos gained: McNemar's p of 2 / 2^10, 2 / 2^6 and 1, times 3, 2 and 1
+    assert [cells(table, name)[3:5] for name in "BCD"] == [["0.002", "0.006"], ["0.031", "0.062"], ["1.000", "1.000"]]
+    b = np.repeat([1, 0], [10, 50])
+    assert float(cells(table, "B")[5]) == pytest.approx(280 * b.std(ddof=1) / 60**0.5, rel=0.03)
+    assert cells(table, "D")[5] == "-" and "adjusted for 3 comparisons" in table
+
+
 def test_equal_runs_and_tied_scores(compare, tmp_path):
     """Ties are broken by class order: the first class is the best."""
     targets = np.array([0, 1, 2, 0] * 5)
