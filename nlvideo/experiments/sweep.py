@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nlvideo.build.model import build_model
 from nlvideo.config.compose import explain, to_container, to_dataclass, to_yaml, without_hydra
 from nlvideo.config.schema import TrainConfig
+from nlvideo.experiments.sweep_power import power_line
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.runtime.files import check_writable
 from nlvideo.runtime.launch import ending, refuse_tasks_without_ranks, under_torchrun
@@ -68,6 +69,8 @@ class Sweep(Callback):
         try:
             refuse_tasks_without_ranks()
             root, self.points = _plan(config, config_name)
+            done = [is_finished(point.folder, point.config) for point in self.points]
+            power = _power_if_dry(self.points, done)
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(f"error: {explain(error)}")  # Hydra would make a warning of any other exception
         except UserError as error:
@@ -75,8 +78,12 @@ class Sweep(Callback):
         if self.only_shown:
             print("\n".join(f"# {point.folder}\n{to_yaml(point.config)}" for point in self.points))
             sys.exit()
-        done = [is_finished(point.folder, point.config) for point in self.points]
         print(f"sweep of {len(done)} points in {root}, {sum(done)} of them finished already")
+        if power:
+            for point, end in zip(self.points, done, strict=True):
+                print(f"{point.folder.name}{': finished' * end}")
+            print(power)
+            sys.exit()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Prints how the points ended; exits with 1 if one has failed."""
@@ -93,6 +100,14 @@ class Sweep(Callback):
         Console().print(table)
         if failed:
             sys.exit("\n".join([f"{len(failed)} of {len(self.points)} points failed:", *failed]))
+
+
+def _power_if_dry(points: Sequence[Point], done: Sequence[bool]) -> str:
+    """Returns what the points can show if this is a dry run, else ""."""
+    dry = {point.config.dry_run for point in points}
+    if len(dry) > 1:
+        raise UserError("dry_run=true is for all points of a sweep or for none.")
+    return power_line([point.config for point in points], done) if dry == {True} else ""
 
 
 def show_points_instead(arguments: list[str]) -> None:
@@ -225,8 +240,6 @@ def _checked_point(config: TrainConfig, stated: Mapping[str, Any]) -> Point:
     with torch.device("meta"):
         build_model(config.model, config.block, config.data, 1)
     check_logger(config.logger)
-    if config.dry_run:
-        raise UserError("dry_run=true tries a single run; leave out -m.")
     folder = Path(config.output_dir)
     changed = differences(stored_config(folder), config)
     if changed:

@@ -13,9 +13,11 @@ from in_process import run_main
 from omegaconf import OmegaConf
 from runs import BIN, ENDLESS, SLOW_LR, TINY, rows_of
 
+from nlvideo.evaluation.significance import detectable_errors
 from nlvideo.experiments.sweep import _placed
+from nlvideo.experiments.sweep_power import by_binomial, by_spread, power_line
 from nlvideo.train import main
-from nlvideo.training.run_status import read_status
+from nlvideo.training.run_status import read_status, write_status
 
 
 def arguments_of(*overrides: str) -> list[str]:
@@ -81,7 +83,7 @@ def test_a_sweep_of_two_ranks_does_only_what_is_missing(sweep_here, video_folder
         (["block=nl1,nl2"], "Could not find 'block/nl2'"),
         (["block.mode=gaussian,gausian"], "mode='gausian' is not a non-local mode"),
         (["seed=1,1"], "two points would have the folder points/seed-1"),
-        (["seed=1,2", "dry_run=true"], "leave out -m"),
+        (["dry_run=true,false"], "dry_run=true is for all points of a sweep or for none"),
         (["seed=1,2", "output_dir=/proc/nlvideo"], "output_dir=/proc/nlvideo cannot be written"),
     ],
 )
@@ -89,6 +91,47 @@ def test_a_points_mistake_is_reported_before_any_is_trained(sweep_here, video_fo
     done = sweep_here(f"data.root={video_folder}", "output_dir=points", *overrides)
     assert done.returncode == 1 and message in done.stderr
     assert not list(tmp_path.glob("points/*"))
+
+
+def test_a_dry_run_says_what_so_many_seeds_and_videos_can_show(sweep_here, video_folder, tmp_path):
+    options = [f"data.root={video_folder}", "output_dir=points", "block=none,nl1", "seed=1,2,3", "dry_run=true"]
+    done = sweep_here(*options)
+    assert done.returncode == 0, done.stderr
+    assert "sweep of 6 points in points, 0 of them finished already" in done.stdout and "nl1+seed-3\n" in done.stdout
+    # 2.88 errors of sqrt(2 * 0.25 / 15), as 28 degrees of freedom are
+    expected = 100 * detectable_errors(28) * (0.5 / 15) ** 0.5
+    line = f"detectable  {expected:.2f} points between two rows of 3 seeds and 5 validation videos (80 % power,"
+    assert line in done.stdout and "by the binomial alone at 50.0 % (nothing is finished)" in done.stdout
+    assert not list(tmp_path.glob("points/*"))
+
+
+def test_the_detectable_difference_is_by_the_spread_of_finished_points():
+    points, source = by_spread([[0.5, 0.6], [0.7], [0.4, 0.5, 0.6]], 3)
+    deviation = ((0.005 + 2 * 0.01) / 3) ** 0.5  # pooled, of one and two degrees of freedom
+    assert points == pytest.approx(565.3 * deviation * (2 / 3) ** 0.5, rel=1e-3)  # 5.653 errors: two degrees of freedom
+    assert source == "by the spread of 5 finished points in 2 rows: 9.13 points over seeds"
+    assert by_spread([[0.5], [0.6]], 3) is None and by_spread([[0.5, 0.6]], 1) is None
+    points, source = by_binomial([0.8, 1.0], 1, 200)
+    assert points == pytest.approx(280.8 * 0.03, rel=1e-3) and "at 90.0 % (the mean of 2 finished)" in source
+
+
+def test_finished_points_of_a_row_tell_the_spread_of_its_seeds(video_folder, tmp_path):
+    configs = []
+    for block, scores in (("none", (0.4, 0.6)), ("nl1", (0.8,))):
+        for seed, score in enumerate(scores, 1):
+            folder = tmp_path / f"block-{block}+seed-{seed}"
+            weights = f"model.pretrained={tmp_path}/stills+seed-{seed}/checkpoint.pt"  # each seed starts from its own
+            options = [f"block={block}", f"seed={seed}", weights, f"output_dir={folder}"]
+            configs.append(
+                composed(*(o for o in TINY if not o.startswith("block")), f"data.root={video_folder}", *options)
+            )
+            folder.mkdir()
+            write_status(folder, "finished", step=6, score=score)
+    line = power_line(configs, [True] * 3)
+    assert "between two rows of 1 seed and 5" in line and "at 60.0 % (the mean of 3 finished)" in line
+    line = power_line(configs[:2], [True] * 2)
+    assert "by the spread of 2 finished points in 1 row: 14.14 points over seeds" in line
+    assert "(nothing is finished)" in power_line(configs, [False] * 3)
 
 
 @pytest.mark.slow
