@@ -31,7 +31,6 @@ from omegaconf.errors import OmegaConfBaseException
 from nlvideo.build.model import build_model
 from nlvideo.config.compose import explain, to_container, to_dataclass, to_yaml, without_hydra
 from nlvideo.config.schema import TrainConfig
-from nlvideo.experiments.sweep_power import power_line
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.runtime.files import check_writable
 from nlvideo.runtime.launch import ending, refuse_tasks_without_ranks, under_torchrun
@@ -107,7 +106,11 @@ def _power_if_dry(points: Sequence[Point], done: Sequence[bool]) -> str:
     dry = {point.config.dry_run for point in points}
     if len(dry) > 1:
         raise UserError("dry_run=true is for all points of a sweep or for none.")
-    return power_line([point.config for point in points], done) if dry == {True} else ""
+    if dry != {True}:
+        return ""
+    from nlvideo.experiments.sweep_power import power_line  # imports scipy.stats, which takes half a second
+
+    return power_line([point.config for point in points], done)
 
 
 def show_points_instead(arguments: list[str]) -> None:
