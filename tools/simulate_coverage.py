@@ -28,6 +28,7 @@ from nlvideo.evaluation.intervals import (
 )
 from nlvideo.evaluation.significance import detectable_errors, holm, mean_and_interval
 
+QUICK = 20  # times as many repetitions of what takes no bootstrap
 NUM_ROWS = 4  # of a table, besides its baseline
 EVEN, UNEVEN = (40, 40, 40, 40), (100, 40, 15, 5)  # videos of each class
 
@@ -48,13 +49,16 @@ def accuracies() -> Iterator[Case]:
             yield Case(
                 "top-1: Wilson", where, share, lambda g, n=num_videos, p=share: accuracy_interval(g.random(n) < p)
             )
+
+
+def bootstraps_of_accuracies() -> Iterator[Case]:
     for share in (0.9, 0.99):
         yield Case("top-1: bootstrap, for comparison", f"160 videos, {100 * share:g} %", share,
                    lambda g, p=share: _plain_bootstrap(g.random(160) < p))  # fmt: skip
 
 
 def means_of_classes() -> Iterator[Case]:
-    for what in ("mean of classes", "macro F1"):
+    for what in ("mean of classes: bootstrap", "macro F1: bootstrap"):
         for counts in (EVEN, UNEVEN):
             for share in (0.5, 0.9, 0.99, 1.0):
                 where = f"{'even' if counts == EVEN else 'uneven'} classes, {100 * share:g} %"
@@ -63,7 +67,7 @@ def means_of_classes() -> Iterator[Case]:
 
 def _of_classes(what: str, where: str, counts: np.ndarray, share: float) -> Case:
     targets = np.repeat(np.arange(4), counts)
-    if what == "macro F1":
+    if what.startswith("macro F1"):
         truth = population_f1(counts, share)
         return Case(what, where, truth, lambda g: f1_interval(guessed(g, targets, share), targets))
     return Case(what, where, share, lambda g: class_accuracy_interval(g.random(160) < share, targets))
@@ -73,7 +77,7 @@ def precisions() -> Iterator[Case]:
     for gap in (1.0, 3.0):
         large = multi_label(np.random.default_rng(1), 200_000, gap)
         truth = metrics.mean_average_precision(*large)
-        yield Case("mAP", f"160 videos, 4 classes of 20 %, {100 * truth:.1f} %", truth,
+        yield Case("mAP: bootstrap", f"160 videos, 4 classes of 20 %, {100 * truth:.1f} %", truth,
                    lambda g, a=gap: map_interval(*multi_label(g, 160, a)))  # fmt: skip
 
 
@@ -87,7 +91,7 @@ def differences() -> Iterator[Case]:
     settings = (3, 160, (0.02, 0.2, 0.5)), (3, 160, (0.1, 0.2, 0.5)), (5, 432, (0.05, 0.2, 0.5))
     for seeds, videos, deviations in settings:
         where = f"{seeds} seeds, {videos} videos, deviations {deviations[0]} of seeds, {deviations[1]} of videos"
-        yield Case("difference over seeds and videos", where, 0.1,
+        yield Case("difference over seeds and videos: t", where, 0.1,
                    lambda g, s=seeds, n=videos, d=deviations: _of_mean(0.1 + seeds_and_videos(g, s, n, d)))  # fmt: skip
 
 
@@ -186,17 +190,26 @@ def _of_mean(values: np.ndarray) -> Interval:
     return Interval(mean - half, mean + half, "t")
 
 
+def row(case: Case, repeats: int) -> tuple[str, str, str, str]:
+    share, width = coverage(case, repeats if "bootstrap" in case.what else QUICK * repeats)
+    return case.what, case.population, f"{100 * share:.1f}", f"{100 * width:.2f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=600, metavar="N", help="of each line (600)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=600,
+        metavar="N",
+        help="of each bootstrap's line, of the others 20 times as many (600)",
+    )
     repeats = parser.parse_args().repeats
-    for cases in ((*accuracies(), *means_of_classes(), *precisions()), tuple(differences())):
-        rows = []
-        for case in cases:
-            share, width = coverage(case, repeats)
-            rows.append((case.what, case.population, f"{100 * share:.1f}", f"{100 * width:.2f}"))
+    first = (*accuracies(), *bootstraps_of_accuracies(), *means_of_classes(), *precisions())
+    for cases in (first, tuple(differences())):
+        rows = [row(case, repeats) for case in cases]
         print(tabulate(rows, ["interval", "population", "covered, %", "mean width, points"], "pipe"), end="\n\n")
-    print(tabulate(list(tests(repeats)), ["what", "of the repetitions, %"], "pipe"))
+    print(tabulate(list(tests(QUICK * repeats)), ["what", "of the repetitions, %"], "pipe"))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_wilsons_coverage_is_the_exact_sum_and_near_its_level(simulated):
 @pytest.mark.usefixtures("few_resamples")
 def test_near_a_perfect_score_wilsons_holds_the_truth_where_a_bootstrap_does_not(simulated):
     # 160 of 160 come in a fifth of the draws
-    assert found(simulated, "accuracies", "top-1: bootstrap", "160 videos, 99 %", 200) < 0.85
+    assert found(simulated, "bootstraps_of_accuracies", "top-1: bootstrap", "160 videos, 99 %", 200) < 0.85
     assert found(simulated, "accuracies", "top-1: Wilson", "160 videos, 99 %", 200) > 0.92
 
 
