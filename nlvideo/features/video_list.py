@@ -48,10 +48,10 @@ def _videos_of_folder(folder: Path) -> tuple[list[ListedVideo], str]:
     below = sorted(videos_below(folder))
     if not below and folder.absolute() in videos_below(folder.absolute().parent):  # of pictures
         return named([FoundVideo(str(folder), os.path.basename(os.path.abspath(folder)))]), "1 folder of frames"
+    remark = f"; {rest}" if (rest := left_out(folder)) else ""
     if not below:
-        raise UserError(f"videos={folder}: the folder holds no video and no frames.")
-    rest = left_out(folder)
-    note = f"{len(below)} videos below {folder}{f'; {rest}' if rest else ''}"
+        raise UserError(f"videos={folder}: the folder holds no video and no frames{remark}.")
+    note = f"{_count(len(below))} below {folder}{remark}"
     return named([FoundVideo(str(path), str(path.relative_to(folder))) for path in below]), note
 
 
@@ -69,7 +69,11 @@ def _videos_of_list(place: Path, root: str | None) -> tuple[list[ListedVideo], s
             f"{reason_in_tar(found[0].path)}. Check data.root, the folder that its paths start from."
         )
     videos = named(found)
-    return videos, f"{len(videos)} videos of {place.name}"
+    return videos, f"{_count(len(videos))} of {place.name}"
+
+
+def _count(videos: int) -> str:
+    return "1 video" if videos == 1 else f"{videos} videos"
 
 
 def _official(source: ListSource) -> Iterator[FoundVideo]:

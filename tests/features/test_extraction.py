@@ -27,7 +27,7 @@ def test_a_folder_gives_an_array_and_its_times_for_each_video(extract_command, t
     rows = ["path,start,end,name,reason", f'{clips}/b/short.mp4,,,b/short,"{reason}"']
     assert (tmp_path / "out/failed.csv").read_text().splitlines() == rows
     done = extract_command(f"checkpoint={thin}", f"videos={tmp_path}/out/failed.csv", f"output={tmp_path}/2", *SMALL)
-    assert "1 videos of failed.csv" in done.stdout and "1 of 1 videos failed" in done.stderr, done.stderr
+    assert "1 video of failed.csv" in done.stdout and "1 of 1 videos failed" in done.stderr, done.stderr
     facts = json.loads((tmp_path / "out/a/two.json").read_text())
     assert facts["snippets"]["first_frame"] == [0, 4, 8, 12, 16] and facts["snippets"]["last_frame"][-1] == 19
     assert facts["snippets"]["start"][1] == 0.16 and facts["snippets"]["end"][-1] == 0.8
