@@ -182,7 +182,7 @@ def read_made(file: Path) -> dict[str, Any] | None:
         if error.errno in NO_SUCH_FILE and not os.path.islink(file):
             return None
         raise _not_ours(file, f"and cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _not_ours(file, "and nlvideo-extract has not made it") from None
     if not (isinstance(content, dict) and isinstance(content.get("made_by"), dict)):
         raise _not_ours(file, "and nlvideo-extract has not made it")

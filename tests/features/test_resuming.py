@@ -18,7 +18,7 @@ from nlvideo.features.extraction import extract
 from nlvideo.features.extractor import FeatureExtractor
 from nlvideo.features.presets import extract_settings
 from nlvideo.features.shard_lock import shard_lock
-from nlvideo.features.single_file import write_single
+from nlvideo.features.single_file import read_single, write_single
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError
 from nlvideo.weights.trained_network import read_trained
 
@@ -183,6 +183,11 @@ def test_an_array_that_is_missing_is_made_again(run, pair, tmp_path):
         ("features.safetensors", b"mine", {"format": "safetensors"}),
         ("failed.csv", b"path,reason\n", {}),
         ("features.h5", b"mine", {"format": "hdf5"}),
+        pytest.param("extraction.json", b"[" * 200_000, {}, id="nested"),
+        pytest.param(
+            *("features.safetensors", (200_000).to_bytes(8, "little") + b"[" * 200_000, {"format": "safetensors"}),
+            id="nested header",
+        ),
     ],
 )
 @pytest.mark.parametrize("begun", [False, True], ids=["new folder", "ours"])
@@ -200,6 +205,22 @@ def test_what_something_else_made_is_not_overwritten(run, pair, tmp_path, name, 
     assert {path: after[path] for path in after if ".lock" not in path.name} == {
         path: before[path] for path in before if ".lock" not in path.name
     }
+
+
+@pytest.mark.parametrize("kind", ["external", "soft", "second name"])
+def test_an_hdf5_file_whose_names_lead_elsewhere_is_not_written(tmp_path, kind):
+    h5py = pytest.importorskip("h5py", reason="h5py is an extra")
+    file, other = tmp_path / "features.h5", tmp_path / "other.h5"
+    with h5py.File(file, "w") as made, h5py.File(other, "w") as victim:
+        victim.create_group("g")
+        made.attrs["made_by"] = "{}"
+        made["b/x"] = [1.0]
+    assert read_single(file, "hdf5") == ({}, {"b/x"})
+    with h5py.File(file, "a") as made:
+        links = {"external": h5py.ExternalLink(str(other), "/g"), "soft": h5py.SoftLink("/b"), "second name": made["b"]}
+        made["a"] = links[kind]
+    with pytest.raises(UserFileExistsError, match="is no hdf5 file of nlvideo-extract; nothing is overwritten"):
+        read_single(file, "hdf5")
 
 
 def test_one_video_stops_no_other(run, pair, tmp_path, monkeypatch):

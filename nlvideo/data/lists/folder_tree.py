@@ -39,9 +39,8 @@ def read_tree(source: ListSource) -> VideoTable:
             targets.append(label[folder])
     remark = f"; {rest}" if (rest := left_out(place)) else ""
     if not targets:
-        raise UserError(
-            f"{place} holds no video with one of the suffixes {' '.join(VIDEO_SUFFIXES)} and no folder of frames{remark}."
-        )
+        suffixes = " ".join(VIDEO_SUFFIXES)
+        raise UserError(f"{place} holds no video with one of the suffixes {suffixes} and no folder of frames{remark}.")
     array = np.array(targets, np.int64)
     note = f"{place.name}: a folder for each class; {len(targets)} videos of {len(classes)} classes{remark}"
     held = array[:, None] == np.arange(len(classes)) if source.multi_label else array
