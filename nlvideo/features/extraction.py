@@ -49,6 +49,7 @@ from nlvideo.weights.trained_network import TrainedCheckpoint
 SHOWN_AFTER_SECONDS = 10  # the progress of a single video: logs need no lines about short ones
 # What a disk says of one name, not of all: too long, not of its alphabet, or a file where a folder is wanted.
 OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in a RuntimeError of PyTorch
 
 
 @dataclass(frozen=True)
@@ -206,16 +207,27 @@ def extract_share(job: Extraction, videos: Sequence[ListedVideo], *, hidden: boo
                 done()
             except IncompleteRows:
                 break
-            except (DecodeError, SlowVideo, NotFinite, OSError) as error:
-                if isinstance(error, OSError) and error.errno not in OF_ONE_NAME:
+            except Exception as error:
+                reason = reason_of(error)
+                if reason is None:
                     raise
-                reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error.reason
                 failures[video.name] = reason
                 print_above_bars(f"{video.path}: {reason}", sys.stderr)
             bar.update()
             if stopping.received:
                 break
         return failures, max(distributed.gather(stopping.received))
+
+
+def reason_of(error: Exception) -> str | None:
+    """Returns why a video failed; None if the error is not of one video alone."""
+    if isinstance(error, DecodeError | SlowVideo | NotFinite):
+        return error.reason
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.errno in OF_ONE_NAME else None
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error):
+        return "there is not enough memory for its frames (fewer views_per_step or a smaller short_side take less)"
+    return None
 
 
 def extract_video(

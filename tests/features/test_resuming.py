@@ -11,7 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from feature_cases import SMALL, write_moving
+from PIL import Image
 from safetensors.numpy import load_file
 
 from nlvideo.features.extraction import extract
@@ -224,9 +226,14 @@ def test_an_hdf5_file_whose_names_lead_elsewhere_is_not_written(tmp_path, kind):
 
 
 def test_one_video_stops_no_other(run, pair, tmp_path, monkeypatch):
-    """One whose name is too long for its array, one whose features are not finite, one with a file in its way."""
+    """One whose name is too long for its array, one whose features are not finite, one with a file in its way, one
+    whose frames become too wide, and one for which there is no memory."""
+    monkeypatch.setattr("nlvideo.features.extractor.MOST_PIXELS", 2**20)
     shutil.copytree(pair, tmp_path / "videos")
-    for name in ("n" * 245, "way/in", "infinite"):
+    (tmp_path / "videos/flat").mkdir()
+    for number in range(4):
+        Image.new("RGB", (60_000, 1)).save(tmp_path / f"videos/flat/{number}.png")
+    for name in ("n" * 245, "way/in", "infinite", "greedy"):
         write_moving(tmp_path / f"videos/{name}.mp4", 4)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/way").write_bytes(b"")
@@ -235,14 +242,23 @@ def test_one_video_stops_no_other(run, pair, tmp_path, monkeypatch):
 
     def open_video(self, video, part=None):
         self.scale = 1e30 if "infinite" in str(video) else 1
+        if "greedy" in str(video):
+            torch.empty(2**60)
         return opened(self, video, part)
 
     monkeypatch.setattr(FeatureExtractor, "open", open_video)
     monkeypatch.setattr(FeatureExtractor, "outputs", lambda self, clips: [v * self.scale for v in outputs(self, clips)])
-    with pytest.raises(RunFailed, match="3 of 5 videos failed"):
+    with pytest.raises(RunFailed, match="5 of 7 videos failed"):
         run(tmp_path / "videos", tmp_path / "out", dtype="float16")
     reasons = (tmp_path / "out/failed.csv").read_text()
-    assert all(reason in reasons for reason in ("File name too long", "not finite in float16", "out/way: "))
+    for reason in (
+        "File name too long",
+        "not finite in float16",
+        "out/way: ",
+        "60000x1 become 1920000x32",
+        "memory for",
+    ):
+        assert reason in reasons
     assert len(list((tmp_path / "out").rglob("*.npy"))) == 2
 
 
