@@ -23,7 +23,6 @@ from nlvideo.features.extractor import FeatureExtractor, NotFinite
 from nlvideo.features.feature_folder import (
     SETTINGS_FILE,
     FeatureFolder,
-    description_of,
     recorded_settings,
     refuse_other_failures,
     reporting_full_disks,
@@ -37,6 +36,7 @@ from nlvideo.features.shard_lock import shard_lock, shard_suffix
 from nlvideo.features.single_file import SUFFIXES_OF, SingleFile, check_format_package
 from nlvideo.features.snippets import SnippetPlan
 from nlvideo.features.video_list import listed_videos
+from nlvideo.features.video_state import description_of
 from nlvideo.runtime import distributed
 from nlvideo.runtime.cores import cores_of_rank
 from nlvideo.runtime.errors import RunFailed

@@ -18,9 +18,11 @@ from safetensors.numpy import load_file
 
 from nlvideo.features.extraction import extract
 from nlvideo.features.extractor import FeatureExtractor
+from nlvideo.features.names import ListedVideo
 from nlvideo.features.presets import extract_settings
 from nlvideo.features.shard_lock import shard_lock
 from nlvideo.features.single_file import read_single, write_single
+from nlvideo.features.video_state import description_of, difference
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError
 from nlvideo.weights.trained_network import read_trained
 
@@ -152,7 +154,7 @@ def test_another_video_of_the_same_name_is_refused(run, clips, pair, tmp_path, f
     before = content_of(tmp_path / "out")
     (tmp_path / "other").mkdir()
     shutil.copy(clips / "a/two.mp4", tmp_path / "other/two.mp4")
-    with pytest.raises(UserFileExistsError, match=r"holds two of another video or .* video is .*videos/two.mp4, now"):
+    with pytest.raises(UserFileExistsError, match=r"holds two of another video or .* size is \d+, now"):
         run(tmp_path / "other/two.mp4", tmp_path / "out", format=file_format)
     shutil.copy(clips / "a/two.mp4", tmp_path / "videos/two.mp4")
     with pytest.raises(UserFileExistsError, match=r"two of another video or another state of it .* size is"):
@@ -163,6 +165,50 @@ def test_another_video_of_the_same_name_is_refused(run, clips, pair, tmp_path, f
         tmp_path / "list.txt", tmp_path / "out", **{"data.root": str(tmp_path / "videos")} | {"format": file_format}
     )
     assert before.keys() <= content_of(tmp_path / "out").keys()
+
+
+def test_a_video_that_moved_is_the_same_and_one_of_other_bytes_is_not(tmp_path):
+    file, moved = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    file.write_bytes(b"0" * 2**22)
+    facts = description_of(ListedVideo(str(file), "a"))
+    shutil.copyfile(file, moved)
+    os.utime(moved, ns=(1, 1))
+    (tmp_path / "link.mp4").symlink_to(moved)
+    for path in (file, moved, tmp_path / "link.mp4", tmp_path / "gone.mp4"):
+        assert difference(facts, ListedVideo(str(path), "a")) is None
+    assert difference(facts, ListedVideo(str(file), "a", (0.0, 1.0))) == "part is None, now [0.0, 1.0]"
+    for place in (0, 2**22 - 1):
+        with open(moved, "r+b") as opened:
+            opened.seek(place)
+            opened.write(b"1")
+        assert (
+            difference(facts, ListedVideo(str(moved), "a")) == f"the content of {moved} is another than that of {file}"
+        )
+        shutil.copyfile(file, moved)
+
+
+def test_folders_of_frames_are_known_by_the_names_and_sizes_of_their_pictures(tmp_path):
+    (tmp_path / "a").mkdir()
+    for i in range(3):
+        (tmp_path / f"a/{i}.jpg").write_bytes(b"0" * 10)
+    facts = description_of(ListedVideo(str(tmp_path / "a"), "a"))
+    assert facts["size"] == 30
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    video = ListedVideo(str(tmp_path / "b"), "a")
+    (tmp_path / "b/Thumbs.db").touch()
+    assert difference(facts, video) is None
+    (tmp_path / "b/0.jpg").write_bytes(b"0" * 9)
+    assert difference(facts, video) == "size is 30, now 29"
+    (tmp_path / "b/1.jpg").write_bytes(b"0" * 11)
+    assert "is another than that of" in difference(facts, video)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
+def test_a_pipe_is_no_video(run, tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(RunFailed, match="1 of 1 videos failed"):
+        run(tmp_path, tmp_path / "out")
+    assert "it is neither a file nor a folder" in (tmp_path / "out/failed.csv").read_text()
 
 
 def test_an_array_that_is_missing_is_made_again(run, pair, tmp_path):
