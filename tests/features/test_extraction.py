@@ -224,6 +224,11 @@ def test_a_full_disk_ends_in_one_line(extract_command, thin, clips, tmp_path, mo
         (["dtype=int8"], "dtype=int8: choose from float32, float16."),
         (["shard=5/4"], "shard=5/4: must be I/N"),
         (["snippet.frames=0"], "snippet.frames=0: must be at least 1."),
+        (["snippet.frames=1025"], "snippet.frames=1025: must be at most 1024."),
+        (["short_side=4097"], "short_side=4097: must be at most 4096."),
+        (["snippet.step_seconds=1e-300"], "snippet.step_seconds=1e-300: must be from 0.001 to 86400, or null."),
+        (["snippet.stride_seconds=1e300"], "snippet.stride_seconds=1e+300: must be from 0.001 to 86400, or null."),
+        (["data.clip_fps=1e9"], "data.clip_fps=1000000000.0: must be above 0 and at most 1000, or null."),
         (["snippet.step=4", "snippet.step_seconds=1"], "say the same in two ways"),
         (["snippet.stride=1", "snippet.stride_seconds=0.04"], "say the same in two ways"),
         (
