@@ -46,6 +46,7 @@ from nlvideo.runtime.signals import StopSignal
 from nlvideo.weights.exported_network import ExportedFile, read_network
 from nlvideo.weights.trained_network import TrainedCheckpoint
 
+SHOWN_FAILURES = 10  # of each rank, while it works
 SHOWN_AFTER_SECONDS = 10  # the progress of a single video: logs need no lines about short ones
 # What a disk says of one name, not of all: too long, not of its alphabet, or a file where a folder is wanted.
 OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
@@ -212,7 +213,10 @@ def extract_share(job: Extraction, videos: Sequence[ListedVideo], *, hidden: boo
                 if reason is None:
                     raise
                 failures[video.name] = reason
-                print_above_bars(f"{video.path}: {reason}", sys.stderr)
+                if len(failures) <= SHOWN_FAILURES:
+                    print_above_bars(f"{video.path}: {reason}", sys.stderr)
+                elif len(failures) == SHOWN_FAILURES + 1:
+                    print_above_bars(f"More videos failed; {job.failed} will name all of them.", sys.stderr)
             bar.update()
             if stopping.received:
                 break

@@ -203,6 +203,16 @@ def test_folders_of_frames_are_known_by_the_names_and_sizes_of_their_pictures(tm
     assert "is another than that of" in difference(facts, video)
 
 
+def test_many_failures_are_told_in_their_file(run, pair, tmp_path, capsys):
+    names = [f"gone{i:02}.mp4" for i in range(30)]
+    (tmp_path / "list.txt").write_text("\n".join([*names, f"{pair}/two.mp4"]))
+    with pytest.raises(RunFailed, match="30 of 31 videos failed"):
+        run(tmp_path / "list.txt", tmp_path / "out")
+    shown = capsys.readouterr().err
+    assert shown.count("No such file") == 10 and f"More videos failed; {tmp_path}/out/failed.csv" in shown
+    assert (tmp_path / "out/failed.csv").read_text().count("No such file") == 30
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
 def test_a_pipe_is_no_video(run, tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
