@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlvideo.data.decoding.frame_folder import SUFFIXES as PICTURE_SUFFIXES
+from nlvideo.data.decoding.frame_folder import frame_number
 from nlvideo.data.lists.list_source import VIDEO_SUFFIXES, ListSource
 from nlvideo.data.lists.video_table import TableBuilder, VideoTable
 from nlvideo.runtime.errors import UserError
@@ -48,14 +49,14 @@ def read_tree(source: ListSource) -> VideoTable:
 
 
 def videos_below(folder: Path) -> Iterator[Path]:
-    """Yields the video files below a folder, and the folders below it that hold frames as pictures.
+    """Yields the video files below a folder, and the folders below it that hold numbered pictures and no video.
 
     Links to folders are followed; a folder that is there by several names is read once.
     """
     for below in _walk(folder):
         names = below.files + below.dead  # which whoever opens them reports
         yield from (below.path / name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES)
-        if below.path != folder and any(Path(name).suffix.lower() in PICTURE_SUFFIXES for name in names):
+        if below.path != folder and _are_frames(names):
             yield below.path
 
 
@@ -65,7 +66,10 @@ def left_out(folder: Path) -> str:
     endings, dead, again, closed = Counter[str](), list[str](), list[str](), list[str]()
     for below in _walk(folder):
         suffixes = (Path(name).suffix.lower() for name in below.files)
-        endings.update(suffix or "no ending" for suffix in suffixes if suffix not in VIDEO_SUFFIXES + PICTURE_SUFFIXES)
+        read = VIDEO_SUFFIXES
+        if below.path != folder and _are_frames(below.files + below.dead):
+            read += PICTURE_SUFFIXES
+        endings.update(suffix or "no ending" for suffix in suffixes if suffix not in read)
         dead += [os.path.relpath(below.path / name, folder) for name in below.dead]
         if below.state != READ:
             (again if below.state == READ_BEFORE else closed).append(os.path.relpath(below.path, folder))
@@ -80,6 +84,12 @@ def left_out(folder: Path) -> str:
             ],
         )
     )
+
+
+def _are_frames(names: list[str]) -> bool:
+    """Returns whether the pictures among these are the frames of a video: covers lie beside videos."""
+    videos = any(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in names)
+    return not videos and any(frame_number(name) is not None for name in names)
 
 
 def _endings(endings: Counter[str]) -> str:

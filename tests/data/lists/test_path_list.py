@@ -173,6 +173,22 @@ def test_folders_say_what_is_left_out(tmp_path):
     assert table.note.endswith("; 4 files left out: 2 .xyz, 1 .txt, 1 no ending")
 
 
+def test_pictures_beside_videos_are_not_frames(tmp_path):
+    for name in (
+        "a/v.mp4",
+        "a/cover.jpg",
+        "a/1.jpg",
+        "frames/img_1.jpg",
+        "frames/img_2.jpg",
+        "scans/plan.png",
+        "3.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert sorted(str(path.relative_to(tmp_path)) for path in videos_below(tmp_path)) == ["a/v.mp4", "frames"]
+    assert left_out(tmp_path) == "4 files left out: 2 .jpg, 2 .png"
+
+
 def test_linked_folders_are_read_once_and_their_loops_end(tmp_path):
     for name in ("src/Abuse/1.mp4", "src/Arson/2.mp4", "src/Arson/frames/img_1.jpg", "mix/Own/3.mp4", "mix/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
