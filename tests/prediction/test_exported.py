@@ -180,18 +180,24 @@ def test_an_onnx_file_that_is_not_what_it_says_is_refused(onnx_model, tmp_path):
     longer, colours = held["input"] | {"shape": ["batch", 3, 8, 40, 40]}, held["normalization"]
     for entries, message in (
         ({"classes": ["up", "down"]}, "contradicts itself in output and classes: .3. and .2."),
+        ({"classes": ["up", "down", "up"]}, "the class 'up' is named 2 times"),
         ({"classes": list("abcde")}, "contradicts itself in output and classes: .3. and .5."),
         ({"num_frames": 8, "input": longer}, r"its input is to be clips, uint8 .*8, 40, 40., and is .*4, 40, 40"),
         ({"num_frames": 8}, "contradicts itself in input and num_frames, crop_size"),
         ({"name": "x"}, r"its input is to be clips, uint8 .*, and is .\('x', 'uint8'"),
         ({"normalization": colours | {"inside": False}}, "in input and normalization: uint8 and float32"),
         ({"short_side": "${oc.env:HOME}"}, "a reference"),
+        ({"clip_fps": 1e9}, "data.clip_fps=1000000000.0 is outside 0.001 to 1000"),
+        ({"views": held["views"] | {"num_clips": 10**9}}, "data.test.num_clips=1000000000 is outside 1 to 1000"),
         ({"views": 3}, "'int' object is not subscriptable"),
     ):
         with pytest.raises(UserError, match=f"changed.onnx does not describe its clips as .*{message}") as raised:
             Predictor(changed(onnx_model, tmp_path, **entries))
         assert "\n" not in str(raised.value)
     others = copy.deepcopy(onnx_model)
+    next(entry for entry in others.metadata_props if entry.key == "step").value = "[" * 200000
+    with pytest.raises(UserError, match="changed.onnx does not describe its clips as .* recursion"):
+        Predictor(changed(others, tmp_path))
     del others.metadata_props[:]
     with pytest.raises(UserError, match="changed.onnx does not describe its clips as tools/export.py does: .*'input'"):
         Predictor(changed(others, tmp_path))
