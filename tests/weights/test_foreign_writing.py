@@ -118,7 +118,7 @@ def test_what_the_file_does_not_tell_is_said(tmp_path, project, config):
     """Rates and pictures; whether a video has several labels is told by both configs."""
     more = ["data.multi_label=true", "data.clip_fps=12.5", "data.crop_size=112", "data.scale_range=[128,160]"]
     trained = trained_as(tmp_path, *config, *SMALL, *more)
-    content, (note,) = foreign_content(trained, project)
+    content, (*_, note) = foreign_content(trained, project)
     assert note.endswith("data.clip_fps=12.5 (null), data.crop_size=112 (224), data.scale_range=[128,160] ([256,320])")
     torch.save(content, tmp_path / "theirs.pth")
     again = read_trained(tmp_path / "theirs.pth").config.data
