@@ -11,6 +11,7 @@ import re
 import runpy
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -169,6 +170,35 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch, 
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path}/out could not be written: No space left on device.\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_unless_one_holds_it(run, tmp_path, tool, capsys):
+    for name in (".out.01234567.part", ".out.89abcdef.part", ".other.01234567.part", ".out.notes.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").touch()
+    (tmp_path / ".out.00000000.part").mkdir()  # killed before it wrote anything
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    words = [sys.executable, "-c", hold, tmp_path / ".out.89abcdef.part/README.md"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        tool["publish"](run, tmp_path / "out")
+        holder.communicate(b"\n")
+    left = [".other.01234567.part", ".out.89abcdef.part", ".out.notes.part", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == FILES
+
+
+def test_a_folder_that_is_being_written_is_held(run, tmp_path, tool, monkeypatch):
+    """A second process that starts meanwhile leaves it alone."""
+    ask = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+    def write(partial: Path, _: object) -> None:
+        done = subprocess.run([sys.executable, "-c", ask, partial / "README.md"], capture_output=True, text=True)
+        raise UserError(done.stderr)
+
+    monkeypatch.setitem(tool["publish"].__globals__, "write_network", write)
+    with pytest.raises(UserError, match="BlockingIOError"):
+        tool["publish"](run, tmp_path / "out")
 
 
 def test_a_link_to_nothing_is_not_overwritten(run, tmp_path, monkeypatch, capsys):
