@@ -66,9 +66,8 @@ def left_out(folder: Path) -> str:
     endings, dead, again, closed = Counter[str](), list[str](), list[str](), list[str]()
     for below in _walk(folder):
         suffixes = (Path(name).suffix.lower() for name in below.files)
-        read = VIDEO_SUFFIXES
-        if below.path != folder and _are_frames(below.files + below.dead):
-            read += PICTURE_SUFFIXES
+        frames = below.path != folder and _are_frames(below.files + below.dead)
+        read = VIDEO_SUFFIXES + PICTURE_SUFFIXES if frames else VIDEO_SUFFIXES
         endings.update(suffix or "no ending" for suffix in suffixes if suffix not in read)
         dead += [os.path.relpath(below.path / name, folder) for name in below.dead]
         if below.state != READ:
