@@ -25,7 +25,6 @@ from nlvideo.features.frame_source import FrameSource, needed_frames, plan_for, 
 from nlvideo.features.network_outputs import outputs_of
 from nlvideo.features.presets import extract_settings, recipe_of
 from nlvideo.features.snippets import SnippetPlan, snippets_of
-from nlvideo.features.video_state import is_special
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.copy_stream import CopyStream, HostCopy
 from nlvideo.runtime.cores import cores_of_rank
@@ -158,8 +157,6 @@ class FeatureExtractor:
             DecodeError: it cannot be decoded, is a folder that cannot be read, or is neither file nor folder.
         """
         data = self.config.data
-        if isinstance(video, str | os.PathLike) and is_special(video):
-            raise DecodeError(os.fsdecode(video), "it is neither a file nor a folder")
         try:
             settings = data.decoder, None, data.frame_rate
             opened = open_source(video, *settings, part=part, clip_fps=data.clip_fps, index=self._index)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nlvideo.data.decoding.frame_folder import SUFFIXES as PICTURE_SUFFIXES
+from nlvideo.data.decoding.opening import is_special
 from nlvideo.data.shards.video_file import file_status, open_bytes, split_member
 from nlvideo.features.names import ListedVideo
 
@@ -51,11 +52,6 @@ def difference(facts: Mapping[str, Any], video: ListedVideo) -> str | None:
     except (OSError, ValueError):
         return None
     return None
-
-
-def is_special(path: str | os.PathLike) -> bool:
-    """Returns whether something is there that is neither a file nor a folder, such as a pipe, which may never end."""
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _part_of(video: ListedVideo) -> list[float] | None:
