@@ -209,7 +209,7 @@ def extract_share(job: Extraction, videos: Sequence[ListedVideo], *, hidden: boo
             except IncompleteRows:
                 break
             except Exception as error:
-                reason = reason_of(error)
+                reason = reason_of_failure(error)
                 if reason is None:
                     raise
                 failures[video.name] = reason
@@ -223,7 +223,7 @@ def extract_share(job: Extraction, videos: Sequence[ListedVideo], *, hidden: boo
         return failures, max(distributed.gather(stopping.received))
 
 
-def reason_of(error: Exception) -> str | None:
+def reason_of_failure(error: Exception) -> str | None:
     """Returns why a video failed; None if the error is not of one video alone."""
     if isinstance(error, DecodeError | SlowVideo | NotFinite):
         return error.reason
