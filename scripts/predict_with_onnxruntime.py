@@ -2,8 +2,8 @@
 
     python scripts/predict_with_onnxruntime.py network.onnx video.mp4
 
-The scores are those of nlvideo-predict to 1e-4. For clip_sampling=uniform; the json beside the network says how others
-choose their frames. A video that its metadata turns, or that clip_fps takes by time, needs more than this.
+The scores are those of nlvideo-predict to 1e-4. For clip_sampling=uniform; the network's description says how
+others choose their frames. A video that its metadata turns, or that clip_fps takes by time, needs more than this.
 """
 
 import json
@@ -27,8 +27,12 @@ def resized(pixels: np.ndarray, short_side: int) -> np.ndarray:
 
 
 network, video = sys.argv[1:]
-with open(f"{network}.json", encoding="utf-8") as file:
-    made = json.load(file)
+session, scores = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"]), []
+described = session.get_modelmeta().custom_metadata_map  # what network.onnx.json says too
+keys = "views num_frames frame_stride clip_fps short_side crop_size normalization output classes".split()
+if lacking := ", ".join(key for key in keys if key not in described):
+    sys.exit(f"error: {network} does not say how its clips are made: it lacks {lacking}.")
+made = {key: json.loads(described[key]) for key in keys}
 views, length, stride, size = made["views"], made["num_frames"], made["frame_stride"], made["crop_size"]
 for key, value, done in (
     ("clip_sampling", views["clip_sampling"], "uniform"),
@@ -45,7 +49,6 @@ height, width = frames[0].shape[:2]
 free, longer = np.array([height - size, width - size]), np.array([height > width, width >= height])
 crops = [free * (1 - longer) // 2, free // 2, np.where(longer, free, free // 2)]  # its start, the centre, its end
 mean, std = (np.array(made["normalization"][key], np.float32).reshape(3, 1, 1, 1) for key in ("mean", "std"))
-session, scores = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"]), []
 for start in starts:
     clip = np.stack([frames[(start + t * stride) % len(frames)] for t in range(length)]).transpose(3, 0, 1, 2)
     for top, left in crops if views["num_crops"] == 3 else crops[1:2]:

@@ -9,6 +9,7 @@ nothing else of the checkpoint, and no path of this machine. Wherever a checkpoi
 
 import argparse
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from nlvideo.config.schema import TrainConfig
 from nlvideo.data.lists.class_file import has_names
 from nlvideo.evaluation.result_files import RESULT_FILE, interval_cell, read_results, shown_metrics
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
-from nlvideo.runtime.files import make_folder, new_folder, reporting_disk_errors
+from nlvideo.runtime.files import PARTIAL_FILE, make_folder, new_folder, reporting_disk_errors
+from nlvideo.runtime.folder_lock import lock_if_possible
 from nlvideo.training.run_status import FINISHED, read_status
 from nlvideo.weights.checkpoint_file import NEWEST_FILE, evaluation_weights
 from nlvideo.weights.hub import WEIGHTS_ENDINGS, is_pinned, is_repository
@@ -71,13 +73,39 @@ def publish(run: Path, folder: Path, license_name: str = "unknown", name: str | 
         "checkpoint_sha256": trained.sha256,
     }
     make_folder(folder.absolute().parent, str(folder))
-    with reporting_disk_errors(folder), new_folder(folder) as partial:
+    _remove_what_was_killed(folder)
+    text = card(trained, name or trained.config.name, license_name, results)
+    with (
+        reporting_disk_errors(folder),
+        new_folder(folder) as partial,
+        open(partial / CARD, "w", encoding="utf-8") as file,
+    ):
+        lock_if_possible(file.fileno())
         write_network(partial, content)
-        (partial / CARD).write_text(card(trained, name or trained.config.name, license_name, results), encoding="utf-8")
+        file.write(text)
     scores = f"{len(results)} evaluation{'s' * (len(results) > 1)}" if results else "no evaluation"
     print(f"{folder}: step {trained.step}, {len(trained.classes)} classes, {scores} in its {CARD}")
     if not has_names(trained.classes):
         print("  its classes are numbers; train with data.classes=FILE to name them")
+
+
+def _remove_what_was_killed(folder: Path) -> None:
+    """Removes what killed processes left of this folder beside it."""
+    for path in folder.absolute().parent.iterdir():
+        found = PARTIAL_FILE.fullmatch(path.name)
+        if found is not None and found[1] == folder.name and path.is_dir() and not _is_held(path / CARD):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_held(file: Path) -> bool:
+    """Returns whether a process has a file locked, or may have: another user's, or where there are no locks."""
+    try:
+        with open(file, "r+b") as opened:
+            return not lock_if_possible(opened.fileno())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _refuse_undecodable_names(classes: Sequence[str]) -> None:

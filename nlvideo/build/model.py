@@ -67,8 +67,8 @@ def block_makers(block: BlockConfig, depth: int) -> dict[str, BlockMaker]:
             f"block.places.r{depth} is missing or empty (block.places has {', '.join(block.places) or 'nothing'}); "
             f"set block.places.r{depth}=[res4.1,...], or block=none."
         )
-    if len(set(places)) != len(places):
-        raise UserError(f"block.places.r{depth} names a place twice: {', '.join(places)}.")
+    if twice := ", ".join(sorted({place for place in places if places.count(place) > 1})[:4]):
+        raise UserError(f"block.places.r{depth} names a place twice: {twice}.")
     cls, options = BLOCKS[block.kind]
     make = partial(cls, **{option: getattr(block, option) for option in options})
     makers: dict[str, BlockMaker] = dict.fromkeys(places, make)

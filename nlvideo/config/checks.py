@@ -22,6 +22,9 @@ FEATURE_LAYERS = ("res5", "res4", "head")
 FEATURE_CROPS = (1, 3, 5, 10, "full")
 FEATURE_FORMATS = ("npy", "hdf5", "safetensors")
 FEATURE_DTYPES = ("float32", "float16")
+# Slips of the hand, which would take all memory or make features that nobody meant
+MOST_SIDE, MOST_SNIPPET_FRAMES, MOST_CLIP_FPS = 4096, 1024, 1000
+SNIPPET_SECONDS = (0.001, 86_400.0)
 METRICS = {False: ("top1", "top5", "mean_class_accuracy", "loss"), True: ("map", "loss")}  # of multi-label data: True
 
 
@@ -89,6 +92,8 @@ def _check_extraction(config: ExtractConfig) -> None:
         _check_choice("crops", config.crops, FEATURE_CROPS)
     _check_at_least_one(config, "crop_size short_side num_devices views_per_step videos_at_once num_threads")
     _check_at_least_one(config, "snippet.frames snippet.stride snippet.step")
+    _check_at_most(config, "crop_size short_side", MOST_SIDE)
+    _check_at_most(config, "snippet.frames", MOST_SNIPPET_FRAMES)
     if config.positions and config.layer == "head":
         raise UserError("positions=true has no effect on layer=head, whose scores are those of a whole crop.")
     if config.crops == "full" and config.crop_size is not None:
@@ -99,8 +104,9 @@ def _check_extraction(config: ExtractConfig) -> None:
         seconds = _value(config, f"{key}_seconds")
         if seconds is not None and _value(config, key) is not None:
             raise UserError(f"{key} and {key}_seconds say the same in two ways; give one of them.")
-        if seconds is not None and not 0 < seconds < math.inf:
-            raise UserError(f"{key}_seconds={seconds}: must be above 0, or null.")
+        low, high = SNIPPET_SECONDS
+        if seconds is not None and not low <= seconds <= high:
+            raise UserError(f"{key}_seconds={seconds}: must be from {low:g} to {high:g}, or null.")
     if config.shard is not None:
         _check_shard(config.shard)
     _check_data(config.data)
@@ -117,6 +123,13 @@ def _check_at_least_one(config: Any, keys: str, prefix: str = "") -> None:
         value = _value(config, key)
         if value is not None and value < 1:
             raise UserError(f"{prefix}{key}={value}: must be at least 1.")
+
+
+def _check_at_most(config: Any, keys: str, most: int) -> None:
+    for key in keys.split():
+        value = _value(config, key)
+        if value is not None and value > most:
+            raise UserError(f"{key}={value}: must be at most {most}.")
 
 
 def _check_not_negative(config: Any, keys: str, prefix: str = "") -> None:
@@ -223,8 +236,8 @@ def _check_loading(data: DataConfig) -> None:
     _check_share(data, "max_bad_share", "data.")
     if data.start_method is not None:
         _check_choice("data.start_method", data.start_method, tuple(multiprocessing.get_all_start_methods()))
-    if data.clip_fps is not None and not 0 < data.clip_fps < math.inf:
-        raise UserError(f"data.clip_fps={data.clip_fps}: must be above 0, or null.")
+    if data.clip_fps is not None and not 0 < data.clip_fps <= MOST_CLIP_FPS:
+        raise UserError(f"data.clip_fps={data.clip_fps}: must be above 0 and at most {MOST_CLIP_FPS}, or null.")
     if not 0 < data.frame_rate < math.inf:
         raise UserError(f"data.frame_rate={data.frame_rate}: must be above 0.")
     limit = data.time_limit_seconds

@@ -23,7 +23,6 @@ from nlvideo.features.extractor import FeatureExtractor, NotFinite
 from nlvideo.features.feature_folder import (
     SETTINGS_FILE,
     FeatureFolder,
-    description_of,
     recorded_settings,
     refuse_other_failures,
     reporting_full_disks,
@@ -37,6 +36,7 @@ from nlvideo.features.shard_lock import shard_lock, shard_suffix
 from nlvideo.features.single_file import SUFFIXES_OF, SingleFile, check_format_package
 from nlvideo.features.snippets import SnippetPlan
 from nlvideo.features.video_list import listed_videos
+from nlvideo.features.video_state import description_of
 from nlvideo.runtime import distributed
 from nlvideo.runtime.cores import cores_of_rank
 from nlvideo.runtime.errors import RunFailed
@@ -46,9 +46,11 @@ from nlvideo.runtime.signals import StopSignal
 from nlvideo.weights.exported_network import ExportedFile, read_network
 from nlvideo.weights.trained_network import TrainedCheckpoint
 
+SHOWN_FAILURES = 10  # of each rank, while it works
 SHOWN_AFTER_SECONDS = 10  # the progress of a single video: logs need no lines about short ones
 # What a disk says of one name, not of all: too long, not of its alphabet, or a file where a folder is wanted.
 OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in a RuntimeError of PyTorch
 
 
 @dataclass(frozen=True)
@@ -206,16 +208,30 @@ def extract_share(job: Extraction, videos: Sequence[ListedVideo], *, hidden: boo
                 done()
             except IncompleteRows:
                 break
-            except (DecodeError, SlowVideo, NotFinite, OSError) as error:
-                if isinstance(error, OSError) and error.errno not in OF_ONE_NAME:
+            except Exception as error:
+                reason = reason_of_failure(error)
+                if reason is None:
                     raise
-                reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error.reason
                 failures[video.name] = reason
-                print_above_bars(f"{video.path}: {reason}", sys.stderr)
+                if len(failures) <= SHOWN_FAILURES:
+                    print_above_bars(f"{video.path}: {reason}", sys.stderr)
+                elif len(failures) == SHOWN_FAILURES + 1:
+                    print_above_bars(f"More videos failed; {job.failed} will name all of them.", sys.stderr)
             bar.update()
             if stopping.received:
                 break
         return failures, max(distributed.gather(stopping.received))
+
+
+def reason_of_failure(error: Exception) -> str | None:
+    """Returns why a video failed; None if the error is not of one video alone."""
+    if isinstance(error, DecodeError | SlowVideo | NotFinite):
+        return error.reason
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.errno in OF_ONE_NAME else None
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error):
+        return "there is not enough memory for its frames (fewer views_per_step or a smaller short_side take less)"
+    return None
 
 
 def extract_video(

@@ -39,6 +39,10 @@ COMMAND_KEYS = (
     "checkpoint preset videos output format shard num_devices videos_at_once".split()
 )  # say nothing of one video
 MOST_VIDEOS_AT_ONCE = 8  # on a GPU: more threads hold each other up
+# Of one video, beyond which no memory is enough: pixels of uint8 take 3 bytes, normalised ones up to 12, and the layers
+# of a network more.
+MOST_PIXELS = 2**30  # of a snippet: 32 frames of 7680x4320
+MOST_FRAMES = 10**8  # 46 days at 25 frames a second
 PASSES_AHEAD = 2  # that are launched before the results of an earlier one are fetched
 
 
@@ -150,7 +154,7 @@ class FeatureExtractor:
         """Yields the frames of a video, or of a part of one from start to end in seconds.
 
         Raises:
-            DecodeError: it cannot be decoded, or is a folder that cannot be read.
+            DecodeError: it cannot be decoded, is a folder that cannot be read, or is neither file nor folder.
         """
         data = self.config.data
         try:
@@ -165,7 +169,7 @@ class FeatureExtractor:
         """Returns the snippets of a video.
 
         Raises:
-            DecodeError: it is too short for one.
+            DecodeError: it is too short for one, or has frames so large or so many that no memory is enough.
         """
         plan = plan_for(self.recipe, source.fps)
         wanted = max(plan.span, self.recipe.min_frames)
@@ -174,6 +178,12 @@ class FeatureExtractor:
             plural = "" if source.num_frames == 1 else "s"
             reason = f"it has {source.num_frames} frame{plural}, and features{preset} take at least {wanted}"
             raise DecodeError(source.name, reason)
+        height, width = size_for(self.recipe, source)
+        if plan.frames * height * width > MOST_PIXELS:
+            reason = f"its frames of {source.width}x{source.height} become {width}x{height}"
+            raise DecodeError(source.name, f"{reason}, too large for snippets of {plan.frames} frames")
+        if source.num_frames > MOST_FRAMES:
+            raise DecodeError(source.name, f"it has {source.num_frames} frames, and at most {MOST_FRAMES} are taken")
         return plan
 
     def rows(
@@ -232,6 +242,8 @@ class FeatureExtractor:
             with autocast(self.device, self.dtype):
                 return outputs_of(self.network, clips, config.layer, config.positions, self.multi_label)
         except torch.OutOfMemoryError:
+            if self.recipe.crops == "full":
+                raise  # other videos may have smaller frames
             raise RunFailed(
                 f"The device has no memory for {len(clips)} views of {'x'.join(map(str, clips.shape[2:]))} at a time; "
                 f"use a smaller views_per_step={self.views_per_step}, or free it of other programs."

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nlvideo.data.shards.video_file import file_status
 from nlvideo.features.names import SETTINGS_NAME, ListedVideo
+from nlvideo.features.video_state import difference
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError
 from nlvideo.runtime.files import make_folder, remove_partial_files, replacing, write_text
 
@@ -67,16 +67,16 @@ class FeatureFolder:
                 )
 
     def refuse_other_video(self, facts: Mapping[str, Any], video: ListedVideo, file: Path) -> None:
-        """Raises UserFileExistsError, naming the first difference, if the facts in `file` are of another video.
+        """Raises UserFileExistsError, naming the first difference, if the facts in `file` are of another video, or of
+        another state of it.
 
-        One that is no longer there is not compared by its size and time.
+        One that is no longer there counts as it was.
         """
-        for key, value in description_of(video).items():
-            if value != facts.get(key) and not (value is None and key in ("size", "mtime_ns")):
-                raise UserFileExistsError(
-                    f"output={self.output} holds {video.name} of another video or another state of it ({file.name}: "
-                    f"{key} is {facts.get(key)}, now {value}); give another output."
-                )
+        if found := difference(facts, video):
+            raise UserFileExistsError(
+                f"output={self.output} holds {video.name} of another video or another state of it ({file.name}: "
+                f"{found}); give another output."
+            )
 
     def array_files(self, video: ListedVideo) -> list[Path]:
         return [self.arrays / f"{video.name}{ending}.npy" for ending in self.endings]
@@ -130,16 +130,6 @@ class FeatureFolder:
                 remove_partial_files(folder, own.__contains__)
 
 
-def description_of(video: ListedVideo) -> dict[str, Any]:
-    """Returns what tells a video, or one state of its file, from another; size and time are None where it has none."""
-    size = mtime = None
-    with suppress(OSError, ValueError):  # no such file, or no name of a file
-        status = file_status(video.path)
-        size, mtime = status.size, status.mtime_ns
-    part = None if video.part is None else list(video.part)
-    return {"video": os.path.abspath(video.path), "part": part, "size": size, "mtime_ns": mtime}
-
-
 def refuse_other_failures(file: Path) -> None:
     """Raises UserFileExistsError if there is a list of failures that write_failures has not written."""
     header = f"{','.join(FAILED_COLUMNS)}\r\n".encode()
@@ -182,7 +172,7 @@ def read_made(file: Path) -> dict[str, Any] | None:
         if error.errno in NO_SUCH_FILE and not os.path.islink(file):
             return None
         raise _not_ours(file, f"and cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _not_ours(file, "and nlvideo-extract has not made it") from None
     if not (isinstance(content, dict) and isinstance(content.get("made_by"), dict)):
         raise _not_ours(file, "and nlvideo-extract has not made it")

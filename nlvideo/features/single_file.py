@@ -109,7 +109,7 @@ def read_single(file: Path, file_format: str) -> tuple[dict[str, Any], set[str]]
     try:
         settings, names = (_read_hdf5 if file_format == "hdf5" else _read_safetensors)(file)
         return json.loads(settings), names
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         reason = f"and is no {file_format} file of nlvideo-extract; nothing is overwritten: give another output"
         raise UserFileExistsError(f"{file} exists, {reason}, or move it.") from None
 
@@ -128,10 +128,14 @@ def write_single(file: Path, file_format: str, parts: Mapping[str, Path], settin
 
 def _read_hdf5(file: Path) -> tuple[str, set[str]]:
     h5py: Any = importlib.import_module("h5py")
-    names: set[str] = set()
     with h5py.File(file, "r") as made:
-        made.visititems(lambda name, item: names.add(name) if isinstance(item, h5py.Dataset) else None)
-        return made.attrs["made_by"], names
+        kinds: dict[str, bool] = {}  # whether it is an array; each item by one of its names
+        made.visititems(lambda name, item: kinds.update({name: isinstance(item, h5py.Dataset)}))
+        groups = [made, *(made[name] for name, is_array in kinds.items() if not is_array)]
+        links = [group.get(name, getlink=True) for group in groups for name in group]
+        if len(links) > len(kinds) or not all(isinstance(link, h5py.HardLink) for link in links):
+            raise ValueError("a name leads out of the file, or to what has another name")  # and so would writing
+        return made.attrs["made_by"], {name for name, is_array in kinds.items() if is_array}
 
 
 def _write_hdf5(partial: Path, before: Path | None, parts: Mapping[str, Path], settings: str) -> None:

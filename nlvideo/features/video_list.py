@@ -8,9 +8,10 @@ from pathlib import Path
 
 from nlvideo.data.lists.columns import ID_COLUMN, PATH_COLUMNS, ColumnReader, find_header
 from nlvideo.data.lists.folder_tree import left_out, videos_below
-from nlvideo.data.lists.list_source import ListSource, has_video_suffix
+from nlvideo.data.lists.list_source import VIDEO_SUFFIXES, ListSource, has_video_suffix
 from nlvideo.data.lists.path_list import NUM_FIRST_LINES, filled_lines, read_table, rows_below
 from nlvideo.data.lists.plain_rows import find_delimiter, split_row
+from nlvideo.data.lists.text_file import lines_of_text
 from nlvideo.data.shards.video_file import exists, reason_in_tar, split_member
 from nlvideo.data.stores.addresses import is_address
 from nlvideo.features.names import FoundVideo, ListedVideo, named
@@ -48,10 +49,10 @@ def _videos_of_folder(folder: Path) -> tuple[list[ListedVideo], str]:
     below = sorted(videos_below(folder))
     if not below and folder.absolute() in videos_below(folder.absolute().parent):  # of pictures
         return named([FoundVideo(str(folder), os.path.basename(os.path.abspath(folder)))]), "1 folder of frames"
+    remark = f"; {rest}" if (rest := left_out(folder)) else ""
     if not below:
-        raise UserError(f"videos={folder}: the folder holds no video and no frames.")
-    rest = left_out(folder)
-    note = f"{len(below)} videos below {folder}{f'; {rest}' if rest else ''}"
+        raise UserError(f"videos={folder}: the folder holds no video and no frames{remark}.")
+    note = f"{_count(len(below))} below {folder}{remark}"
     return named([FoundVideo(str(path), str(path.relative_to(folder))) for path in below]), note
 
 
@@ -64,12 +65,24 @@ def _videos_of_list(place: Path, root: str | None) -> tuple[list[ListedVideo], s
     if any(is_address(video.path) for video in found):
         raise UserError(f"videos={place} names videos in stores: {LOCAL_ONLY}")
     if not any(exists(video.path) for video in found):
+        absolute = all(os.path.isabs(video.written) for video in found)
+        advice = "" if absolute else " Check data.root, the folder that its paths start from."
         raise UserFileNotFoundError(
             f"videos={place}: none of its {len(found)} videos exists; the first would be {found[0].path}"
-            f"{reason_in_tar(found[0].path)}. Check data.root, the folder that its paths start from."
+            f"{reason_in_tar(found[0].path)}.{advice}"
         )
     videos = named(found)
-    return videos, f"{len(videos)} videos of {place.name}"
+    return videos, f"{_count(len(videos))} of {place.name}{_comments(place)}"
+
+
+def _count(videos: int) -> str:
+    return "1 video" if videos == 1 else f"{videos} videos"
+
+
+def _comments(place: Path) -> str:
+    """Returns how many lines of a list are comments, as a remark: a video's name may begin with # too."""
+    lines = 0 if place.suffix.lower() == ".json" else sum(line.startswith("#") for line in lines_of_text(place))
+    return f"; {'1 comment' if lines == 1 else f'{lines} comments'} left out (lines with # in front)" if lines else ""
 
 
 def _official(source: ListSource) -> Iterator[FoundVideo]:
@@ -101,12 +114,22 @@ def _of_plain_lines(source: ListSource, first: list[tuple[int, str]]) -> Iterato
 
 def _path_in(source: ListSource, line: int, text: str, delimiter: str) -> str:
     """Returns the path in a line without a header: all of it, or what stands before its labels."""
-    if has_video_suffix(text) or exists(source.full_path(text)):
-        return text
+    if known := _with_ending(source, text):
+        return known
     try:
         path = split_row(source, text, delimiter)[0]
     except csv.Error:
         raise source.error(line, f"{text!r} has a quote that is never closed.") from None
-    if not has_video_suffix(path) and not exists(source.full_path(path)):
-        raise source.error(line, f"{text!r} names no video.")
-    return path
+    known = _with_ending(source, path)
+    if known is None:
+        raise source.error(line, f"{text!r} names no video; write paths with their endings, such as {path}.mp4.")
+    return known
+
+
+def _with_ending(source: ListSource, path: str) -> str | None:
+    """Returns the path of a video; where it is written without an ending, as in XD-Violence's annotations, with that of
+    the only video of this name; None if there is none."""
+    if has_video_suffix(path) or exists(source.full_path(path)):
+        return path
+    there = [path + suffix for suffix in VIDEO_SUFFIXES if path and exists(source.full_path(path + suffix))]
+    return there[0] if len(there) == 1 else None

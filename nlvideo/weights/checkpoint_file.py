@@ -106,7 +106,11 @@ def is_ours(content: Any) -> bool:
 def check_content(content: Any, path: str | Path) -> None:
     """Raises UserError unless what was read from `path` is a whole nlvideo checkpoint."""
     check_format(content, path)
-    if content["sha256"] != digest(content):
+    try:
+        whole = content["sha256"] == digest(content)
+    except RecursionError:
+        raise UserError(f"{path} is no checkpoint of ours: it is nested too deeply.") from None
+    if not whole:
         raise UserError(f"{path} is corrupt: its content does not match its SHA-256.")
 
 

@@ -21,6 +21,7 @@ from nlvideo.config.compose import from_container
 from nlvideo.config.schema import ExtractConfig, TrainConfig
 from nlvideo.data.lists.class_file import has_names
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
+from nlvideo.weights.bounds import check_stored, distinct_names
 from nlvideo.weights.foreign_files import EXPORT_ENDINGS
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 
@@ -141,7 +142,7 @@ def _describing(path: Path) -> Iterator[None]:
     """Makes one line of a description that lacks something or has something of another kind."""
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         said = "; ".join(str(error).splitlines()) if isinstance(error, UserError) else repr(error)
         raise UserError(f"{path} does not describe its clips as tools/export.py does: {said}") from None
 
@@ -155,8 +156,9 @@ def _exported(path: Path, run: Callable[[Tensor], Tensor], described: Mapping[st
     data |= {"root": ".", "mean": colours["mean"], "std": colours["std"], "scale_range": [size, size]}
     data |= {"multi_label": described["output"]["scores"] == "sigmoid"}
     data["test"] = test | {"short_side": described["short_side"], "crop_size": size}
+    check_stored({"data": data})
     config = from_container(TrainConfig, {"data": data, "precision": "float32"})
-    classes = [str(name) for name in described["classes"]]
+    classes = distinct_names(described["classes"])
     note = f"{path}: exported network of {len(classes)} classes, step {described['step']}"
     shape = (frames, height, width)
     return ExportedFile(path, config, classes, shape, bool(colours["inside"]), ExportedNetwork(run), note)

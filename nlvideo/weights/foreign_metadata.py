@@ -52,7 +52,7 @@ def metadata_classes(content: Any) -> list[str] | None:
 def _of_pyslowfast(text: Any) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text) if isinstance(text, str) else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # an impossible date is a ValueError
         return {}
     values: dict[str, Any] = {}
     data, block = _part(config, "DATA"), _part(config, "NONLOCAL")
@@ -74,7 +74,7 @@ def _of_pyslowfast(text: Any) -> dict[str, Any]:
 def _of_mmaction2(text: Any) -> dict[str, Any]:
     try:
         tree = ast.parse(text) if isinstance(text, str) else ast.Module([], [])
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return {}
     config = {
         node.targets[0].id: _plain(node.value)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nlvideo.config.compose import to_container
 from nlvideo.config.schema import TrainConfig
+from nlvideo.data.lists.class_file import has_names
 from nlvideo.models.resnet import DEPTHS, LAYOUTS, STAGES
 from nlvideo.runtime.errors import UserError
 from nlvideo.weights.adoption import shown
@@ -74,6 +75,8 @@ def foreign_content(trained: TrainedCheckpoint, project: str) -> tuple[Any, list
     elif project == "mmaction2":
         meta = {"cfg": _config_of_mmaction2(trained), "dataset_meta": {"classes": list(trained.classes)}}
         content = {"state_dict": state, "meta": meta}
+    if has_names(trained.classes) and project != "mmaction2":
+        notes.append("its class names are not in the file: they come back as numbers, or are given again by --classes")
     return content, notes + _compare(content, config, project)
 
 

@@ -1,7 +1,7 @@
 """The keys of a config that make a network compute what it computes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlvideo.config.schema import BlockConfig
@@ -21,10 +21,10 @@ FUNCTION_KEYS = (
 )
 
 
-def function_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {key: value} of the FUNCTION_KEYS that a config, stored as plain values, holds."""
+def function_values(config: Mapping[str, Any], more: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns {key: value} of the FUNCTION_KEYS, and `more`, that a config, stored as plain values, holds."""
     values = {}
-    for key in FUNCTION_KEYS:
+    for key in (*FUNCTION_KEYS, *more):
         node: Any = config
         for part in key.split("."):
             node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT

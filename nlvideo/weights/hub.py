@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ _FILE_ENDINGS = (
     *WEIGHTS_ENDINGS,
     *(".yaml", ".yml", ".json", ".csv", ".txt", ".npz", ".npy", ".tar", ".zip", ".gz", ".mp4", ".mkv", ".avi", ".webm"),
 )
+FIRST_ANSWER_SECONDS = 8.0  # of a request, which may wait so long for each of its parts
 RUNS = "outputs"  # where runs go if nothing else is said
 
 
@@ -97,11 +99,13 @@ def _fetched(name: str) -> Path:
         reason = "the package huggingface_hub is not installed (pip install 'nlvideo[hub]')"
         raise UserFileNotFoundError(_by_hand(name, reason)) from None
     try:
-        config = Path(huggingface_hub.hf_hub_download(repository, PUBLISHED_CONFIG, revision=revision or None))
+        local = not _can_be_had(huggingface_hub, errors, repository, revision)
+        fetch = partial(huggingface_hub.hf_hub_download, repository, local_files_only=local)
+        config = Path(fetch(PUBLISHED_CONFIG, revision=revision or None))
         _check_ours(huggingface_hub, config, name)
         for file in PUBLISHED_FILES[1:]:
             # of the same commit, whatever happens to the branch meanwhile
-            huggingface_hub.hf_hub_download(repository, file, revision=config.parent.name)
+            fetch(file, revision=config.parent.name)
         return config.parent
     except errors.LocalEntryNotFoundError:
         raise UserFileNotFoundError(_by_hand(name, "the hub cannot be reached")) from None
@@ -123,6 +127,26 @@ def _fetched(name: str) -> Path:
         if not _is_of_the_transfer(error):
             raise
         raise UserFileNotFoundError(_by_hand(name, _first_line(error))) from None
+
+
+def _can_be_had(huggingface_hub: Any, errors: Any, repository: str, revision: str) -> bool:
+    """Returns whether the hub answers, if something is to be downloaded.
+
+    Without a network the client goes on asking for half a minute, which it has no setting for; it asks once where there
+    is something in its cache.
+    """
+    if isinstance(huggingface_hub.try_to_load_from_cache(repository, PUBLISHED_CONFIG, revision=revision or None), str):
+        return True
+    try:
+        url = huggingface_hub.hf_hub_url(repository, PUBLISHED_CONFIG, revision=revision or None)
+        huggingface_hub.get_hf_file_metadata(url, timeout=FIRST_ANSWER_SECONDS)
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.FileMetadataError):  # the download says which
+        return True
+    except Exception as error:
+        if not _is_of_the_transfer(error):
+            raise
+        return False
+    return True
 
 
 def _check_ours(huggingface_hub: Any, config: Path, name: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nlvideo.runtime.errors import UserError
+from nlvideo.weights.bounds import check_bounds
 from nlvideo.weights.fitting import listed
 from nlvideo.weights.foreign_files import weights_in
 from nlvideo.weights.foreign_metadata import metadata_classes, metadata_values
@@ -59,8 +60,8 @@ def import_weights(content: Any, source: str | None = None, mode: str | None = N
         mode: block.mode where the user gives it, for files that do not tell it.
 
     Raises:
-        UserError: no project that is known, keys that it does not have, a network that is none of ours, or blocks
-            whose mode nothing tells.
+        UserError: no project that is known, keys that it does not have, a network that is none of ours, blocks whose
+            mode nothing tells, or clips of a size that no network needs.
     """
     weights = weights_in(content)
     if source is None:
@@ -84,6 +85,7 @@ def import_weights(content: Any, source: str | None = None, mode: str | None = N
     if classes is not None and len(classes) != len(state.get("fc.weight", ())):
         classes = None
     told = stated | values
+    check_bounds(assumed | told)
     return ImportedWeights(source, state, assumed | told, [key for key in assumed if key not in told], classes)
 
 

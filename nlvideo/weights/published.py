@@ -18,7 +18,15 @@ import nlvideo
 from nlvideo.config.compose import to_container
 from nlvideo.config.schema import TrainConfig, ViewsConfig
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
-from nlvideo.weights.checkpoint_file import FORMAT_WITHOUT_EMA, NEWEST_FILE, NewerFormat, digest, refuse_unreadable
+from nlvideo.weights.bounds import distinct_names
+from nlvideo.weights.checkpoint_file import (
+    FORMAT_WITHOUT_EMA,
+    NEWEST_FILE,
+    NewerFormat,
+    digest,
+    naming,
+    refuse_unreadable,
+)
 from nlvideo.weights.function_keys import FUNCTION_KEYS
 
 PUBLISHED_FORMAT = 1  # raised when an older program could misread a newer folder
@@ -98,7 +106,9 @@ def published_content(folder: Path) -> dict[str, Any]:
         state = safetensors.torch.load_file(folder / PUBLISHED_WEIGHTS)
     except Exception as error:
         refuse_unreadable(folder / PUBLISHED_WEIGHTS, error)
-    return _checkpoint(described, [str(name) for name in classes], state) | {"sha256": described["sha256"]}
+    with naming(folder / PUBLISHED_CLASSES):
+        names = distinct_names(classes)
+    return _checkpoint(described, names, state) | {"sha256": described["sha256"]}
 
 
 def published_config(path: Path) -> dict[str, Any]:
@@ -141,7 +151,7 @@ def _refuse_what_is_not_published(described: Mapping[str, Any], path: Path) -> N
 
 def _names(node: Any, name: str) -> list[str]:
     """Returns the full names of the keys in a part of config.json."""
-    if name in _KEYS or not isinstance(node, Mapping):
+    if name in _KEYS or not isinstance(node, Mapping) or not _is_node(name):
         return [name]
     return [found for key, inner in node.items() for found in _names(inner, f"{name}.{key}")]
 

@@ -14,6 +14,7 @@ from nlvideo.data.lists.class_file import has_names
 from nlvideo.models.resnet import VideoResNet
 from nlvideo.runtime.errors import UserError
 from nlvideo.weights.adoption import shown, take
+from nlvideo.weights.bounds import check_stored
 from nlvideo.weights.checkpoint_file import (
     FORMAT,
     ORIGIN,
@@ -166,6 +167,7 @@ def load_model(path: str | Path, *, source: str | None = None, config: Sequence[
 
 def _of_ours(path: Path, content: dict[str, Any]) -> TrainedCheckpoint:
     with naming(path, in_one_line=True):
+        check_stored(content["config"])
         config = from_container(TrainConfig, content["config"])
     return TrainedCheckpoint(path, config, list(content["classes"]), content)
 

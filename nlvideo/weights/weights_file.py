@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nlvideo.data.lists.class_file import has_names
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
+from nlvideo.weights.bounds import check_stored
 from nlvideo.weights.checkpoint_file import check_content, check_format, evaluation_weights, is_ours, naming
 from nlvideo.weights.fitting import check_width
 from nlvideo.weights.foreign_files import read_weights_file
@@ -74,6 +75,7 @@ def read_weights(path: str | Path, mode: str | None = None, *, lazily: bool = Fa
 def _file_of_ours(content: Mapping[str, Any], name: str) -> WeightsFile:
     classes, state, values = list(content["classes"]), evaluation_weights(content), function_values(content["config"])
     with naming(name):
+        check_stored(content["config"])
         check_width(state, values.get("model.width"))
     return WeightsFile(
         name,

@@ -27,7 +27,7 @@ def test_a_folder_gives_an_array_and_its_times_for_each_video(extract_command, t
     rows = ["path,start,end,name,reason", f'{clips}/b/short.mp4,,,b/short,"{reason}"']
     assert (tmp_path / "out/failed.csv").read_text().splitlines() == rows
     done = extract_command(f"checkpoint={thin}", f"videos={tmp_path}/out/failed.csv", f"output={tmp_path}/2", *SMALL)
-    assert "1 videos of failed.csv" in done.stdout and "1 of 1 videos failed" in done.stderr, done.stderr
+    assert "1 video of failed.csv" in done.stdout and "1 of 1 videos failed" in done.stderr, done.stderr
     facts = json.loads((tmp_path / "out/a/two.json").read_text())
     assert facts["snippets"]["first_frame"] == [0, 4, 8, 12, 16] and facts["snippets"]["last_frame"][-1] == 19
     assert facts["snippets"]["start"][1] == 0.16 and facts["snippets"]["end"][-1] == 0.8
@@ -224,6 +224,11 @@ def test_a_full_disk_ends_in_one_line(extract_command, thin, clips, tmp_path, mo
         (["dtype=int8"], "dtype=int8: choose from float32, float16."),
         (["shard=5/4"], "shard=5/4: must be I/N"),
         (["snippet.frames=0"], "snippet.frames=0: must be at least 1."),
+        (["snippet.frames=1025"], "snippet.frames=1025: must be at most 1024."),
+        (["short_side=4097"], "short_side=4097: must be at most 4096."),
+        (["snippet.step_seconds=1e-300"], "snippet.step_seconds=1e-300: must be from 0.001 to 86400, or null."),
+        (["snippet.stride_seconds=1e300"], "snippet.stride_seconds=1e+300: must be from 0.001 to 86400, or null."),
+        (["data.clip_fps=1e9"], "data.clip_fps=1000000000.0: must be above 0 and at most 1000, or null."),
         (["snippet.step=4", "snippet.step_seconds=1"], "say the same in two ways"),
         (["snippet.stride=1", "snippet.stride_seconds=0.04"], "say the same in two ways"),
         (

@@ -111,6 +111,7 @@ def names(videos: object, root: object = None) -> list[tuple]:
         ("path\na/one.mp4\n", ["a/one"]),
         ("a/one.mp4 0\na/two words.mp4 1\n", ["a/one", "a/two words"]),
         ("one.mp4  Abuse  165  240  -1  -1  \n", ["one"]),  # UCF-Crime's test list
+        ("one 125 342\na/two words 1 20 33 40\n", ["one", "a/two words"]),  # XD-Violence's, without endings
         ("a/one.mp4,fight\na/one.mkv,fight\n", ["a/one.mp4", "a/one.mkv"]),  # one name for two
         ("video,fold,label\na/one.mp4,3,x\n", ["a/one"]),
         ("../elsewhere/one.mp4\n", ["elsewhere/one"]),
@@ -128,6 +129,19 @@ def test_lists_with_and_without_labels(tmp_path, text, expected):
     (tmp_path / "list.txt").write_text(text)
     root = tmp_path / "lists" if text.startswith("..") else None
     assert [name for name, _ in names(tmp_path / "list.txt", root)] == expected
+
+
+def test_what_a_list_leaves_out_and_advises(tmp_path):
+    (tmp_path / "one.mp4").touch()
+    (tmp_path / "list.txt").write_text("#one.mp4\n# mine\none.mp4\n")
+    assert listed_videos(str(tmp_path / "list.txt"))[1] == (
+        "1 video of list.txt; 2 comments left out (lines with # in front)"
+    )
+    for place, advised in ((f"{tmp_path}/gone.mp4", False), ("gone.mp4", True)):
+        (tmp_path / "list.txt").write_text(place)
+        with pytest.raises(UserError, match="none of its 1 videos exists") as raised:
+            names(tmp_path / "list.txt")
+        assert ("Check data.root" in str(raised.value)) == advised
 
 
 def test_parts_of_videos_are_named_with_their_seconds(tmp_path):

@@ -11,14 +11,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from feature_cases import SMALL, write_moving
+from PIL import Image
 from safetensors.numpy import load_file
 
 from nlvideo.features.extraction import extract
 from nlvideo.features.extractor import FeatureExtractor
+from nlvideo.features.names import ListedVideo
 from nlvideo.features.presets import extract_settings
 from nlvideo.features.shard_lock import shard_lock
-from nlvideo.features.single_file import write_single
+from nlvideo.features.single_file import read_single, write_single
+from nlvideo.features.video_state import description_of, difference
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError
 from nlvideo.weights.trained_network import read_trained
 
@@ -150,7 +154,7 @@ def test_another_video_of_the_same_name_is_refused(run, clips, pair, tmp_path, f
     before = content_of(tmp_path / "out")
     (tmp_path / "other").mkdir()
     shutil.copy(clips / "a/two.mp4", tmp_path / "other/two.mp4")
-    with pytest.raises(UserFileExistsError, match=r"holds two of another video or .* video is .*videos/two.mp4, now"):
+    with pytest.raises(UserFileExistsError, match=r"holds two of another video or .* size is \d+, now"):
         run(tmp_path / "other/two.mp4", tmp_path / "out", format=file_format)
     shutil.copy(clips / "a/two.mp4", tmp_path / "videos/two.mp4")
     with pytest.raises(UserFileExistsError, match=r"two of another video or another state of it .* size is"):
@@ -161,6 +165,60 @@ def test_another_video_of_the_same_name_is_refused(run, clips, pair, tmp_path, f
         tmp_path / "list.txt", tmp_path / "out", **{"data.root": str(tmp_path / "videos")} | {"format": file_format}
     )
     assert before.keys() <= content_of(tmp_path / "out").keys()
+
+
+def test_a_video_that_moved_is_the_same_and_one_of_other_bytes_is_not(tmp_path):
+    file, moved = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    file.write_bytes(b"0" * 2**22)
+    facts = description_of(ListedVideo(str(file), "a"))
+    shutil.copyfile(file, moved)
+    os.utime(moved, ns=(1, 1))
+    (tmp_path / "link.mp4").symlink_to(moved)
+    for path in (file, moved, tmp_path / "link.mp4", tmp_path / "gone.mp4"):
+        assert difference(facts, ListedVideo(str(path), "a")) is None
+    assert difference(facts, ListedVideo(str(file), "a", (0.0, 1.0))) == "part is None, now [0.0, 1.0]"
+    for place in (0, 2**22 - 1):
+        with open(moved, "r+b") as opened:
+            opened.seek(place)
+            opened.write(b"1")
+        assert (
+            difference(facts, ListedVideo(str(moved), "a")) == f"the content of {moved} is another than that of {file}"
+        )
+        shutil.copyfile(file, moved)
+
+
+def test_folders_of_frames_are_known_by_the_names_and_sizes_of_their_pictures(tmp_path):
+    (tmp_path / "a").mkdir()
+    for i in range(3):
+        (tmp_path / f"a/{i}.jpg").write_bytes(b"0" * 10)
+    facts = description_of(ListedVideo(str(tmp_path / "a"), "a"))
+    assert facts["size"] == 30
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    video = ListedVideo(str(tmp_path / "b"), "a")
+    (tmp_path / "b/Thumbs.db").touch()
+    assert difference(facts, video) is None
+    (tmp_path / "b/0.jpg").write_bytes(b"0" * 9)
+    assert difference(facts, video) == "size is 30, now 29"
+    (tmp_path / "b/1.jpg").write_bytes(b"0" * 11)
+    assert "is another than that of" in difference(facts, video)
+
+
+def test_many_failures_are_told_in_their_file(run, pair, tmp_path, capsys):
+    names = [f"gone{i:02}.mp4" for i in range(30)]
+    (tmp_path / "list.txt").write_text("\n".join([*names, f"{pair}/two.mp4"]))
+    with pytest.raises(RunFailed, match="30 of 31 videos failed"):
+        run(tmp_path / "list.txt", tmp_path / "out")
+    shown = capsys.readouterr().err
+    assert shown.count("No such file") == 10 and f"More videos failed; {tmp_path}/out/failed.csv" in shown
+    assert (tmp_path / "out/failed.csv").read_text().count("No such file") == 30
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
+def test_a_pipe_is_no_video(run, tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(RunFailed, match="1 of 1 videos failed"):
+        run(tmp_path, tmp_path / "out")
+    assert "it is neither a file nor a folder" in (tmp_path / "out/failed.csv").read_text()
 
 
 def test_an_array_that_is_missing_is_made_again(run, pair, tmp_path):
@@ -183,6 +241,11 @@ def test_an_array_that_is_missing_is_made_again(run, pair, tmp_path):
         ("features.safetensors", b"mine", {"format": "safetensors"}),
         ("failed.csv", b"path,reason\n", {}),
         ("features.h5", b"mine", {"format": "hdf5"}),
+        pytest.param("extraction.json", b"[" * 200_000, {}, id="nested"),
+        pytest.param(
+            *("features.safetensors", (200_000).to_bytes(8, "little") + b"[" * 200_000, {"format": "safetensors"}),
+            id="nested header",
+        ),
     ],
 )
 @pytest.mark.parametrize("begun", [False, True], ids=["new folder", "ours"])
@@ -202,10 +265,31 @@ def test_what_something_else_made_is_not_overwritten(run, pair, tmp_path, name, 
     }
 
 
+@pytest.mark.parametrize("kind", ["external", "soft", "second name"])
+def test_an_hdf5_file_whose_names_lead_elsewhere_is_not_written(tmp_path, kind):
+    h5py = pytest.importorskip("h5py", reason="h5py is an extra")
+    file, other = tmp_path / "features.h5", tmp_path / "other.h5"
+    with h5py.File(file, "w") as made, h5py.File(other, "w") as victim:
+        victim.create_group("g")
+        made.attrs["made_by"] = "{}"
+        made["b/x"] = [1.0]
+    assert read_single(file, "hdf5") == ({}, {"b/x"})
+    with h5py.File(file, "a") as made:
+        links = {"external": h5py.ExternalLink(str(other), "/g"), "soft": h5py.SoftLink("/b"), "second name": made["b"]}
+        made["a"] = links[kind]
+    with pytest.raises(UserFileExistsError, match="is no hdf5 file of nlvideo-extract; nothing is overwritten"):
+        read_single(file, "hdf5")
+
+
 def test_one_video_stops_no_other(run, pair, tmp_path, monkeypatch):
-    """One whose name is too long for its array, one whose features are not finite, one with a file in its way."""
+    """One whose name is too long for its array, one whose features are not finite, one with a file in its way, one
+    whose frames become too wide, and one for which there is no memory."""
+    monkeypatch.setattr("nlvideo.features.extractor.MOST_PIXELS", 2**20)
     shutil.copytree(pair, tmp_path / "videos")
-    for name in ("n" * 245, "way/in", "infinite"):
+    (tmp_path / "videos/flat").mkdir()
+    for number in range(4):
+        Image.new("RGB", (60_000, 1)).save(tmp_path / f"videos/flat/{number}.png")
+    for name in ("n" * 245, "way/in", "infinite", "greedy"):
         write_moving(tmp_path / f"videos/{name}.mp4", 4)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/way").write_bytes(b"")
@@ -214,14 +298,23 @@ def test_one_video_stops_no_other(run, pair, tmp_path, monkeypatch):
 
     def open_video(self, video, part=None):
         self.scale = 1e30 if "infinite" in str(video) else 1
+        if "greedy" in str(video):
+            torch.empty(2**60)
         return opened(self, video, part)
 
     monkeypatch.setattr(FeatureExtractor, "open", open_video)
     monkeypatch.setattr(FeatureExtractor, "outputs", lambda self, clips: [v * self.scale for v in outputs(self, clips)])
-    with pytest.raises(RunFailed, match="3 of 5 videos failed"):
+    with pytest.raises(RunFailed, match="5 of 7 videos failed"):
         run(tmp_path / "videos", tmp_path / "out", dtype="float16")
     reasons = (tmp_path / "out/failed.csv").read_text()
-    assert all(reason in reasons for reason in ("File name too long", "not finite in float16", "out/way: "))
+    for reason in (
+        "File name too long",
+        "not finite in float16",
+        "out/way: ",
+        "60000x1 become 1920000x32",
+        "memory for",
+    ):
+        assert reason in reasons
     assert len(list((tmp_path / "out").rglob("*.npy"))) == 2
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -67,7 +68,7 @@ def test_an_export_gives_the_scores_of_its_checkpoint(video, name, uint8):
 @pytest.mark.parametrize(("name", "uint8"), NAMES[:2])
 @pytest.mark.parametrize(("height", "width"), [(80, 110), (96, 96), (96, 70)])
 def test_the_example_gives_the_same_scores_without_this_project(tmp_path, name, uint8, height, width):
-    path = exported(name, uint8)
+    path = shutil.copy(exported(name, uint8), tmp_path / "alone.onnx")  # without the json
     video = write_noisy_video(tmp_path / "video.mp4", height, width)
     done = run_example(path, video)
     assert done.returncode == 0, done.stderr
@@ -85,14 +86,16 @@ def run_example(network: Path, video: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=video.parent)
 
 
-def test_the_example_refuses_other_samplings_in_one_line(tmp_path):
-    described = json.loads(exported("uint8.onnx", True).with_name("uint8.onnx.json").read_text())
-    described["views"]["clip_sampling"] = "slowfast"
-    (tmp_path / "other.onnx.json").write_text(json.dumps(described))
-    done = run_example(tmp_path / "other.onnx", tmp_path / "video.mp4")
-    assert done.returncode == 1 and done.stdout == ""
-    expected = f"error: {tmp_path}/other.onnx is made for clip_sampling=slowfast; this example does uniform alone.\n"
-    assert done.stderr == expected
+def test_the_example_refuses_what_it_cannot_do_in_one_line(onnx_model, tmp_path):
+    other = changed(onnx_model, tmp_path, views={"clip_sampling": "slowfast", "pooling": "mean"})
+    done = run_example(other, tmp_path / "video.mp4")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {other} is made for clip_sampling=slowfast; this example does uniform alone.\n"
+    bare = copy.deepcopy(onnx_model)
+    del bare.metadata_props[1:]
+    done = run_example(changed(bare, tmp_path), tmp_path / "video.mp4")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {other} does not say how its clips are made: it lacks views, num_frames, ")
 
 
 def test_the_rules_in_the_description_are_those_of_the_views():
@@ -180,18 +183,24 @@ def test_an_onnx_file_that_is_not_what_it_says_is_refused(onnx_model, tmp_path):
     longer, colours = held["input"] | {"shape": ["batch", 3, 8, 40, 40]}, held["normalization"]
     for entries, message in (
         ({"classes": ["up", "down"]}, "contradicts itself in output and classes: .3. and .2."),
+        ({"classes": ["up", "down", "up"]}, "the class 'up' is named 2 times"),
         ({"classes": list("abcde")}, "contradicts itself in output and classes: .3. and .5."),
         ({"num_frames": 8, "input": longer}, r"its input is to be clips, uint8 .*8, 40, 40., and is .*4, 40, 40"),
         ({"num_frames": 8}, "contradicts itself in input and num_frames, crop_size"),
         ({"name": "x"}, r"its input is to be clips, uint8 .*, and is .\('x', 'uint8'"),
         ({"normalization": colours | {"inside": False}}, "in input and normalization: uint8 and float32"),
         ({"short_side": "${oc.env:HOME}"}, "a reference"),
+        ({"clip_fps": 1e9}, "data.clip_fps=1000000000.0 is outside 0.001 to 1000"),
+        ({"views": held["views"] | {"num_clips": 10**9}}, "data.test.num_clips=1000000000 is outside 1 to 1000"),
         ({"views": 3}, "'int' object is not subscriptable"),
     ):
         with pytest.raises(UserError, match=f"changed.onnx does not describe its clips as .*{message}") as raised:
             Predictor(changed(onnx_model, tmp_path, **entries))
         assert "\n" not in str(raised.value)
     others = copy.deepcopy(onnx_model)
+    next(entry for entry in others.metadata_props if entry.key == "step").value = "[" * 200000
+    with pytest.raises(UserError, match="changed.onnx does not describe its clips as .* recursion"):
+        Predictor(changed(others, tmp_path))
     del others.metadata_props[:]
     with pytest.raises(UserError, match="changed.onnx does not describe its clips as tools/export.py does: .*'input'"):
         Predictor(changed(others, tmp_path))

@@ -43,7 +43,7 @@ def test_benchmark_index_finds_no_growth(tmp_path):
     assert len(megabytes) == 3 and megabytes[2] - megabytes[1] < 3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_benchmark_stream_times_lines():
     checkpoint = TOOLS.parent / "tests/run_of_0_1/checkpoint.pt"
     printed = run_process("benchmark_stream", checkpoint, "--minutes", "0.1", "num_threads=1")

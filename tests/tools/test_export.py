@@ -110,7 +110,7 @@ def skip_without_packages(ending: str) -> None:
     ("kind", "ending"),
     [
         pytest.param(
-            kind, ending, id=f"{kind[0]}-{ending}", marks=[pytest.mark.slow] * ((kind[0], ending) not in QUICK)
+            kind, ending, id=f"{kind[0]}-{ending}", marks=[pytest.mark.nightly] * ((kind[0], ending) not in QUICK)
         )
         for kind in NETWORKS
         for ending in ENDINGS
@@ -187,7 +187,7 @@ def test_an_export_names_no_file_of_this_machine(name, uint8):
     assert b'.py", line' not in held
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_prints_two_lines_and_nothing_else(tmp_path):
     """In a process of its own, whose stderr the exporter's packages leave empty."""
     skip_without_packages("onnx")

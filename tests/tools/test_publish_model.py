@@ -2,7 +2,9 @@
 
 import getpass
 import hashlib
+import io
 import json
+import logging
 import os
 import pickle
 import re
@@ -11,6 +13,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +39,7 @@ from nlvideo.weights.trained_network import read_trained
 
 TOOL = "publish_model.py"
 FILES = ["README.md", "classes.json", "config.json", "model.safetensors"]
+NOWHERE = "http://127.0.0.1:9"  # where nothing listens
 NAMES = ["opening a bottle", "1 on 1 basketball", "déjà vu"]
 
 
@@ -44,6 +50,7 @@ def run(video_folder, tmp_path_factory) -> Path:
     (folder.parent / "names.txt").write_text("\n".join(NAMES))
     named = f"data.classes={folder.parent}/names.txt"
     more = ["optim.ema_decay=0.5", "precise_bn_steps=1", "optim.max_steps=6", named]
+    more += ["validate_every_steps=6", "checkpoint_every_steps=6"]
     train(config_of(video_folder, folder, *more))
     nlvideo.evaluate(folder, ["report=false", f"data.classes={folder.parent}/names.txt"])
     return folder
@@ -52,10 +59,9 @@ def run(video_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def published(run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "network"
-    command = [sys.executable, TOOLS / TOOL, run, folder, "--license", "cc-by-4.0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert "step 6, 3 classes, 1 evaluation in its README.md" in done.stdout
+    with redirect_stdout(io.StringIO()) as said:
+        runpy.run_path(str(TOOLS / TOOL))["publish"](run, folder, "cc-by-4.0")
+    assert said.getvalue() == f"{folder}: step 6, 3 classes, 1 evaluation in its README.md\n"
     return folder
 
 
@@ -164,6 +170,35 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch, 
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path}/out could not be written: No space left on device.\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_unless_one_holds_it(run, tmp_path, tool, capsys):
+    for name in (".out.01234567.part", ".out.89abcdef.part", ".other.01234567.part", ".out.notes.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").touch()
+    (tmp_path / ".out.00000000.part").mkdir()  # killed before it wrote anything
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    words = [sys.executable, "-c", hold, tmp_path / ".out.89abcdef.part/README.md"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        tool["publish"](run, tmp_path / "out")
+        holder.communicate(b"\n")
+    left = [".other.01234567.part", ".out.89abcdef.part", ".out.notes.part", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == FILES
+
+
+def test_a_folder_that_is_being_written_is_held(run, tmp_path, tool, monkeypatch):
+    """A second process that starts meanwhile leaves it alone."""
+    ask = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+    def write(partial: Path, _: object) -> None:
+        done = subprocess.run([sys.executable, "-c", ask, partial / "README.md"], capture_output=True, text=True)
+        raise UserError(done.stderr)
+
+    monkeypatch.setitem(tool["publish"].__globals__, "write_network", write)
+    with pytest.raises(UserError, match="BlockingIOError"):
+        tool["publish"](run, tmp_path / "out")
 
 
 def test_a_link_to_nothing_is_not_overwritten(run, tmp_path, monkeypatch, capsys):
@@ -314,42 +349,70 @@ def test_without_the_package_the_files_and_their_place_are_named(tmp_path, monke
     )
 
 
-ASK = """
-import json, logging, sys, nlvideo
-from nlvideo.runtime.errors import UserError
-from nlvideo.weights.trained_network import read_trained
-logging.basicConfig(stream=sys.stdout, level=logging.INFO)  # as Hydra does
-answers = {}
-for name in sys.argv[1:]:
-    try:
-        if name == "pinned":
-            from nlvideo.config.compose import compose_train_config
-            from nlvideo.weights.adoption import take_from_pretrained
-            config = compose_train_config(["data.root=x", "model.pretrained=owner/name"])
-            begun = {"model": {"pretrained": "owner/name@" + 40 * "0"}}
-            found = [take_from_pretrained(config, {}), take_from_pretrained(config, {}, begun)]
-            answers[name] = [made.model.pretrained for made in found]
-            continue
-        answers[name] = [read_trained(name).step, nlvideo.load_model(name).fc.bias.sum().item()]
-    except UserError as error:
-        answers[name] = str(error)
-print(json.dumps(answers))
-"""
-
-
-def ask(address: str, folder: Path, *names: str, **variables: str) -> dict[str, object]:
-    """Loads networks by name in a process of its own, whose hub is at `address`."""
-    settings = {"HF_ENDPOINT": address, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1", **variables}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, *names], env=os.environ | settings, cwd=folder, capture_output=True, text=True,
-        timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)  # nothing else is printed
-
-
-def test_the_hubs_own_client_brings_the_files_of_the_pinned_revision_alone(published, tmp_path):
+@pytest.fixture
+def hub_at(tmp_path, monkeypatch):
+    """Has the hub's client as a new process has it, which reads the environment when it is imported."""
     pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install nlvideo[hub]")
+
+    @contextmanager
+    def hub_at(address: str, **variables: str) -> Iterator[None]:
+        settings = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1", **variables}
+        said = io.StringIO()
+        with monkeypatch.context() as patched, new_import_of("huggingface_hub"), logging_to(said):
+            patched.chdir(tmp_path)
+            for key, value in settings.items():
+                patched.setenv(key, value)
+            yield
+        assert said.getvalue() == ""
+
+    return hub_at
+
+
+@contextmanager
+def new_import_of(package: str) -> Iterator[None]:
+    """Lets a package be imported anew, and puts back afterwards what had been imported."""
+
+    def imported() -> dict[str, object]:
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == package}
+
+    before = imported()
+    try:
+        for name in before:
+            del sys.modules[name]
+        yield
+    finally:
+        for name in imported():
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+@contextmanager
+def logging_to(stream: io.StringIO) -> Iterator[None]:
+    """Sends all that is logged to a stream, as Hydra does to the standard output."""
+    root, handler = logging.getLogger(), logging.StreamHandler(stream)
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def answers(*names: str) -> dict[str, object]:
+    """Returns what networks have, or the line that says why one cannot be had."""
+
+    def answer(name: str) -> object:
+        try:
+            return [read_trained(name).step, nlvideo.load_model(name).fc.bias.sum().item()]
+        except UserError as error:
+            return str(error)
+
+    return {name: answer(name) for name in names}
+
+
+def test_the_hubs_own_client_brings_the_files_of_the_pinned_revision_alone(published, tmp_path, hub_at):
     files = {file.name: file.read_bytes() for file in published.iterdir()}
     other = tmp_path / "other"
     _republished(published, other)
@@ -361,9 +424,9 @@ def test_the_hubs_own_client_brings_the_files_of_the_pinned_revision_alone(publi
         "owner/data": {"main": {"a.csv": b"x", "b.csv": b"x"}},
         "owner/half": {"main": {name: files[name] for name in FILES if name != "model.safetensors"}},
     }
-    with serving(repositories, unlisted="owner/csv") as (address, asked):
+    with serving(repositories, unlisted="owner/csv") as (address, asked), hub_at(address):
         names = ["owner/name@v1", "owner/name", "owner/name@v2", "owner/bert", "owner/data", "owner/half", "no/one"]
-        found = ask(address, tmp_path, *names, "owner/csv", "pinned")
+        found = answers(*names, "owner/csv")
     bias = [nlvideo.load_model(folder).fc.bias.sum().item() for folder in (published, other)]
     assert found.pop("owner/name@v1") == [6, pytest.approx(bias[0])]
     assert found.pop("owner/name") == [6, pytest.approx(bias[1])] and abs(bias[0] - bias[1]) > 1
@@ -376,30 +439,49 @@ def test_the_hubs_own_client_brings_the_files_of_the_pinned_revision_alone(publi
     assert found.pop("owner/data") == f"owner/data on the hub {lacks} a.csv, b.csv."
     assert found.pop("owner/half") == f"owner/half on the hub {lacks} README.md, classes.json, config.json."
     assert found.pop("owner/csv") == f"owner/csv on the hub {lacks} files that cannot be listed now."
-    commit = hashlib.sha1(b"main").hexdigest()  # of the fake; the branch may move, what a run started from does not
-    assert found.pop("pinned") == [f"owner/name@{commit}", f"owner/name@{40 * '0'}"]
     assert "the hub has no repository of this name that you may see. You can put" in found.pop("no/one")
     fetched = {line.rpartition("/")[2] for line in asked if line.startswith("GET") and "/resolve/" in line}
     assert fetched == {"config.json", "classes.json", "model.safetensors"}  # no other file, above all no pickle
 
-    assert ask("http://127.0.0.1:9", tmp_path, "owner/name@v1", HF_HUB_OFFLINE="1") == {
-        "owner/name@v1": [6, pytest.approx(bias[0])]  # from the cache
-    }
-    answers = ask("http://127.0.0.1:9", tmp_path, "un/known", "owner/bert", HF_HUB_OFFLINE="1")
-    assert answers["owner/bert"].endswith("but a bert model. It holds: files that cannot be listed now.")
-    offline = answers["un/known"]
+    with hub_at(NOWHERE, HF_HUB_OFFLINE="1"):
+        assert answers("owner/name@v1") == {"owner/name@v1": [6, pytest.approx(bias[0])]}  # from the cache
+        found = answers("un/known", "owner/bert")
+    assert found["owner/bert"].endswith("but a bert model. It holds: files that cannot be listed now.")
+    offline = found["un/known"]
     assert offline.startswith("un/known is no file or folder here, and was not downloaded: the hub cannot be reached.")
     assert "config.json, classes.json, model.safetensors of https://huggingface.co/un/known" in offline
 
 
-@pytest.mark.slow
-def test_a_download_that_is_cut_is_one_line(published, tmp_path):
-    """The client asks again for some seconds. What it raises is the HTTP library's, and no OSError."""
-    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install nlvideo[hub]")
+def test_a_hub_that_cannot_be_reached_is_asked_once(published, hub_at, monkeypatch):
+    """The client would wait and try again for half a minute. What it has in its cache is found all the same."""
     files = {file.name: file.read_bytes() for file in published.iterdir()}
-    with serving({"owner/cut": {"main": files}}, cut="owner/cut") as (address, _):
-        found = ask(address, tmp_path, "owner/cut")["owner/cut"]
+    with serving({"owner/name": {"main": files}}) as (address, _), hub_at(address):
+        held = answers("owner/name")
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"it waits {seconds} s"))
+    with hub_at(NOWHERE):
+        assert answers("owner/name") == held
+        (said,) = answers("un/known").values()
+    assert said.startswith("un/known is no file or folder here, and was not downloaded: the hub cannot be reached.")
+
+
+def test_a_run_records_the_commit_that_it_starts_from(published, hub_at):
+    files = {file.name: file.read_bytes() for file in published.iterdir()}
+    config = compose_train_config(["data.root=x", "model.pretrained=owner/name"])
+    begun = {"model": {"pretrained": "owner/name@" + 40 * "0"}}
+    with serving({"owner/name": {"main": files}}) as (address, _), hub_at(address):
+        made = [take_from_pretrained(config, {}), take_from_pretrained(config, {}, begun)]
+    commit = hashlib.sha1(b"main").hexdigest()  # of the fake; the branch may move, what a run started from does not
+    assert [found.model.pretrained for found in made] == [f"owner/name@{commit}", f"owner/name@{40 * '0'}"]
+
+
+def test_a_download_that_is_cut_is_one_line(published, hub_at, monkeypatch):
+    """The client asks again for some seconds. What it raises is the HTTP library's, and no OSError."""
+    files = {file.name: file.read_bytes() for file in published.iterdir()}
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with serving({"owner/cut": {"main": files}}, cut="owner/cut") as (address, asked), hub_at(address):
+        (found,) = answers("owner/cut").values()
     assert found.startswith("owner/cut is no file or folder here, and was not downloaded: ") and "\n" not in found
+    assert sum(line.startswith("GET") and line.endswith("model.safetensors") for line in asked) > 1
 
 
 def _republished(published: Path, folder: Path) -> None:

@@ -23,7 +23,7 @@ def agent(port: int, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen([*command, *arguments], env=environment, **pipes)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_dead_rank_brings_both_nodes_back_from_the_last_checkpoint(tmp_path):
     steps = ["optim.max_steps=24", "checkpoint_every_steps=2", "log_every_steps=3", "validate_every_steps=100"]
     steps += ["data.num_workers=0", "precise_bn_steps=0"]

@@ -44,7 +44,7 @@ def changed(folder: Path, target: Path, name: str, value: object) -> Path:
     state = safetensors.torch.load_file(folder / "model.safetensors")
     try:
         described["sha256"] = digest(published._checkpoint(described, ["a", "b", "c"], state))
-    except TypeError:  # refused before it is compared
+    except (TypeError, RecursionError):  # refused before it is compared
         pass
     (target / "config.json").write_text(json.dumps(described))
     return target
@@ -65,7 +65,7 @@ def test_a_changed_folder_is_read_where_the_change_is_one_of_what_it_computes(fo
         ("data.videos", "x", "states 'data.videos'"),
         ("data.index", "/tmp/x", "states 'data.index'"),
         ("data.cache_dir", "/tmp/x", "states 'data.cache_dir'"),
-        ("data.synthetic", {"kind": "motions"}, "states 'data.synthetic.kind'"),
+        ("data.synthetic", {"kind": "motions"}, "states 'data.synthetic'"),
         ("data.decoder", "decord", "states 'data.decoder'"),
         ("data.unknown", 1, "states 'data.unknown'"),
         ("data.test.more", 1, "states 'data.test.more'"),
@@ -78,6 +78,13 @@ def test_a_changed_folder_is_read_where_the_change_is_one_of_what_it_computes(fo
         ("model.width", 10**7, "its weights are not those of its config"),  # no machine has memory for it
         ("model.layout", "c2d", r"conv1.weight has the shape \(4, 3, 5, 7, 7\), by the config \(4, 3, 1, 7, 7\)"),
         ("model.depth", 101, "its weights are not those of its config: layer3.10.bn1.bias, .* are in one of the two"),
+        (
+            "data.test.num_clips",
+            10**9,
+            "moved: data.test.num_clips=1000000000 is outside 1 to 1000, which no network needs",
+        ),
+        ("data.num_frames", 10**5, "moved: data.num_frames=100000 is outside 1 to 4096"),
+        ("block.places", {"r50": ["res3.1"] * 10**5}, "block.places.r50 has 100000 places; no network has over 33"),
         ("step", "x", "config.json: step='x' is not what tools/publish_model.py writes"),
         ("step", -5, "step=-5 is not"),
         ("step", True, "step=True is not"),
@@ -90,6 +97,22 @@ def test_what_no_published_network_states_is_refused_in_one_line(folder, tmp_pat
     with pytest.raises(UserError, match=message) as raised:
         load_model(changed(folder, tmp_path / "moved", name, value))
     assert "\n" not in str(raised.value)
+
+
+def test_a_config_that_is_nested_without_end_is_one_line(folder, tmp_path):
+    nested: dict = {}
+    for _ in range(400):
+        nested = {"a": nested}
+    for name in ("data.more", "block"):
+        with pytest.raises(UserError, match=r"config.json states .(data.more|block.a)"):
+            published.published_config(changed(folder, tmp_path / name, name, nested) / "config.json")
+
+
+def test_classes_that_share_a_name_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "moved")
+    (tmp_path / "moved/classes.json").write_text('["a", "b", "a"]')
+    with pytest.raises(UserError, match="moved/classes.json: the class 'a' is named 2 times"):
+        read_trained(tmp_path / "moved")
 
 
 def test_half_a_folder_says_what_it_lacks(folder, tmp_path):

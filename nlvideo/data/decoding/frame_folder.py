@@ -16,6 +16,13 @@ DEEP_GREYS = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # Pillow's modes of 16-bi
 DAMAGE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
+def frame_number(name: str) -> int | None:
+    """Returns the number of a frame, the last one in its file's name; None if it is no frame."""
+    stem, suffix = os.path.splitext(name)
+    digits = re.findall(r"\d+", stem)
+    return int(digits[-1]) if suffix.lower() in SUFFIXES and digits and not name.startswith(".") else None
+
+
 class FrameFolder(Video):
     """A folder whose pictures, in the order of the last number in their names, are the frames of a video.
 
@@ -30,12 +37,9 @@ class FrameFolder(Video):
         self.path, self.fps = os.fspath(path), fps
         numbered: dict[int, str] = {}
         for name in self._files():
-            stem, suffix = os.path.splitext(name)
-            digits = re.findall(r"\d+", stem)
-            if suffix.lower() in SUFFIXES and digits and not name.startswith("."):
-                other = numbered.setdefault(int(digits[-1]), name)
-                if other != name:
-                    raise DecodeError(self.path, f"two frames have the number {int(digits[-1])}: {other} and {name}")
+            number = frame_number(name)
+            if number is not None and (other := numbered.setdefault(number, name)) != name:
+                raise DecodeError(self.path, f"two frames have the number {number}: {other} and {name}")
         if not numbered:
             raise DecodeError(self.path, f"the folder holds no numbered frames ({', '.join(SUFFIXES)})")
         first, last = min(numbered), max(numbered)

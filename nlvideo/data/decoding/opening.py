@@ -57,9 +57,11 @@ def open_video(
         index: what is known of files from before, for the decoder pyav; it learns of those that it does not know.
 
     Raises:
-        DecodeError: no such file, no video, or one that the decoder does not read rightly.
+        DecodeError: no such file, no video, or one that the decoder does not read rightly; a pipe or the like.
         UserError: the decoder is not installed.
     """
+    if is_special(path):
+        raise DecodeError(os.fsdecode(path), "it is neither a file nor a folder")
     if os.path.isdir(path):
         video: Video = FrameFolder(path, frame_rate)
     elif decoder == "pyav":
@@ -73,6 +75,11 @@ def open_video(
     except BaseException:
         video.close()
         raise
+
+
+def is_special(path: str | os.PathLike) -> bool:
+    """Returns whether something is there that is neither a file nor a folder, such as a pipe, which may never end."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _open_with_pyav(path: str | os.PathLike, time_limit: float | None, index: VideoIndex | None) -> PyavVideo:

@@ -1,3 +1,4 @@
+import os
 import pickle
 from pathlib import Path
 
@@ -155,3 +156,12 @@ def test_a_cut_avi_is_noticed(tmp_path):
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DecodeError, match=r"the file ends after \d+ of 60 frames"), open_video(path):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_a_pipe_is_no_video(tmp_path, decoder):
+    """Opening one would wait for somebody who writes into it."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(DecodeError, match="it is neither a file nor a folder"):
+        open_video(tmp_path / "pipe.mp4", decoder)

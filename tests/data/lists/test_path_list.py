@@ -1,8 +1,10 @@
+import os
 import tracemalloc
 
 import pytest
 
 from nlvideo.data.lists.class_file import read_classes
+from nlvideo.data.lists.folder_tree import left_out, videos_below
 from nlvideo.data.lists.path_list import read_table
 
 
@@ -169,3 +171,59 @@ def test_folders_say_what_is_left_out(tmp_path):
     table = read_table(str(tmp_path), "train", None)
     assert table.names() == ["a/1.mp4", "a/2.M2TS", "b/3.gif"]
     assert table.note.endswith("; 4 files left out: 2 .xyz, 1 .txt, 1 no ending")
+
+
+def test_pictures_beside_videos_are_not_frames(tmp_path):
+    for name in (
+        "a/v.mp4",
+        "a/cover.jpg",
+        "a/1.jpg",
+        "frames/img_1.jpg",
+        "frames/img_2.jpg",
+        "scans/plan.png",
+        "3.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert sorted(str(path.relative_to(tmp_path)) for path in videos_below(tmp_path)) == ["a/v.mp4", "frames"]
+    assert left_out(tmp_path) == "4 files left out: 2 .jpg, 2 .png"
+
+
+def test_linked_folders_are_read_once_and_their_loops_end(tmp_path):
+    for name in ("src/Abuse/1.mp4", "src/Arson/2.mp4", "src/Arson/frames/img_1.jpg", "mix/Own/3.mp4", "mix/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    mix = tmp_path / "mix"
+    links = {
+        "Abuse": "../src/Abuse",
+        "Arson": "../src/Arson",
+        "A": "Own",
+        "Own/loop": "..",
+        "Own/gone": "x",
+        "Z.avi": "x",
+    }
+    for name, target in links.items():
+        (mix / name).symlink_to(target)
+    videos = ["Abuse/1.mp4", "Arson/2.mp4", "Arson/frames", "Own/3.mp4", "Z.avi"]  # whoever opens Z.avi reports it
+    assert sorted(str(path.relative_to(mix)) for path in videos_below(mix)) == videos
+    assert left_out(mix) == (
+        "1 file left out: 1 .txt; 2 links that lead nowhere: Own/gone, Z.avi; "
+        "2 links to folders of other names here: A, Own/loop"
+    )
+
+
+def test_a_tree_of_linked_classes(tmp_path):
+    for name in ("src/a/1.mp4", "src/2.mp4", "train/b/3.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name, target in {"a": "../src/a", "b/more": "../../src", "c": "nowhere"}.items():
+        (tmp_path / "train" / name).symlink_to(target)
+    table = read_table(str(tmp_path), "train", None)
+    assert table.names() == ["a/1.mp4", "b/3.mp4", "b/more/2.mp4", "b/more/a/1.mp4"]
+    assert "1 link that leads nowhere: c" in table.note
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads every folder")
+def test_folders_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    assert left_out(tmp_path) == "1 folder that cannot be read: closed"
