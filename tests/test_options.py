@@ -10,7 +10,7 @@ import yaml
 from omegaconf import MISSING
 
 from nlvideo.build.model import BLOCKS
-from nlvideo.config import checks
+from nlvideo.config import checks, extract_checks
 from nlvideo.config import schema as config
 from nlvideo.data.clips import view_sampling
 from nlvideo.data.decoding import opening as decode
@@ -59,11 +59,11 @@ LISTED = {  # choices that are listed in the row of their option
     "data.balance": checks.BALANCES,
     "optim.kind": checks.OPTIMIZERS,
     "optim.class_weights": checks.CLASS_WEIGHTS,
-    "preset": checks.FEATURE_PRESETS,
-    "layer": checks.FEATURE_LAYERS,
-    "crops": checks.FEATURE_CROPS,
-    "format": checks.FEATURE_FORMATS,
-    "dtype": checks.FEATURE_DTYPES,
+    "preset": extract_checks.FEATURE_PRESETS,
+    "layer": extract_checks.FEATURE_LAYERS,
+    "crops": extract_checks.FEATURE_CROPS,
+    "format": extract_checks.FEATURE_FORMATS,
+    "dtype": extract_checks.FEATURE_DTYPES,
 }
 
 

@@ -4,7 +4,9 @@ import math
 import multiprocessing
 from typing import Any
 
+from nlvideo.config.extract_checks import check_extraction
 from nlvideo.config.schema import DataConfig, EvaluateConfig, ExtractConfig, PredictConfig, SyntheticConfig, TrainConfig
+from nlvideo.config.value_checks import check_at_least_one, check_choice, check_not_negative, check_share, value_of
 from nlvideo.runtime.errors import UserError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -17,14 +19,7 @@ BALANCES = ("none", "sqrt", "classes")
 CROPS = ("jitter", "random_resized")
 AUGMENTATIONS = {"none": 0.0, "colour": 1.0, "randaugment": 30.0, "trivial": 0.0}  # and their greatest strength
 LOGGERS = ("wandb", "mlflow")
-FEATURE_PRESETS = ("paper", "rtfm")
-FEATURE_LAYERS = ("res5", "res4", "head")
-FEATURE_CROPS = (1, 3, 5, 10, "full")
-FEATURE_FORMATS = ("npy", "hdf5", "safetensors")
-FEATURE_DTYPES = ("float32", "float16")
-# Slips of the hand, which would take all memory or make features that nobody meant
-MOST_SIDE, MOST_SNIPPET_FRAMES, MOST_CLIP_FPS = 4096, 1024, 1000
-SNIPPET_SECONDS = (0.001, 86_400.0)
+MOST_CLIP_FPS = 1000  # beyond it, a slip of the hand that would take all memory
 METRICS = {False: ("top1", "top5", "mean_class_accuracy", "loss"), True: ("map", "loss")}  # of multi-label data: True
 
 
@@ -37,113 +32,51 @@ def check_config(config: Any) -> None:
     elif isinstance(config, PredictConfig):
         _check_prediction(config)
     elif isinstance(config, ExtractConfig):
-        _check_extraction(config)
+        check_choice("precision", config.precision, PRECISIONS)
+        check_extraction(config)
+        _check_data(config.data)
 
 
 def _check_training(config: TrainConfig) -> None:
     # Modes, layouts and places are checked by the network that has them, build_model.
-    _check_choice("precision", config.precision, PRECISIONS)
-    _check_choice("resume", config.resume, RESUMES)
-    _check_at_least_one(
+    check_choice("precision", config.precision, PRECISIONS)
+    check_choice("resume", config.resume, RESUMES)
+    check_at_least_one(
         config,
         "num_devices log_every_steps validate_every_steps checkpoint_every_steps keep patience model.width "
         "optim.batch_size optim.accumulate optim.lr_batch_size optim.max_steps",
     )
-    _check_not_negative(config, "seed precise_bn_steps profile_steps optim.warmup_steps optim.weight_decay optim.lr")
-    _check_not_negative(config, "optim.mixup optim.cutmix")
-    _check_share(config, "model.dropout optim.momentum optim.label_smoothing")
+    check_not_negative(config, "seed precise_bn_steps profile_steps optim.warmup_steps optim.weight_decay optim.lr")
+    check_not_negative(config, "optim.mixup optim.cutmix")
+    check_share(config, "model.dropout optim.momentum optim.label_smoothing")
     _check_data(config.data)
     _check_optim(config)
     _check_loss(config)
     _check_model(config)
     _check_freezing(config)
     if config.logger is not None:
-        _check_choice("logger", config.logger, LOGGERS)
+        check_choice("logger", config.logger, LOGGERS)
     if config.best_metric is not None:
-        _check_choice("best_metric", config.best_metric, METRICS[config.data.is_multi_label])
+        check_choice("best_metric", config.best_metric, METRICS[config.data.is_multi_label])
 
 
 def _check_evaluation(config: EvaluateConfig) -> None:
-    _check_choice("precision", config.precision, PRECISIONS)
-    _check_at_least_one(config, "num_devices views_per_step videos_per_step num_threads")
+    check_choice("precision", config.precision, PRECISIONS)
+    check_at_least_one(config, "num_devices views_per_step videos_per_step num_threads")
     _check_data(config.data)
 
 
 def _check_prediction(config: PredictConfig) -> None:
-    _check_choice("precision", config.precision, PRECISIONS)
-    _check_at_least_one(config, "top views_per_step num_threads")
+    check_choice("precision", config.precision, PRECISIONS)
+    check_at_least_one(config, "top views_per_step num_threads")
     _check_data(config.data)
     if config.every_seconds is not None and not 0 < config.every_seconds < math.inf:
         raise UserError(f"every_seconds={config.every_seconds}: must be above 0, or null.")
     if config.reconnect_seconds is not None and not 0 <= config.reconnect_seconds < math.inf:
         raise UserError(f"reconnect_seconds={config.reconnect_seconds}: must be at least 0, or null.")
     for key in ("every_seconds", "timeline"):
-        if _value(config, key) is not None and not config.sliding:
+        if value_of(config, key) is not None and not config.sliding:
             raise UserError(f"{key} has no effect without sliding=true.")
-
-
-def _check_extraction(config: ExtractConfig) -> None:
-    _check_choice("precision", config.precision, PRECISIONS)
-    _check_choice("preset", config.preset, FEATURE_PRESETS)
-    _check_choice("layer", config.layer, FEATURE_LAYERS)
-    _check_choice("format", config.format, FEATURE_FORMATS)
-    _check_choice("dtype", config.dtype, FEATURE_DTYPES)
-    if config.crops is not None:
-        _check_choice("crops", config.crops, FEATURE_CROPS)
-    _check_at_least_one(config, "crop_size short_side num_devices views_per_step videos_at_once num_threads")
-    _check_at_least_one(config, "snippet.frames snippet.stride snippet.step")
-    _check_at_most(config, "crop_size short_side", MOST_SIDE)
-    _check_at_most(config, "snippet.frames", MOST_SNIPPET_FRAMES)
-    if config.positions and config.layer == "head":
-        raise UserError("positions=true has no effect on layer=head, whose scores are those of a whole crop.")
-    if config.crops == "full" and config.crop_size is not None:
-        raise UserError(f"crop_size={config.crop_size} has no effect on crops=full, which takes the whole frame.")
-    if config.preset == "rtfm" and config.short_side is not None:
-        raise UserError(f"short_side={config.short_side} has no effect on preset=rtfm: its frames are 340x256.")
-    for key in ("snippet.stride", "snippet.step"):
-        seconds = _value(config, f"{key}_seconds")
-        if seconds is not None and _value(config, key) is not None:
-            raise UserError(f"{key} and {key}_seconds say the same in two ways; give one of them.")
-        low, high = SNIPPET_SECONDS
-        if seconds is not None and not low <= seconds <= high:
-            raise UserError(f"{key}_seconds={seconds}: must be from {low:g} to {high:g}, or null.")
-    if config.shard is not None:
-        _check_shard(config.shard)
-    _check_data(config.data)
-
-
-def _check_shard(shard: str) -> None:
-    part, _, parts = shard.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise UserError(f"shard={shard}: must be I/N, the I-th of N parts, such as 1/4 and 4/4 for the first and last.")
-
-
-def _check_at_least_one(config: Any, keys: str, prefix: str = "") -> None:
-    for key in keys.split():
-        value = _value(config, key)
-        if value is not None and value < 1:
-            raise UserError(f"{prefix}{key}={value}: must be at least 1.")
-
-
-def _check_at_most(config: Any, keys: str, most: int) -> None:
-    for key in keys.split():
-        value = _value(config, key)
-        if value is not None and value > most:
-            raise UserError(f"{key}={value}: must be at most {most}.")
-
-
-def _check_not_negative(config: Any, keys: str, prefix: str = "") -> None:
-    for key in keys.split():
-        value = _value(config, key)
-        if not 0 <= value < math.inf:
-            raise UserError(f"{prefix}{key}={value}: must be a number that is not negative.")
-
-
-def _check_share(config: Any, keys: str, prefix: str = "") -> None:
-    for key in keys.split():
-        value = _value(config, key)
-        if not 0 <= value < 1:
-            raise UserError(f"{prefix}{key}={value}: must be at least 0 and below 1.")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -151,14 +84,14 @@ def _check_data(data: DataConfig) -> None:
     from nlvideo.data.lists.published import FORMATS, MULTI_LABEL_FORMATS
     from nlvideo.data.synthetic.writing import SETS
 
-    _check_choice("data.decoder", data.decoder, tuple(DECODERS))
-    _check_choice("data.format", data.format, FORMATS)
+    check_choice("data.decoder", data.decoder, tuple(DECODERS))
+    check_choice("data.format", data.format, FORMATS)
     if data.multi_label and data.format not in ("list", *MULTI_LABEL_FORMATS):
         raise UserError(f"data.multi_label=true: the videos of data.format={data.format} have one class each.")
     if data.synthetic is not None:
-        _check_choice("data.synthetic.kind", data.synthetic.kind, tuple(SETS))
+        check_choice("data.synthetic.kind", data.synthetic.kind, tuple(SETS))
         _check_long_range(data.synthetic)
-    _check_at_least_one(
+    check_at_least_one(
         data,
         "num_classes num_frames frame_stride crop_size clips_per_video test.num_clips test.short_side",
         "data.",
@@ -185,9 +118,9 @@ def _check_clips(data: DataConfig) -> None:
 
 
 def _check_augmentation(data: DataConfig) -> None:
-    _check_choice("data.balance", data.balance, BALANCES)
-    _check_choice("data.crop", data.crop, CROPS)
-    _check_choice("data.augment", data.augment, tuple(AUGMENTATIONS))
+    check_choice("data.balance", data.balance, BALANCES)
+    check_choice("data.crop", data.crop, CROPS)
+    check_choice("data.augment", data.augment, tuple(AUGMENTATIONS))
     low, high = data.crop_area if len(data.crop_area) == 2 else (0, 0)
     if not 0 < low <= high <= 1:
         raise UserError(f"data.crop_area={data.crop_area}: must be two shares of a frame, the smaller first, above 0.")
@@ -232,10 +165,10 @@ def _check_stores(data: DataConfig) -> None:
 def _check_loading(data: DataConfig) -> None:
     _check_stores(data)
     if data.num_workers is not None:
-        _check_not_negative(data, "num_workers", "data.")
-    _check_share(data, "max_bad_share", "data.")
+        check_not_negative(data, "num_workers", "data.")
+    check_share(data, "max_bad_share", "data.")
     if data.start_method is not None:
-        _check_choice("data.start_method", data.start_method, tuple(multiprocessing.get_all_start_methods()))
+        check_choice("data.start_method", data.start_method, tuple(multiprocessing.get_all_start_methods()))
     if data.clip_fps is not None and not 0 < data.clip_fps <= MOST_CLIP_FPS:
         raise UserError(f"data.clip_fps={data.clip_fps}: must be above 0 and at most {MOST_CLIP_FPS}, or null.")
     if not 0 < data.frame_rate < math.inf:
@@ -272,8 +205,8 @@ def _check_views(data: DataConfig) -> None:
     from nlvideo.data.clips.view_sampling import CLIP_SAMPLINGS, NUM_CROPS
 
     test = data.test
-    _check_choice("data.test.clip_sampling", test.clip_sampling, CLIP_SAMPLINGS)
-    _check_choice("data.test.num_crops", test.num_crops, NUM_CROPS)
+    check_choice("data.test.clip_sampling", test.clip_sampling, CLIP_SAMPLINGS)
+    check_choice("data.test.num_crops", test.num_crops, NUM_CROPS)
     if test.crop_size is None and test.num_crops != 1:
         raise UserError(
             f"data.test.num_crops={test.num_crops}: data.test.crop_size=null takes the whole frame, once; give "
@@ -289,7 +222,7 @@ def _check_views(data: DataConfig) -> None:
             f"data.crop_size={data.crop_size}: must not exceed data.test.short_side={test.short_side}, from which the "
             "centre crops of the validation are taken."
         )
-    _check_choice("data.test.pooling", test.pooling, VIEW_POOLINGS)
+    check_choice("data.test.pooling", test.pooling, VIEW_POOLINGS)
     if data.is_multi_label and test.pooling == "sum":
         raise UserError(
             "data.test.pooling=sum: the classes of multi-label data have probabilities of their own, whose sum over "
@@ -299,7 +232,7 @@ def _check_views(data: DataConfig) -> None:
 
 def _check_optim(config: TrainConfig) -> None:
     optim = config.optim
-    _check_choice("optim.schedule", optim.schedule, SCHEDULES)
+    check_choice("optim.schedule", optim.schedule, SCHEDULES)
     parts = config.num_devices * optim.accumulate
     if optim.batch_size % parts:
         raise UserError(
@@ -317,15 +250,15 @@ def _check_optim(config: TrainConfig) -> None:
         raise UserError(f"optim.max_grad_norm={optim.max_grad_norm}: must be above 0, or null.")
     if optim.milestones != sorted(set(optim.milestones)):
         raise UserError(f"optim.milestones={optim.milestones}: must be rising steps.")
-    _check_choice("optim.kind", optim.kind, OPTIMIZERS)
+    check_choice("optim.kind", optim.kind, OPTIMIZERS)
     if optim.kind == "sgd" and optim.nesterov and optim.momentum == 0:
         raise UserError("optim.nesterov=true needs a momentum; optim.momentum=0.")
     for key in ("momentum", "nesterov"):
         if optim.kind != "sgd" and getattr(optim, key) != getattr(type(optim), key):
             raise UserError(f"optim.{key}={getattr(optim, key)} has no effect on optim.kind={optim.kind}.")
     for key in ("optim.max_epochs", "validate_every_epochs"):
-        if _value(config, key) is not None and not 0 < _value(config, key) < math.inf:
-            raise UserError(f"{key}={_value(config, key)}: must be above 0, or null.")
+        if value_of(config, key) is not None and not 0 < value_of(config, key) < math.inf:
+            raise UserError(f"{key}={value_of(config, key)}: must be above 0, or null.")
     if not 0 < optim.new_lr_factor < math.inf:
         raise UserError(f"optim.new_lr_factor={optim.new_lr_factor}: must be above 0.")
     if optim.ema_decay is not None and not 0 < optim.ema_decay < 1:
@@ -334,7 +267,7 @@ def _check_optim(config: TrainConfig) -> None:
 
 def _check_loss(config: TrainConfig) -> None:
     optim = config.optim
-    _check_choice("optim.class_weights", optim.class_weights, CLASS_WEIGHTS)
+    check_choice("optim.class_weights", optim.class_weights, CLASS_WEIGHTS)
     if not 0 <= optim.class_weights_beta < 1:
         raise UserError(f"optim.class_weights_beta={optim.class_weights_beta}: must be at least 0 and below 1.")
     if optim.class_weights != "effective" and optim.class_weights_beta != type(optim).class_weights_beta:
@@ -358,12 +291,12 @@ def _check_model(config: TrainConfig) -> None:
 
     model = config.model
     for key in ("sync_bn", "precise_bn_steps"):
-        if model.frozen_bn and _value(config, key):
-            raise UserError(f"{key}={_value(config, key)} has no effect with model.frozen_bn=true.")
-        if len(model.frozen_parts) == 1 + len(STAGES) and "head" not in model.frozen_parts and _value(config, key):
-            raise UserError(f"{key}={_value(config, key)} has no effect where only the head is trained.")
+        if model.frozen_bn and value_of(config, key):
+            raise UserError(f"{key}={value_of(config, key)} has no effect with model.frozen_bn=true.")
+        if len(model.frozen_parts) == 1 + len(STAGES) and "head" not in model.frozen_parts and value_of(config, key):
+            raise UserError(f"{key}={value_of(config, key)} has no effect where only the head is trained.")
     for stage in model.activation_checkpointing:
-        _check_choice("model.activation_checkpointing", stage, STAGES)
+        check_choice("model.activation_checkpointing", stage, STAGES)
     if config.cuda_graph:
         _check_recordable(config)
     if config.compile and model.activation_checkpointing:
@@ -383,28 +316,17 @@ def _check_recordable(config: TrainConfig) -> None:
         ("optim.accumulate", optim.accumulate > 1, "the gradients of a pass lie where those of the next one will"),
     ):
         if excluded:
-            value = str(_value(config, key)).lower()
+            value = str(value_of(config, key)).lower()
             raise UserError(f"cuda_graph=true does not go together with {key}={value}: {reason}.")
-
-
-def _check_choice(key: str, value: Any, allowed: tuple) -> None:
-    if value not in allowed or type(value) not in map(type, allowed):  # true is no 1
-        raise UserError(f"{key}={value}: choose from {', '.join(map(str, allowed))}.")
-
-
-def _value(config: Any, key: str) -> Any:
-    for name in key.split("."):
-        config = getattr(config, name)
-    return config
 
 
 def _check_freezing(config: TrainConfig) -> None:
     from nlvideo.models.resnet import PARTS
 
     model = config.model
-    _check_choice("model.train", model.train, ("all", "head"))
+    check_choice("model.train", model.train, ("all", "head"))
     for part in model.freeze:
-        _check_choice("model.freeze", part, PARTS)
+        check_choice("model.freeze", part, PARTS)
     if set(model.frozen_parts) == set(PARTS):
         raise UserError(f"model.train={model.train} model.freeze={model.freeze}: nothing would be left to train.")
     if model.frozen_parts and model.pretrained is None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nlvideo.data.clips.view_sampling import crop_offsets
 
-Crops = int | str  # one of config.checks.FEATURE_CROPS
+Crops = int | str  # one of config.extract_checks.FEATURE_CROPS
 
 
 class Place(NamedTuple):

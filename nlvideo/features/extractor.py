@@ -18,7 +18,7 @@ from nlvideo.build.model import check_clip
 from nlvideo.config.schema import ExtractConfig
 from nlvideo.data.clips.batch import Colours, Normalizer
 from nlvideo.data.decoding.opening import load_decoder
-from nlvideo.data.decoding.sources import VideoSource, open_source, source_name
+from nlvideo.data.decoding.sources import VideoSource, open_source
 from nlvideo.data.decoding.video import DecodeError
 from nlvideo.features.crops import Place, crop_places, cut_places, stack_views
 from nlvideo.features.frame_source import FrameSource, needed_frames, plan_for, size_for, source_of
@@ -35,9 +35,8 @@ from nlvideo.weights.trained_network import TrainedCheckpoint
 
 # The last bits of features depend on it, so it is fixed, and recorded.
 VIEWS_PER_PASS = {"cpu": 2, "cuda": 20}
-COMMAND_KEYS = (
-    "checkpoint preset videos output format shard num_devices videos_at_once".split()
-)  # say nothing of one video
+# Keys of the command that say nothing of one video.
+COMMAND_KEYS = "checkpoint preset videos output format shard num_devices videos_at_once".split()
 MOST_VIDEOS_AT_ONCE = 8  # on a GPU: more threads hold each other up
 # Of one video, beyond which no memory is enough: pixels of uint8 take 3 bytes, normalised ones up to 12, and the layers
 # of a network more.
@@ -59,7 +58,7 @@ class FeatureExtractor:
 
     Args:
         checkpoint: an nlvideo checkpoint, the folder of a run, another project's file of weights, or with layer=head
-            an .onnx file of tools/export.py, which runs on the CPU.
+            an .onnx or, with {"trusted": True}, .pt2 file of tools/export.py, which runs on the CPU.
         preset: "paper" or "rtfm".
         device: None: the GPU if there is one.
         settings: keys as on the command line, such as {"crops": 1, "snippet.step_seconds": 1}.
@@ -157,12 +156,8 @@ class FeatureExtractor:
             DecodeError: it cannot be decoded, is a folder that cannot be read, or is neither file nor folder.
         """
         data = self.config.data
-        try:
-            settings = data.decoder, None, data.frame_rate
-            opened = open_source(video, *settings, part=part, clip_fps=data.clip_fps, index=self._index)
-        except OSError as error:
-            raise DecodeError(source_name(video), error.strerror or str(error)) from None
-        with opened:
+        settings = data.decoder, None, data.frame_rate
+        with open_source(video, *settings, part=part, clip_fps=data.clip_fps, index=self._index) as opened:
             yield source_of(opened)
 
     def plan(self, source: FrameSource) -> SnippetPlan:

@@ -86,9 +86,8 @@ def extract_settings(trained: TrainConfig, given: Mapping[str, Any]) -> ExtractC
     for key in given:
         if key.startswith("data.") and key not in EXTRACT_DATA_KEYS:
             raise UserError(f"{key} has no effect on features. Choose from: {', '.join(EXTRACT_DATA_KEYS)}.")
-    preset = PRESETS.get(
-        str(given.get("preset", "paper")), PRESETS["paper"]
-    )  # an unknown one is refused with its choices
+    # An unknown one is refused with its choices, below.
+    preset = PRESETS.get(str(given.get("preset")), PRESETS["paper"])
     data = trained.data
     if preset.colours is not None:
         data = replace(data, mean=[preset.colours] * 3, std=[preset.colours] * 3, clip_fps=None)

@@ -82,9 +82,9 @@ class ExportedFile:
         """Of the file."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
-    def __reduce__(self) -> tuple[Callable, tuple[Path]]:
-        """Makes every rank of an extraction open the file itself."""
-        return read_network, (self.path,)
+    def __reduce__(self) -> tuple[Callable, tuple[Path, bool]]:
+        """Makes every rank of an extraction open the file itself, which the user trusts if it was opened here."""
+        return read_network, (self.path, True)
 
     def check_clip(self, num_frames: int, size: int, keys: str = "data.num_frames, data.test.crop_size") -> None:
         """Raises UserError if the network does not take clips of this size; `keys` are those that set it."""

@@ -10,7 +10,7 @@ import torchvision.transforms.functional as tv
 from feature_cases import write_moving
 
 import nlvideo
-from nlvideo.config import checks
+from nlvideo.config import extract_checks
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.features.array_file import IncompleteRows, writing_rows
 from nlvideo.features.crops import crop_places, cut_places
@@ -24,7 +24,7 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 
 def test_the_choices_of_the_config_are_those_of_the_room():
-    assert tuple(PRESETS) == checks.FEATURE_PRESETS
+    assert tuple(PRESETS) == extract_checks.FEATURE_PRESETS
 
 
 @pytest.mark.parametrize("frames", range(0, 70, 3))

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,12 +113,20 @@ def test_a_cache_of_a_third_fetches_again_what_it_had_to_drop(videos, from_disk,
     held = []
     with FaultyServer(videos) as server:
 
+        def files() -> dict[Path, int]:
+            found = {}
+            for file in (tmp_path / "cache").rglob("*.mp4"):
+                with suppress(FileNotFoundError):
+                    found[file] = file.stat().st_size
+            return found
+
         def plan(*_):
-            held.append(sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*.mp4")))
+            before = files()  # files come and go during a look; what two looks see was there between them
+            held.append(sum(held_now for file, held_now in files().items() if file in before))
 
         server.plan = plan
         assert_same(from_disk, run_from(server.address, tmp_path, f"data.cache_gb={size / 3e9}"))
-    assert max(held) <= size / 3 + largest  # a look may see a file that goes and the one that takes its place
+    assert 0 < max(held) <= size / 3 + largest  # the space of a file that goes may be taken before it is gone
     line = re.search(
         r"fetched ([\d.e-]+) GB, (\d+) objects; (\d+) % of ([\d,]+) opens.* ([\d.]+) s", capfd.readouterr().out
     )
