@@ -3,6 +3,8 @@
 N batch, C channels, P positions: T*H*W of a clip or H*W of an image. Both blocks take (N, C, *positions).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -37,7 +39,14 @@ class SimplifiedNonLocalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns z of x's shape (N, C, *positions)."""
-        return x + _spread(self.value(attention_pool(x, self.key)), x)
+        return self._added(x, attention_pool(x, self.key))
+
+    def with_map(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Returns z of x as if the attention weights were others: `change` takes and returns (N, 1, 1, P)."""
+        return self._added(x, pool_with(x, change(attention_map(x, self.key)[:, None, None])[:, 0, 0]))
+
+    def _added(self, x: Tensor, context: Tensor) -> Tensor:
+        return x + _spread(self.value(context), x)
 
 
 class GlobalContextBlock(nn.Module):
@@ -87,7 +96,19 @@ class GlobalContextBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns z of x's shape (N, C, *positions)."""
-        context = x.flatten(2).mean(2) if self.key is None else attention_pool(x, self.key)  # (N, C)
+        return self._fused(x, x.flatten(2).mean(2) if self.key is None else attention_pool(x, self.key))
+
+    def with_map(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Returns z of x as if the attention weights were others: `change` takes and returns (N, 1, 1, P).
+
+        Those of pooling "average" are 1 / P.
+        """
+        shape = len(x), x[0, 0].numel()
+        weights = x.new_full(shape, 1 / shape[1]) if self.key is None else attention_map(x, self.key)
+        return self._fused(x, pool_with(x, change(weights[:, None, None])[:, 0, 0]))
+
+    def _fused(self, x: Tensor, context: Tensor) -> Tensor:
+        """Returns z for a context (N, C)."""
         change = _spread(self.expand(self.norm(self.squeeze(context)).relu()), x)
         return x + change if self.fusion == "add" else x * change.sigmoid()
 
@@ -99,7 +120,12 @@ def attention_map(x: Tensor, key: nn.Linear) -> Tensor:
 
 def attention_pool(x: Tensor, key: nn.Linear) -> Tensor:
     """Returns sum_j softmax_j(W_k x_j) x_j as (N, C)."""
-    return torch.einsum("ncp,np->nc", x.flatten(2), attention_map(x, key).to(x.dtype))
+    return pool_with(x, attention_map(x, key))
+
+
+def pool_with(x: Tensor, weights: Tensor) -> Tensor:
+    """Returns sum_j weights_j x_j as (N, C) for weights (N, P)."""
+    return torch.einsum("ncp,np->nc", x.flatten(2), weights.to(x.dtype))
 
 
 def _spread(context: Tensor, x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 N batch, C channels, T frames, H height, W width, D inner channels, P = T*H*W positions.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -121,8 +123,21 @@ class NonLocalBlock(nn.Module):
             y = pairwise.concatenation(*operands, g)
         else:
             y = pairwise.embedded_gaussian(*operands, g, self.logit_scale)
-        z = self.out(self._unfold(y, x))
-        return x + (z if self.bn is None else self.bn(z))
+        return self._added(x, y)
+
+    def with_map(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Returns z of x (N, C, T, H, W) as if the attention weights were others.
+
+        Args:
+            change: takes the weights (N, parts, queries, keys) and returns others of that shape. All queries of a part
+                see all its keys: parts are frames for extent "space", places for "time", groups of group_frames.
+        """
+        groups = 1 if self.group_frames is None else x.shape[2] // self.group_frames
+        parts = x.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        operands, g = self._operands(parts)
+        weights = change(self._map(*operands).unflatten(0, (len(x), -1))).flatten(0, 1)
+        z = self._added(parts, pairwise.apply_map(weights, g))
+        return z.unflatten(0, (len(x), groups)).transpose(1, 2).flatten(2, 3)
 
     def attention_map(self, x: Tensor) -> Tensor:
         """Returns the attention weights (B, queries, keys) of x (N, C, T, H, W), group_frames not applied.
@@ -180,6 +195,11 @@ class NonLocalBlock(nn.Module):
         if self.extent == "time":
             return x.permute(0, 3, 4, 1, 2).flatten(0, 2)  # (N*H*W, D, T)
         return x.flatten(2)  # (N, D, T*H*W)
+
+    def _added(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns x + W_z y for y (B, D, positions), which is folded."""
+        z = self.out(self._unfold(y, x))
+        return x + (z if self.bn is None else self.bn(z))
 
     def _unfold(self, y: Tensor, x: Tensor) -> Tensor:
         """Returns y (B, D, positions) as (N, D, T, H, W), the inverse of _fold for x."""
