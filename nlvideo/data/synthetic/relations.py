@@ -11,6 +11,10 @@ returning disc are equally frequent, so the best possible accuracy of a model is
   on all of them, the sum would have to prefer the first colour more strongly when the first pattern returns than when
   the second does, and, with the patterns exchanged, less strongly. At most three can be right.
 
+The lists `train_end.csv` and `val_end.csv` ask something else of the same videos: the angle of the stripes of the disc
+at the end, which a single frame answers. What differs between networks trained on the one and on the other is due to
+the question alone.
+
 `short_range` is local motion. Discs move in one of four directions for four frames, jump to another place and move
 again. Each class is the time reversal of another. Frames without their order therefore give 50 %, a single frame 25 %.
 
@@ -48,8 +52,11 @@ def write_long_range(
         options: LONG_RANGE_OPTIONS, see draw_long_range.
     """
     draw = partial(draw_long_range, num_frames=num_frames, height=height, **options)
-    _write_list(root, split, count, list(COLORS))
-    for i, question in enumerate(questions(count)):
+    asked = list(questions(count))
+    _write_list(root, split, list(COLORS), [list(COLORS).index(question.colors[0]) for question in asked])
+    ends = [ANGLES.index(question.angles[0]) for question in asked]
+    _write_list(root, split, [f"{angle} degrees" for angle in ANGLES], ends, suffix="_end")
+    for i, question in enumerate(asked):
         yield VideoSpec(f"{split}/{i:05d}.mp4", [seed, split == "val", i], partial(draw, question))
 
 
@@ -57,7 +64,7 @@ def write_short_range(
     root: Path, split: str, count: int, num_frames: int, height: int, seed: int
 ) -> Iterator[VideoSpec]:
     """Writes a list of videos, the classes in turn, and yields what has to be drawn."""
-    _write_list(root, split, count, list(DIRECTIONS))
+    _write_list(root, split, list(DIRECTIONS), [i % len(DIRECTIONS) for i in range(count)])
     for i in range(count):
         direction = list(DIRECTIONS)[i % len(DIRECTIONS)]
         draw = partial(draw_short_range, direction, num_frames=num_frames, height=height)
@@ -67,15 +74,16 @@ def write_short_range(
 def write_stills(root: Path, split: str, count: int, num_frames: int, height: int, seed: int) -> Iterator[VideoSpec]:
     """Writes a list of videos of `num_frames` equal frames, the classes in turn, and yields what has to be drawn."""
     kinds = [(color, angle) for color in [*COLORS, "grey"] for angle in ANGLES]
-    _write_list(root, split, count, [f"{color} {angle}" for color, angle in kinds])
+    _write_list(root, split, [f"{color} {angle}" for color, angle in kinds], [i % len(kinds) for i in range(count)])
     for i in range(count):
         draw = partial(draw_still, *kinds[i % len(kinds)], num_frames=num_frames, height=height)
         yield VideoSpec(f"{split}/{i:05d}.mp4", [seed, split == "val", i], draw)
 
 
-def _write_list(root: Path, split: str, count: int, classes: list[str]) -> None:
-    (root / "classes.txt").write_text("\n".join(classes) + "\n")
-    (root / f"{split}.csv").write_text("".join(f"{split}/{i:05d}.mp4 {i % len(classes)}\n" for i in range(count)))
+def _write_list(root: Path, split: str, classes: list[str], targets: list[int], suffix: str = "") -> None:
+    (root / f"classes{suffix}.txt").write_text("\n".join(classes) + "\n")
+    lines = (f"{split}/{i:05d}.mp4 {target}\n" for i, target in enumerate(targets))
+    (root / f"{split}{suffix}.csv").write_text("".join(lines))
 
 
 class Question(NamedTuple):

@@ -30,6 +30,7 @@ def test_every_question_is_asked_as_often():
     assert set(Counter(asked).values()) == {2} and len(set(asked)) == 4 * 3 * 4 * 3
     assert [question.colors[0] for question in asked[:8]] == 2 * list(COLORS)
     assert all(len(set(q.colors)) == len(set(q.angles)) == 2 for q in asked)
+    assert set(Counter(question.angles[0] for question in asked).values()) == {72}  # the other question's classes
 
 
 def test_only_the_beginning_knows_the_colours_and_only_the_end_which_is_asked():
@@ -112,6 +113,11 @@ def test_the_sets_are_written_as_videos_and_lists(tmp_path):
     assert (tmp_path / "s/classes.txt").read_text().split() == list(DIRECTIONS)
     assert len((tmp_path / "i/classes.txt").read_text().splitlines()) == 20
     assert (tmp_path / "l/val.csv").read_text().splitlines()[3] == "val/00003.mp4 3"
+    # the other question of the same videos: the angle of the disc at the end
+    angles = [ANGLES.index(question.angles[0]) for question in questions(8)]
+    lines = [f"train/{i:05d}.mp4 {angle}" for i, angle in enumerate(angles)]
+    assert (tmp_path / "l/train_end.csv").read_text().splitlines() == lines
+    assert (tmp_path / "l/classes_end.txt").read_text().splitlines()[1] == "90 degrees"
     for folder, frames in (("l", 24), ("s", 24), ("i", 1)):
         with open_video(tmp_path / folder / "train/00000.mp4", "pyav") as opened:
             assert opened.num_frames == frames
