@@ -111,9 +111,9 @@ def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
     }
     if arguments.compile:
         variants |= {"ours bfloat16, compiled": ("bfloat16", True)}
-    clips, size = _random_batch(config, batch), config.data.crop_size
+    clips, size = random_batch(config, batch), config.data.crop_size
     steps = {
-        n: _our_step(config, clips, device, *how) if how else plain_step(config, clips) for n, how in variants.items()
+        n: our_step(config, clips, device, *how) if how else plain_step(config, clips) for n, how in variants.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     peaks = dict.fromkeys(steps, 0)
@@ -149,14 +149,14 @@ def benchmark_steps(arguments: argparse.Namespace, batch: int) -> None:
     Console(width=130).print(table)
 
 
-def _random_batch(config: TrainConfig, size: int) -> Batch:
+def random_batch(config: TrainConfig, size: int) -> Batch:
     torch.manual_seed(0)
     side, places = config.data.crop_size, torch.arange(size)
     clips = torch.randint(256, (size, config.data.num_frames, side, side, 3), dtype=torch.uint8).permute(0, 4, 1, 2, 3)
     return Batch(clips, torch.randint(400, (size,)), places, [], places)
 
 
-def _our_step(config: TrainConfig, clips: Batch, device: torch.device, precision: str, compiled: bool) -> Callable:
+def our_step(config: TrainConfig, clips: Batch, device: torch.device, precision: str, compiled: bool) -> Callable:
     """Returns the training program's own step."""
     torch.manual_seed(0)
     network = build_model(config.model, config.block, config.data, 400)
