@@ -45,7 +45,7 @@ from nlvideo.runtime.names import in_picture, shortened
 PICTURE_FILE, CLASSES_FILE, CHANGED_FILE = "comparison.png", "classes.csv", "changed.csv"
 MAX_NAMED_CLASSES = 60  # more are plotted without names
 MAX_PRINTED_VIDEOS = 5  # of each kind of change
-TEXT_COLUMNS = ("", "evaluation", "score", "class", "video", "target")
+TEXT_COLUMNS = ("", "evaluation", "score", "kind", "class", "video", "target")
 GAIN_COLOR, LOSS_COLOR, UNCLEAR_COLOR = "#4c78a8", "#e0803a", "#8c8c8c"
 
 

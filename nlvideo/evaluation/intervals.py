@@ -15,15 +15,15 @@ SAME = 1e-12  # resamples that differ by less agree: the rest is rounding
 NEXT = 1e-9  # far below the width of any score interval
 
 WILSON, TANGO, BOOTSTRAP = "Wilson", "Tango", "bootstrap"
-AGREES = "; all resamples agree"
+AGREES = ", as all resamples agree"
 MEANINGS = {
     WILSON: "score interval of a proportion of videos",
     TANGO: "score interval of a paired difference of two proportions of videos",
     BOOTSTRAP: f"percentiles over {RESAMPLES} resamples of the videos",
     f"{BOOTSTRAP} or {WILSON}": "at each end the one that reaches further, Wilson's being on the pooled videos",
     f"{BOOTSTRAP} or {TANGO}": "at each end the one that reaches further, Tango's being on the pooled videos",
-    WILSON + AGREES: "Wilson's on the pooled videos, as the bootstrap has no width",
-    TANGO + AGREES: "Tango's on the pooled videos, as the bootstrap has no width",
+    WILSON + AGREES: "on the pooled videos, since the bootstrap has no width",
+    TANGO + AGREES: "on the pooled videos, since the bootstrap has no width",
 }
 
 
