@@ -1,6 +1,6 @@
 """Simulates how often the intervals cover the truth, and how often the tests find what is and what is not there.
 
-    python tools/simulate_coverage.py                  # both tables of docs/protocols.md, in Markdown; ten minutes
+    python tools/simulate_coverage.py                  # both tables of docs/protocols.md, in Markdown; six minutes
     python tools/simulate_coverage.py --repeats 200    # a first look
 
 Each line draws that many evaluations from a population whose metric is known, and computes the interval of each as
@@ -65,12 +65,21 @@ def means_of_classes() -> Iterator[Case]:
             for share in (0.5, 0.9, 0.99, 1.0):
                 where = f"{'even' if counts == EVEN else 'uneven'} classes, {100 * share:g} %"
                 yield of_classes(f"{name}: bootstrap or Wilson", where, counts, share)
-    yield _of_accuracies("mean of classes: bootstrap or Wilson", "100 classes of one video, 90 %", (1,) * 100, 0.9)
+    single = "100 classes of one video, 90 %", (1,) * 100, 0.9
+    yield _of_accuracies("mean of classes: bootstrap or Wilson", *single)
+    for where in ("uneven classes, 90 %", UNEVEN, 0.9), ("uneven classes, 99 %", UNEVEN, 0.99), single:
+        yield _of_accuracies("mean of classes: bootstrap, for comparison", *where, interval=_plain_class_bootstrap)
 
 
-def _of_accuracies(what: str, where: str, counts: tuple[int, ...], share: float) -> Case:
+def _of_accuracies(
+    what: str,
+    where: str,
+    counts: tuple[int, ...],
+    share: float,
+    interval: Callable[[np.ndarray, np.ndarray], Interval] = class_accuracy_interval,
+) -> Case:
     targets = np.repeat(np.arange(len(counts)), counts)
-    return Case(what, where, share, lambda g: class_accuracy_interval(g.random(len(targets)) < share, targets))
+    return Case(what, where, share, lambda g: interval(g.random(len(targets)) < share, targets))
 
 
 def _of_f1(what: str, where: str, counts: tuple[int, ...], share: float) -> Case:
@@ -204,7 +213,10 @@ def tests(repeats: int) -> Iterator[tuple[str, str]]:
             for changed in (0.05, 0.3):
                 share = mcnemar_finds(repeats, num_videos, changed, detectable)
                 what = "at the detectable difference" if detectable else "without a difference"
-                yield f"McNemar's p < 0.05 {what}, {num_videos} videos, {changed:.0%} changed", f"{100 * share:.1f}"
+                yield (
+                    f"McNemar's p < 0.05 {what}, {num_videos} videos, {100 * changed:g} % changed",
+                    f"{100 * share:.1f}",
+                )
     for num_seeds in (3, 5, 20):
         share = power_at_detectable(repeats, num_seeds)
         yield f"a row has p < 0.05 at the detectable difference, {num_seeds} seeds without videos", f"{100 * share:.1f}"
@@ -253,6 +265,13 @@ def seeds_and_videos(rng: np.random.Generator, seeds: int, videos: int, deviatio
 
 def _plain_bootstrap(right: np.ndarray) -> Interval:
     return bootstrap(lambda w: w @ right / w.sum(1), len(right))
+
+
+def _plain_class_bootstrap(right: np.ndarray, targets: np.ndarray) -> Interval:
+    num_classes = targets.max() + 1
+    return bootstrap(
+        lambda w: metrics.mean_of_defined(metrics.weighted_class_accuracies(right, targets, num_classes, w)), len(right)
+    )
 
 
 def _of_mean(values: np.ndarray) -> Interval:
