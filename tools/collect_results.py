@@ -17,6 +17,7 @@ holds for all rows together. The detectable difference is the smallest that so m
 
 import argparse
 import csv
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -109,8 +110,8 @@ def write_ablation(arguments: argparse.Namespace, runs: list[RunSummary]) -> lis
         metric = next(name for runs in trained.values() for run in runs for name in run.metrics)
         save_figure(accuracy_over_cost(lines, title, metric), arguments.plot)
     missing = [f"not trained: {line.row.label} ({line.row.experiment})" for line in lines if not line.runs]
-    compared = sum(line.difference is not None for line in lines)
-    columns = f"p (Holm): holds for all rows that are compared, {compared}; detectable: {DETECTABLE}, in points"
+    compared = sum(line.difference is not None and not math.isnan(line.difference.p) for line in lines)
+    columns = f"p (Holm): adjusted for all rows with p, {compared}; detectable: {DETECTABLE}, in points"
     return [*missing, *unfinished(asked), columns]
 
 

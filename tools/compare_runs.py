@@ -4,8 +4,8 @@
     python tools/compare_runs.py A B --output comparison        # plots, and csv files of all classes and videos
     python tools/compare_runs.py A B --ensemble both.npz --weights 2 1
 
-A, B: folders written by nlvideo-evaluate. Each difference comes with a paired bootstrap interval: how much it varies
-with the choice of videos. Training the same network again with another seed may change it by more. McNemar's exact test
+A, B: folders written by nlvideo-evaluate. Each difference comes with a paired interval: how much it varies with the
+choice of videos. Training the same network again with another seed may change it by more. McNemar's exact test
 asks whether the videos that only one of the two gets right could be a coin's throws. With several runs, the last table
 has Holm's p too, which holds for all of them together, and the smallest difference that these videos can show. A video
 that a run could not decode counts as wrong. Nothing is written without --output (comparison.png, classes.csv,
@@ -32,12 +32,11 @@ from nlvideo.evaluation.comparison import (
     compare_to_baseline,
     differing_settings,
     main_metrics,
-    mcnemar_p,
     undecodable_notes,
 )
-from nlvideo.evaluation.intervals import AGREEING, LEVEL, describe
+from nlvideo.evaluation.intervals import AGREES, LEVEL, describe
 from nlvideo.evaluation.result_files import METRIC_NAMES, RESULT_FILE, SCORES_FILE, Evaluation, read_results
-from nlvideo.evaluation.significance import holm
+from nlvideo.evaluation.significance import holm, mcnemar_p
 from nlvideo.experiments.tables import DETECTABLE, p_cell, points_cell
 from nlvideo.runtime.errors import UserError, reporting_errors
 from nlvideo.runtime.files import make_folder, replacing
@@ -46,7 +45,7 @@ from nlvideo.runtime.names import in_picture, shortened
 PICTURE_FILE, CLASSES_FILE, CHANGED_FILE = "comparison.png", "classes.csv", "changed.csv"
 MAX_NAMED_CLASSES = 60  # more are plotted without names
 MAX_PRINTED_VIDEOS = 5  # of each kind of change
-TEXT_COLUMNS = ("", "evaluation", "score", "class", "video", "target")
+TEXT_COLUMNS = ("", "evaluation", "score", "kind", "class", "video", "target")
 GAIN_COLOR, LOSS_COLOR, UNCLEAR_COLOR = "#4c78a8", "#e0803a", "#8c8c8c"
 
 
@@ -145,7 +144,7 @@ def print_comparison(comparison: Comparison, first: str, baseline: Evaluation, n
     ]
     print_rows("difference in percentage points", rows)
     kinds = {found.interval.kind for found in comparison.differences.values()}
-    print(f"paired interval, {describe(kinds)}, the same ones for both runs")
+    print(f"paired interval, {describe(kinds)}")
     print(significance(comparison, first))
     rows = class_rows(comparison, first, num_classes)
     print_rows(f"classes with the largest gains and losses, {value_name(baseline)} in %", rows)
@@ -173,8 +172,8 @@ def print_all(comparisons: Sequence[Comparison], first: str) -> None:
     ]
     print()
     print_rows(f"all against {first}: {METRIC_NAMES[key]}, in percentage points", rows)
-    tested = "McNemar's exact test" if comparisons[0].discordant else "none for multi-label data"
-    print(f"p: {tested}; Holm's: adjusted for {len(rows)} comparisons; detectable: {DETECTABLE}")
+    tested = f"McNemar's exact test; Holm's: adjusted for {len(rows)} comparisons"
+    print(f"p: {tested if comparisons[0].discordant else 'none for multi-label data'}; detectable: {DETECTABLE}")
 
 
 def significance(comparison: Comparison, first: str) -> str:
@@ -232,16 +231,15 @@ def verdict(comparison: Comparison, first: str) -> str:
     """Returns the conclusion from the main metric in one sentence."""
     (key, found), *_ = comparison.differences.items()
     name, (low, high), videos = comparison.name, found.interval.ends, f"{len(comparison.run.ids):,} videos"
-    if found.value == 0 and found.interval.kind == AGREEING:
+    if comparison.discordant == (0, 0) or (found.value == 0 and found.interval.kind.endswith(AGREES)):
         return (
             f"{name} and {first} have equal {METRIC_NAMES[key]} on these {videos}, and in every resample of them. Over "
             f"all videos, they may differ by {100 * high:.2f} points."
         )
     where = "equal" if found.value == 0 else "better" if found.value > 0 else "worse"
     by = "" if found.value == 0 else f" by {100 * abs(found.value):.2f} points"
-    means = (
-        f"inconclusive on these {videos}" if low <= 0 <= high else f"more than the choice of these {videos} explains"
-    )
+    by_choice = low <= 0 <= high or comparison.p >= 1 - LEVEL  # p is NaN for multi-label data
+    means = f"inconclusive on these {videos}" if by_choice else f"more than the choice of these {videos} explains"
     return f"{name} is {where}{by} in {METRIC_NAMES[key]}, between {joined(found.interval.ends, ' and ')}: {means}."
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlvideo.evaluation import metrics
-from nlvideo.evaluation.intervals import Interval, of_class_mean
+from nlvideo.evaluation.intervals import Interval, bootstrap, pooled_videos, wider, wilson_of_share
 
 THRESHOLD = 0.5  # of multi-label scores: a class is predicted where its score is above
 
@@ -67,10 +67,11 @@ def class_metrics(scores: np.ndarray, targets: np.ndarray) -> ClassMetrics:
 
 
 def f1_interval(scores: np.ndarray, targets: np.ndarray) -> Interval:
-    """Returns the bootstrap interval of the macro F1; arguments as in `decisions`."""
+    """Returns the interval of the macro F1, as of the mean class accuracy; arguments as in `decisions`."""
     predicted, true = decisions(scores, targets)
-    num_pooled = int((true | predicted).any(1).sum())
-    return of_class_mean(lambda w: f1_of_draws(predicted, true, w), true.sum(0), len(scores), num_pooled)
+    (value,) = f1_of_draws(predicted, true, np.ones((1, len(scores))))
+    drawn = bootstrap(lambda weights: f1_of_draws(predicted, true, weights), len(scores))
+    return wider(drawn, wilson_of_share(float(value), pooled_videos(true)))
 
 
 def f1_of_draws(predicted: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from nlvideo.evaluation import metrics
 from nlvideo.evaluation.intervals import (
     Interval,
     accuracy_difference_interval,
     class_accuracy_difference_interval,
-    even_videos,
-    of_difference,
+    map_difference_interval,
 )
 from nlvideo.evaluation.result_files import Evaluation
-from nlvideo.evaluation.significance import detectable_difference, detectable_errors
+from nlvideo.evaluation.significance import detectable_difference, detectable_errors, mcnemar_p
 from nlvideo.evaluation.summary import per_class
 from nlvideo.runtime.errors import UserError
 
@@ -281,18 +279,12 @@ def _map_difference(run: Evaluation, baseline: Evaluation) -> tuple[MetricDiffer
         drawn.append(b - a)
         return drawn[-1]
 
-    pooled = min(even_videos(run.targets.sum(0)), int(run.targets.any(1).sum()))
-    found = of_difference(difference, len(run.ids), pooled)
+    found = map_difference_interval(difference, run.targets)
     value = main_metrics(run)["map"] - main_metrics(baseline)["map"]
     all_drawn = np.concatenate(drawn)
     spread = float(np.nanstd(all_drawn))
     detectable = spread * detectable_errors(len(run.ids) - 1) if spread else float("nan")
     return MetricDifference(value, found, float(np.mean(all_drawn < 0))), detectable
-
-
-def mcnemar_p(discordant: tuple[int, int]) -> float:
-    """Returns the two-sided p-value of McNemar's exact test on the discordant counts; 1 if both are zero."""
-    return float(binomtest(discordant[0], sum(discordant)).pvalue) if sum(discordant) else 1.0
 
 
 def _changed_classes(run: Evaluation, baseline: Evaluation) -> list[Change]:

@@ -1,5 +1,6 @@
 """Intervals of metrics over videos, each with its kind. V videos, K classes, R resamples."""
 
+import math
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
@@ -11,12 +12,18 @@ RESAMPLES = 2000
 LEVEL = 0.95  # confidence level of the intervals
 MAX_WEIGHTS = 4_000_000  # resampling weights in memory at a time
 SAME = 1e-12  # resamples that differ by less agree: the rest is rounding
+NEXT = 1e-9  # far below the width of any score interval
 
-WILSON, BOOTSTRAP, AGREEING = "Wilson", "bootstrap", "Wilson; all resamples agree"
+WILSON, TANGO, BOOTSTRAP = "Wilson", "Tango", "bootstrap"
+AGREES = ", as all resamples agree"
 MEANINGS = {
     WILSON: "score interval of a proportion of videos",
+    TANGO: "score interval of a paired difference of two proportions of videos",
     BOOTSTRAP: f"percentiles over {RESAMPLES} resamples of the videos",
-    AGREEING: "the same score interval on the pooled videos, as the bootstrap has no width",
+    f"{BOOTSTRAP} or {WILSON}": "at each end the one that reaches further, Wilson's being on the pooled videos",
+    f"{BOOTSTRAP} or {TANGO}": "at each end the one that reaches further, Tango's being on the pooled videos",
+    WILSON + AGREES: "on the pooled videos, since the bootstrap has no width",
+    TANGO + AGREES: "on the pooled videos, since the bootstrap has no width",
 }
 
 
@@ -30,6 +37,10 @@ class Interval(NamedTuple):
     @property
     def ends(self) -> tuple[float, float]:
         return self.low, self.high
+
+    @property
+    def has_width(self) -> bool:
+        return self.high - self.low > SAME
 
 
 def describe(kinds: Collection[str]) -> str:
@@ -45,42 +56,118 @@ def wilson(successes: int, trials: int) -> Interval:
     return Interval(float(ends.low), float(ends.high), WILSON)
 
 
+def wilson_of_share(share: float, videos: int) -> Interval:
+    """Returns Wilson's interval of a share that need not be a whole number of these videos: both beside it count."""
+    right = share * videos
+    low, high = wilson(math.floor(right + SAME), videos), wilson(math.ceil(right - SAME), videos)
+    return Interval(low.low, high.high, WILSON)
+
+
+def tango(gained: float, lost: float, videos: int) -> Interval:
+    """Returns Tango's score interval of a paired difference of proportions (Tango 1998, Statistics in Medicine 17).
+
+    It holds each difference that the score test, of which McNemar's is the one for zero, does not reject. Without any
+    changed video its ends are those of Wilson's interval of none.
+
+    Args:
+        gained: videos that only the run has right; as `lost`, not necessarily a whole number.
+        lost: videos that only the baseline has right.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    found, z = (gained - lost) / videos, norm.ppf((1 + LEVEL) / 2)
+
+    def excess(difference: float) -> float:
+        """Returns how far the squared distance from what was found is above that of the test's critical value."""
+        slope = (2 * videos - gained + lost) * difference - gained - lost
+        spread = difference * (1 - difference)
+        root = math.sqrt(max(0.0, slope**2 + 8 * videos * lost * spread))
+        losing = (root - slope) / (4 * videos)  # the share of lost videos that is likeliest given this difference
+        return videos * (found - difference) ** 2 - z**2 * max(0.0, 2 * losing + spread)
+
+    # where nothing or everything changed, the excess is zero at what was found too, and below zero next to it
+    low = brentq(excess, -1, found - NEXT) if found > NEXT - 1 else -1.0
+    high = brentq(excess, found + NEXT, 1) if found < 1 - NEXT else 1.0
+    return Interval(float(low), float(high), TANGO)
+
+
 def accuracy_interval(right: np.ndarray) -> Interval:
     """Returns Wilson's interval of the accuracy; `right` is (V,) bool."""
     return wilson(int(right.sum()), len(right))
 
 
+def accuracy_difference_interval(outcomes: np.ndarray) -> Interval:
+    """Returns Tango's interval of a difference of accuracies.
+
+    Args:
+        outcomes: (V,) 1 where only the run is right, -1 where only the baseline is, else 0.
+    """
+    return tango(int((outcomes > 0).sum()), int((outcomes < 0).sum()), len(outcomes))
+
+
 def class_accuracy_interval(right: np.ndarray, targets: np.ndarray) -> Interval:
-    """Returns the bootstrap interval of the mean class accuracy.
+    """Returns the interval of the mean class accuracy: the bootstrap's, or Wilson's where that reaches further.
 
     Args:
         right: (V,) bool.
         targets: (V,) integers.
     """
-    return of_class_mean(_class_accuracy_of_draws(right, targets), np.bincount(targets), len(right))
+    mean = _class_mean_of_draws(right, targets)
+    return wider(
+        bootstrap(mean, len(right)), wilson_of_share(_value(mean, len(right)), even_videos(np.bincount(targets)))
+    )
+
+
+def class_accuracy_difference_interval(outcomes: np.ndarray, targets: np.ndarray) -> Interval:
+    """Returns the same of a difference, by Tango in Wilson's place; arguments as of accuracy_difference_interval."""
+    videos, mean = even_videos(np.bincount(targets)), _class_mean_of_draws(outcomes, targets)
+    gained, lost = (
+        videos * _value(_class_mean_of_draws(sign * outcomes > 0, targets), len(outcomes)) for sign in (1, -1)
+    )
+    return wider(bootstrap(mean, len(outcomes)), tango(gained, lost, videos))
 
 
 def map_interval(scores: np.ndarray, targets: np.ndarray) -> Interval:
-    """Returns the bootstrap interval of mean_average_precision."""
-    counts, num_pooled = targets.sum(0), int(targets.any(1).sum())
-    return of_class_mean(lambda w: metrics.map_of_draws(scores, targets, w), counts, len(scores), num_pooled)
-
-
-def of_class_mean(
-    metric: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, num_videos: int, num_pooled: int | None = None
-) -> Interval:
-    """Returns the bootstrap interval of a mean over classes or, where it has no width, Wilson's on the pooled videos.
+    """Returns the bootstrap interval of mean_average_precision or, where it has no width, Wilson's.
 
     Args:
-        metric: as of `bootstrap`.
-        counts: (K,) videos of each class.
-        num_pooled: videos that count, all of them if None; with several classes a video, fewer than `counts` add up to.
+        scores: (V, K).
+        targets: (V, K) bool.
     """
-    found = bootstrap(metric, num_videos)
-    if found.high - found.low > SAME:
+    found = bootstrap(lambda weights: metrics.map_of_draws(scores, targets, weights), len(scores))
+    return found if found.has_width else wider(found, wilson_of_share(found.low, pooled_videos(targets)))
+
+
+def map_difference_interval(difference: Callable[[np.ndarray], np.ndarray], targets: np.ndarray) -> Interval:
+    """Returns the paired bootstrap interval of a difference of mAP or, where it has no width, Tango's.
+
+    Tango's takes the difference as its share of the pooled videos gained, and none lost, or the other way round.
+
+    Args:
+        difference: of draws, as of `bootstrap`.
+        targets: (V, K) bool.
+    """
+    found, videos = bootstrap(difference, len(targets)), pooled_videos(targets)
+    if found.has_width:
         return found
-    pooled = min(even_videos(counts), num_pooled or num_videos)
-    return wilson(round(found.low * pooled), pooled)._replace(kind=AGREEING)
+    return wider(found, tango(max(0.0, found.low) * videos, max(0.0, -found.low) * videos, videos))
+
+
+def wider(drawn: Interval, score: Interval) -> Interval:
+    """Returns at each end the one of a bootstrap and a score interval of the same value that reaches further.
+
+    A class of few videos may have no mistake in the sample, and hence in no resample: the bootstrap is then too narrow.
+    """
+    kind = f"{BOOTSTRAP} or {score.kind}" if drawn.has_width else score.kind + AGREES
+    if drawn.low <= score.low and score.high <= drawn.high:
+        kind = BOOTSTRAP
+    return Interval(min(drawn.low, score.low), max(drawn.high, score.high), kind)
+
+
+def pooled_videos(targets: np.ndarray) -> int:
+    """Returns even_videos of several classes a video, (V, K) bool, at most the videos that have one."""
+    return max(1, min(even_videos(targets.sum(0)), int(targets.any(1).sum())))
 
 
 def even_videos(counts: np.ndarray) -> int:
@@ -91,38 +178,6 @@ def even_videos(counts: np.ndarray) -> int:
     """
     counts = counts[counts > 0]
     return max(1, int(len(counts) ** 2 / (1 / counts).sum() + 1e-9))  # a whole number that rounding put below itself
-
-
-def accuracy_difference_interval(outcomes: np.ndarray) -> Interval:
-    """Returns the paired bootstrap interval of a difference of accuracies.
-
-    Args:
-        outcomes: (V,) 1 where only the run is right, -1 where only the baseline is, else 0.
-    """
-    return of_difference(lambda weights: weights @ outcomes / weights.sum(1), len(outcomes), len(outcomes))
-
-
-def class_accuracy_difference_interval(outcomes: np.ndarray, targets: np.ndarray) -> Interval:
-    """Returns the same of the mean class accuracies; `targets` (V,) are integers."""
-    pooled = even_videos(np.bincount(targets))
-    return of_difference(_class_accuracy_of_draws(outcomes, targets), len(outcomes), pooled)
-
-
-def of_difference(metric: Callable[[np.ndarray], np.ndarray], num_videos: int, num_pooled: int) -> Interval:
-    """Returns the paired bootstrap interval of a difference or, where it has no width, what Wilson's ends leave open.
-
-    Where all resamples agree, the videos gained are the difference's share of the pooled ones and none was lost, or the
-    other way round. Each share has an interval of Wilson, and the difference lies between those of their ends.
-
-    Args:
-        metric: as of `bootstrap`.
-        num_pooled: videos that count.
-    """
-    found = bootstrap(metric, num_videos)
-    if found.high - found.low > SAME:
-        return found
-    gained, lost = (wilson(round(max(0.0, sign * found.low) * num_pooled), num_pooled) for sign in (1, -1))
-    return Interval(gained.low - lost.high, gained.high - lost.low, AGREEING)
 
 
 def bootstrap(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> Interval:
@@ -144,6 +199,11 @@ def bootstrap(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> In
     return Interval(low, high, BOOTSTRAP)
 
 
-def _class_accuracy_of_draws(right: np.ndarray, targets: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _class_mean_of_draws(values: np.ndarray, targets: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     num_classes = int(targets.max()) + 1
-    return lambda w: metrics.mean_of_defined(metrics.weighted_class_accuracies(right, targets, num_classes, w))
+    return lambda w: metrics.mean_of_defined(metrics.weighted_class_accuracies(values, targets, num_classes, w))
+
+
+def _value(metric: Callable[[np.ndarray], np.ndarray], num_videos: int) -> float:
+    """Returns the metric of the videos themselves."""
+    return float(metric(np.ones((1, num_videos)))[0])

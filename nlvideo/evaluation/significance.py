@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize, stats
 
-from nlvideo.evaluation.intervals import LEVEL, wilson
+from nlvideo.evaluation.intervals import LEVEL, SAME, accuracy_difference_interval, wilson
 
 POWER = 0.8  # share of the repetitions in which a true difference of the detectable size is found
 CHI_POINTS = 4000  # at which the error's own distribution is integrated
@@ -28,6 +28,26 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def mcnemar_p(discordant: tuple[int, int]) -> float:
+    """Returns the two-sided p of McNemar's exact test on the discordant counts; 1 if both are zero."""
+    return float(stats.binomtest(discordant[0], sum(discordant)).pvalue) if sum(discordant) else 1.0
+
+
+def interval_and_p(differences: np.ndarray) -> tuple[float, float, float]:
+    """Returns the interval's ends and a two-sided p of the mean of paired differences of accuracies (S, V) or (S, 1).
+
+    With one seed and several videos that is Tango's interval and McNemar's exact p, as of two evaluations that
+    tools/compare_runs.py compares; otherwise those of mean_and_interval, within -1 and 1.
+    """
+    if len(differences) == 1 < differences.size:
+        (outcomes,) = differences
+        p = mcnemar_p((int((outcomes < 0).sum()), int((outcomes > 0).sum())))
+        return *accuracy_difference_interval(outcomes).ends, p
+    mean, half, p = mean_and_interval(differences)
+    low, high = np.clip([mean - half, mean + half], -1, 1).tolist()
+    return low, high, p
+
+
 def mean_and_interval(differences: np.ndarray) -> tuple[float, float, float]:
     """Returns the mean of paired differences (S, V), half the width of its confidence interval, and a two-sided p.
 
@@ -37,18 +57,18 @@ def mean_and_interval(differences: np.ndarray) -> tuple[float, float, float]:
     dropped. With one seed this is the paired t-test over videos; with one value per seed, the paired t-test over seeds.
     A single value has no interval: half and p are NaN. Nor have equal ones of several seeds. Equal ones of several
     videos, which are all 1, 0 or -1, have what Wilson's intervals of the videos gained and lost leave open, and p is
-    McNemar's.
+    McNemar's. Differences that only rounding sets apart are equal.
     """
     mean = float(differences.mean())
     if differences.size == 1:
         return mean, float("nan"), float("nan")
     error, degrees = _error(differences)
-    if error == 0:
+    if error < SAME:
         num_videos = differences.shape[1]
         if num_videos == 1:
             return mean, float("nan"), float("nan")
         half = (1 + abs(mean)) * wilson(0, num_videos).high
-        return mean, half, 1.0 if mean == 0 else float(stats.binomtest(0, num_videos).pvalue)
+        return mean, half, mcnemar_p((0, round(abs(mean) * num_videos)))
     half = float(stats.t.ppf((1 + LEVEL) / 2, degrees) * error)
     return mean, half, float(2 * stats.t.sf(abs(mean) / error, degrees))
 
@@ -61,7 +81,7 @@ def detectable_difference(differences: np.ndarray) -> float:
     if differences.size == 1:
         return float("nan")
     error, degrees = _error(differences)
-    return error * detectable_errors(degrees) if error else float("nan")
+    return error * detectable_errors(degrees) if error >= SAME else float("nan")
 
 
 def detectable_errors(degrees: float) -> float:

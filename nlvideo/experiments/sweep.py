@@ -69,7 +69,7 @@ class Sweep(Callback):
             refuse_tasks_without_ranks()
             root, self.points = _plan(config, config_name)
             done = [is_finished(point.folder, point.config) for point in self.points]
-            power = _power_if_dry(self.points, done)
+            power = "" if self.only_shown else _power_if_dry(self.points, done)
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(f"error: {explain(error)}")  # Hydra would make a warning of any other exception
         except UserError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from nlvideo.build.tables import prepare_data, read_train_table, read_val_table
 from nlvideo.config.compose import to_container
 from nlvideo.config.schema import TrainConfig
+from nlvideo.evaluation.intervals import SAME, wilson
 from nlvideo.evaluation.significance import detectable_errors
 from nlvideo.experiments.tables import points_cell
 from nlvideo.training.run_status import read_status, score_of
@@ -44,7 +45,7 @@ def power_line(configs: Sequence[TrainConfig], finished: Sequence[bool]) -> str:
     if found is not None:
         points, source = found
     elif multi_label:
-        return f"detectable  unknown {between}: mAP has no binomial, and no row has two finished seeds"
+        return f"detectable  unknown {between}: mAP has no binomial, and there is no spread over finished seeds"
     else:
         points, source = by_binomial([one for row in scores.values() for one in row], num_seeds, num_videos)
     return f"detectable  {points_cell(points)} points {between} (80 % power, two-sided 5 %), {source}"
@@ -61,7 +62,7 @@ def by_spread(scores: Sequence[Sequence[float]], num_seeds: int) -> tuple[float,
     repeated = [row for row in scores if len(row) > 1]
     freedom = sum(len(row) - 1 for row in repeated)
     deviation = math.sqrt(sum((len(row) - 1) * np.var(row, ddof=1) for row in repeated) / freedom) if freedom else 0.0
-    if deviation == 0 or num_seeds < 2:
+    if deviation < SAME or num_seeds < 2:
         return None
     error = deviation * math.sqrt(2 / num_seeds)
     source = (
@@ -75,12 +76,16 @@ def by_binomial(scores: Sequence[float], num_seeds: int, num_videos: int) -> tup
     """Returns the detectable difference in points by the binomial, as if all outcomes were independent, and how.
 
     Args:
-        scores: of finished points, as fractions, whose mean is the accuracy; without any it is 50 %, the worst.
+        scores: of finished points, as fractions, whose mean is the accuracy. Without any it is 50 %, the worst. Where
+            all are 0 or 1, which would leave no spread, it is the other end of Wilson's interval.
     """
     accuracy = float(np.mean(scores)) if scores else 0.5
+    of = f"the mean of {len(scores)} finished" if scores else "nothing is finished"
+    if accuracy in (0, 1):
+        of = f"Wilson's end, as {of} is {100 * accuracy:.0f} %"
+        accuracy = sum(wilson(round(accuracy * num_videos), num_videos).ends) - accuracy
     outcomes = num_seeds * num_videos
     error = math.sqrt(2 * accuracy * (1 - accuracy) / outcomes)
-    of = f"the mean of {len(scores)} finished" if scores else "nothing is finished"
     source = (
         f"by the binomial alone at {100 * accuracy:.1f} % ({of}), as if all outcomes were independent: the spread over "
         "seeds raises it, pairing by video lowers it"

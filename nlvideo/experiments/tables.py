@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nlvideo.evaluation.significance import detectable_difference, holm, mean_and_interval
+from nlvideo.evaluation.significance import detectable_difference, holm, interval_and_p
 from nlvideo.experiments.paper import PAPER_ACCURACIES, TableRow
 
 DIFFERENCE_COLUMNS = ("difference", "p", "p (Holm)", "detectable")
@@ -109,9 +109,9 @@ def seed_difference(own: Sequence[TrainedRow], base: Sequence[TrainedRow]) -> Se
         differences = np.stack(per_video)  # (S, V)
     else:
         differences = np.array([[a.main_metric - b.main_metric] for a, b in pairs]) / 100
-    value, half, p = mean_and_interval(differences)
-    detectable = 100 * detectable_difference(differences)
-    return SeedDifference(100 * value, 100 * (value - half), 100 * (value + half), p, len(pairs), detectable, p)
+    low, high, p = interval_and_p(differences)
+    value, detectable = differences.mean(), detectable_difference(differences)
+    return SeedDifference(100 * value, 100 * low, 100 * high, p, len(pairs), 100 * detectable, p)
 
 
 def table_cells(lines: Sequence[TableLine]) -> list[dict[str, str]]:

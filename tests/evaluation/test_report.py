@@ -53,7 +53,7 @@ def test_the_page_is_self_contained(written):
 def test_a_perfect_score_has_an_interval_with_a_width_and_its_kind(written):
     page = written(np.eye(3)[[0, 1, 2, 0, 1]])
     # Wilson's of 5 of 5 and, since the classes have 2, 2 and 1 videos, of 4 of 4
-    for interval in ("56.55 to 100.00 (Wilson)", "51.01 to 100.00 (Wilson; all resamples agree)"):
+    for interval in ("56.55 to 100.00 (Wilson)", "51.01 to 100.00 (Wilson, as all resamples agree)"):
         assert f'100.00 %</b><span class="note">{interval}</span>' in page
     assert "100.00 to 100.00" not in page and "Wilson: score interval of a proportion of videos" in page
 

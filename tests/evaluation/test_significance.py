@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nlvideo.evaluation.intervals import wilson
-from nlvideo.evaluation.significance import detectable_difference, detectable_errors, holm, mean_and_interval
+from nlvideo.evaluation.intervals import accuracy_difference_interval, wilson
+from nlvideo.evaluation.significance import (
+    detectable_difference,
+    detectable_errors,
+    holm,
+    interval_and_p,
+    mean_and_interval,
+)
 
 
 def test_one_seed_or_one_value_per_seed_is_the_paired_t_test():
@@ -25,6 +31,20 @@ def test_equal_differences_of_videos_have_a_width_and_of_seeds_no_interval():
     assert mean_and_interval(np.zeros((3, 20))) == (0, upper, 1)
     assert mean_and_interval(np.ones((3, 20))) == (1, 2 * upper, pytest.approx(2 * 0.5**20))  # McNemar's p
     assert np.isnan(mean_and_interval(np.full((3, 1), 0.25))[1:]).all()
+    # 0.1 and its mean of three differ in the last digit
+    for equal in (np.full((3, 1), 0.1), (np.array([[60.0], [70.1], [65.3]]) - [[50], [60.1], [55.3]]) / 100):
+        assert np.isnan(mean_and_interval(equal)[1:]).all() and math.isnan(detectable_difference(equal))
+
+
+def test_one_seed_is_compared_as_two_evaluations_are():
+    outcomes = np.repeat([1.0, 0], [4, 156])
+    low, high, p = interval_and_p(outcomes[None])
+    assert (low, high) == accuracy_difference_interval(outcomes).ends and p == 0.125  # 2 / 2^4; a t-test says 0.045
+    several = np.random.default_rng(0).integers(-1, 2, (3, 40)).astype(float)
+    mean, half, p = mean_and_interval(several)
+    assert interval_and_p(several) == (mean - half, mean + half, p)
+    assert interval_and_p(np.ones((3, 20)))[1] == 1 and np.isnan(interval_and_p(np.full((3, 1), 0.25))).all()
+    assert interval_and_p(np.array([[0.5], [0.9]]))[:2] == (-1, 1)  # t reaches past what a difference can be
 
 
 def test_adjusted_p_are_those_computed_by_hand():

@@ -113,6 +113,11 @@ def test_the_detectable_difference_is_by_the_spread_of_finished_points():
     assert by_spread([[0.5], [0.6]], 3) is None and by_spread([[0.5, 0.6]], 1) is None
     points, source = by_binomial([0.8, 1.0], 1, 200)
     assert points == pytest.approx(280.8 * 0.03, rel=1e-3) and "at 90.0 % (the mean of 2 finished)" in source
+    assert by_spread([[0.1 + 0.2, 0.3]], 3) is None  # equal but for rounding
+    for all_right in (0.0, 1.0):  # a binomial without spread would find any difference
+        points, source = by_binomial([all_right] * 2, 3, 160)
+        assert points == pytest.approx(280.3 * (2 * 0.02345 * 0.97655 / 480) ** 0.5, rel=1e-3)
+        assert f"(Wilson's end, as the mean of 2 finished is {100 * all_right:.0f} %)" in source
 
 
 def test_finished_points_of_a_row_tell_the_spread_of_its_seeds(video_folder, tmp_path):

@@ -75,7 +75,7 @@ def test_the_table_has_differences_costs_and_the_papers_numbers(tool, sweep, tmp
     assert "not trained: gaussian (c2d_r50_nl1_gaussian)" in done.stdout
     assert (
         row["p (Holm)"] == row["p"]
-        and "rows that are compared, 1; detectable" in done.stdout
+        and "adjusted for all rows with p, 1; detectable" in done.stdout
         and row["detectable"] != "-"
     )
     assert files["markdown"].read_text().splitlines()[4].startswith("| embedded gaussian | 2 ")
@@ -93,6 +93,10 @@ def test_validations_fill_the_papers_columns_where_nothing_was_evaluated(tool, s
     assert tool("collect_results.py", sweep, "--table", "2a", "--csv", tmp_path / "2a.csv").returncode == 0
     header, first, *_ = csv.reader((tmp_path / "2a.csv").read_text().splitlines())
     assert header[:5] == ["", "seeds", "top-1", "top-5", "difference"] and first[2] == "37.50 +- 17.68"
+    for folder in sweep.glob("*seed-2"):
+        shutil.rmtree(folder)
+    # one value of one seed has no p
+    assert "adjusted for all rows with p, 0;" in tool("collect_results.py", sweep, "--table", "2a").stdout
     assert tool("collect_results.py", sweep, "--csv", tmp_path / "runs.csv").returncode == 0
     row = next(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     assert float(row["last mean of classes"]) == 12.5 and not any("loss" in name for name in row)
