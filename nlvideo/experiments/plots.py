@@ -3,22 +3,29 @@
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nlvideo.experiments.tables import TableLine
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import replacing
 
+SIZE = (5.4, 4.1)  # inches: labels stay readable where a page shows it 370 pixels wide
+COLORS = ("#3b78b5", "#d9722b", "#3f9a5b", "#c2455a", "#8a66b8", "#8c6d5a")  # for light and dark backgrounds
+LABEL_COLUMN = 0.42  # of the picture's width
+
 
 def accuracy_over_cost(lines: Sequence[TableLine], title: str, metric: str) -> Figure:
     """Returns a plot of each trained row's accuracy over the multiply-adds of a clip, with its spread over seeds.
 
-    Baselines are squares; the rows below one share its colour.
+    Baselines are squares; the rows below one share its colour. Labels stand in a column at the right, in the order of
+    the accuracies, so that rows of equal cost and accuracy do not cover each other's.
     """
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    color = -1
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes, labels = figure.subplots(1, 2, width_ratios=(1 - LABEL_COLUMN, LABEL_COLUMN), sharey=True)
+    points, color = [], -1
     for line in lines:
         color += line.row.baseline
         if not line.runs:
@@ -26,13 +33,43 @@ def accuracy_over_cost(lines: Sequence[TableLine], title: str, metric: str) -> F
         values = [run.main_metric for run in line.runs]
         x, y = line.runs[0].multiply_adds / 1e9, statistics.mean(values)
         deviation = statistics.stdev(values) if len(values) > 1 else 0
-        marker = "s" if line.row.baseline else "o"
-        axes.errorbar(x, y, deviation, fmt=marker, color=f"C{color}", capsize=3, markersize=7)
-        axes.annotate(line.row.label, (x, y), (7, 4), textcoords="offset points", fontsize=9)
-    axes.set(xlabel="G multiply-adds of a clip", ylabel=f"{metric} in %", title=title)
-    axes.margins(0.15)
-    axes.grid(alpha=0.3)
+        marker, paint = "s" if line.row.baseline else "o", COLORS[color % len(COLORS)]
+        axes.errorbar(x, y, deviation, fmt=marker, color=paint, capsize=3, markersize=6)
+        points.append((y, x, line.row.label, paint))
+    axes.set(xlabel="G multiply-adds of a clip", ylabel=f"{metric} in %")
+    axes.margins(0.12)
+    plain_axes(axes)
+    figure.suptitle(title, fontsize=11)
+    _label_column(axes, labels, sorted(points))
     return figure
+
+
+def _label_column(axes: Axes, labels: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """Writes the labels of points (y, x, label, colour), from the lowest, beside the plot, with a line to each."""
+    low, high = axes.get_ylim()
+    gap = (high - low) / 15  # a line of text
+    places: list[float] = []
+    for y, *_ in points:
+        places.append(max(y, places[-1] + gap) if places else y)
+    excess = max(0.0, places[-1] - high)
+    places = [place - excess for place in places]
+    for i in range(len(places) - 2, -1, -1):  # what was pushed above the top pushes those below it down
+        places[i] = min(max(points[i][0], places[i]), places[i + 1] - gap)
+    labels.set_axis_off()
+    labels.set_xlim(0, 1)
+    for place, (y, x, label, color) in zip(places, points, strict=True):
+        line: dict[str, Any] = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "alpha": 0.6, "shrinkB": 5}
+        labels.annotate(
+            label, (x, y), (0.02, place), xycoords=axes.transData, textcoords=labels.transData, va="center",
+            fontsize=9, arrowprops=line | {"relpos": (0, 0.5), "shrinkA": 1},
+        )  # fmt: skip
+
+
+def plain_axes(axes: Axes) -> None:
+    """Leaves two of the frame's lines, and a faint grid behind the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
