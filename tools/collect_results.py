@@ -3,6 +3,7 @@
     python tools/collect_results.py outputs/ablation                     # every run below
     python tools/collect_results.py outputs/* --csv runs.csv --markdown runs.md
     python tools/collect_results.py outputs/ablation --table 2a --plot 2a.png --latex 2a.tex   # in the paper's form
+    python tools/collect_results.py outputs/study/* --page study.html                     # all tables, in one page
 
 A run is a folder with a config.yaml; the points of a sweep are runs too. In the second table, runs that differ in the
 seed alone are one row: mean +- sample standard deviation, of finished runs only. Unfinished runs are listed below it.
@@ -13,6 +14,11 @@ views, the others under the names of their folders.
 with the most views that all runs have, otherwise by the last validation. The paper's numbers stand beside them.
 Differences are paired by seed and video; their 95 % intervals and p hold for other seeds and other videos. Holm's p
 holds for all rows together. The detectable difference is the smallest that so many seeds and videos can show.
+
+--page writes a study as one HTML file that opens anywhere: a section for each FOLDER with every table that has finished
+rows, plots, curves, the pictures of tools/show_attention.py (attention*.png in the folders, and --attention), and the
+protocol. --readings is Markdown: "# Title" with an introduction, then texts below "## FOLDER", "## FOLDER/TABLE" such
+as "## long_range/2a", "## attention" and "## protocol".
 """
 
 import argparse
@@ -25,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
+from nlvideo.experiments.page import Study, write_page
 from nlvideo.experiments.paper import TABLES
 from nlvideo.experiments.plots import accuracy_over_cost, save_figure
 from nlvideo.experiments.run_folders import COSTS, RunSummary, read_runs
@@ -34,7 +41,7 @@ from nlvideo.experiments.trained_rows import fill_table
 from nlvideo.runtime.errors import reporting_errors
 from nlvideo.runtime.files import make_folder, replacing, write_text
 
-OUTPUTS = ("csv", "markdown", "latex", "plot")
+OUTPUTS = ("csv", "markdown", "latex", "plot", "page")
 
 
 def main() -> None:
@@ -45,17 +52,35 @@ def main() -> None:
     parser.add_argument("--table", choices=TABLES, help="one of the papers' tables instead")
     parser.add_argument("--latex", type=Path, metavar="FILE", help="with --table")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="with --table: accuracy over multiply-adds")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="all tables as one HTML file instead")
+    parser.add_argument("--readings", type=Path, metavar="FILE", help="with --page: its texts, in Markdown")
+    parser.add_argument("--attention", type=Path, nargs="+", default=[], metavar="PNG", help="with --page: pictures")
     arguments = parser.parse_args()
+    if arguments.page and (arguments.table or arguments.csv or arguments.markdown):
+        parser.error("--page excludes --table, --csv and --markdown.")
+    if (arguments.readings or arguments.attention) and not arguments.page:
+        parser.error("--readings and --attention require --page.")
     if (arguments.latex or arguments.plot) and not arguments.table:
         parser.error("--latex and --plot require --table.")
     with reporting_errors():
         for name in OUTPUTS:
             if file := getattr(arguments, name):
                 make_folder(file.parent, f"--{name} {file}")
+        if arguments.page:
+            write_study(arguments)
+            return
         runs = [run for folder in arguments.folders for run in read_runs(folder)]
         notes = write_ablation(arguments, runs) if arguments.table else write_runs(arguments, runs)
         for line in notes:
             print(line)
+
+
+def write_study(arguments: argparse.Namespace) -> None:
+    """Writes the page and prints what it leaves out."""
+    studies = [Study(folder.resolve().name, folder, read_runs(folder)) for folder in arguments.folders]
+    for title in write_page(arguments.page, studies, arguments.readings, arguments.attention):
+        print(f"not run: {title}")
+    print(f"written  {arguments.page}, {arguments.page.stat().st_size / 1e6:.2f} MB")
 
 
 def write_runs(arguments: argparse.Namespace, runs: list[RunSummary]) -> list[str]:

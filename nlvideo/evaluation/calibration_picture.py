@@ -17,7 +17,7 @@ def reliability_figure(found: Calibration, multi_label: bool) -> "Figure":
     """Returns the accuracy of each bin with its gap to the mean score and, beneath, how many predictions it has."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 6.5), layout="constrained")
+    figure = Figure(figsize=(5.4, 5.6), layout="constrained")
     reliability, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _draw_reliability(reliability, found)
     reliability.set_ylabel("classes that the video has (%)" if multi_label else "right (%)")

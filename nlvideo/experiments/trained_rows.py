@@ -1,7 +1,7 @@
 """Runs as the rows of one of the papers' tables: which evaluation counts, and whether the runs may be compared."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from nlvideo.training.run_status import FINISHED
 
 # Keys in which the rows of one table may differ besides the block.
 ROW_KEYS = {"model.layout", "model.depth", "model.stem", "model.activation_checkpointing"}
+START = "model.pretrained"
+STARTING_FROM_OTHER_ROWS = {"2g"}  # each from its own row of 2f
 TABLE_METRICS = ("top1", "top5", "map")  # of the papers' tables
 
 
@@ -45,7 +47,8 @@ def fill_table(name: str, runs: Sequence[RunSummary]) -> FilledTable:
     finished = [run for run in asked if run.state == FINISHED]
     if not finished:
         raise UserError(f"No finished run of table {name}, whose rows are {', '.join(sorted(names))}.")
-    _check_same_recipe(finished)
+    free = ROW_KEYS | ({START} if name in STARTING_FROM_OTHER_ROWS else set())
+    _check_same_recipe(finished, free)
     _check_seeds(finished)
     views, folders = _common_evaluations(finished)
     trained = _read_trained(finished, folders)
@@ -53,13 +56,18 @@ def fill_table(name: str, runs: Sequence[RunSummary]) -> FilledTable:
     return FilledTable(f"{name}: {title}", table_lines(rows, trained), metric, views, asked, folders)
 
 
-def _check_same_recipe(runs: Sequence[RunSummary]) -> None:
-    """Raises UserError if runs of one table differ in more than their network: in data, recipe or width."""
-    first = runs[0]
-    for run in runs[1:]:
-        for key in sorted({*first.settings, *run.settings} - IGNORED_KEYS - ROW_KEYS):
+def _check_same_recipe(runs: Sequence[RunSummary], free: Container[str]) -> None:
+    """Raises UserError if runs of one table differ in more than their network and `free` keys.
+
+    Networks of another depth start from other weights.
+    """
+    of_depth: dict[int, RunSummary] = {}
+    for run in runs:
+        peer = of_depth.setdefault(run.settings["model.depth"], run)
+        for key in sorted({*runs[0].settings, *run.settings} - IGNORED_KEYS):
+            first = peer if key == START else runs[0]
             a, b = first.settings.get(key), run.settings.get(key)
-            if key.startswith(("data.", "model.", "optim.")) and a != b:
+            if key not in free and key.startswith(("data.", "model.", "optim.")) and a != b:
                 raise UserError(
                     f"{first.name} and {run.name} are not rows of one table: {key} is {a} and {b}. "
                     "Give the folder of a single sweep."
