@@ -1,4 +1,4 @@
-"""What single-file pages have in common: their template and style, and pictures that follow the light or dark scheme."""
+"""What single-file pages share: template, style, and pictures that follow the light or dark scheme."""
 
 import base64
 import io

@@ -27,7 +27,6 @@ from nlvideo.runtime.names import in_picture
 
 if TYPE_CHECKING:  # imported on use: not every evaluation writes a report
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 REPORT_FILE = "report.html"
 NUM_VIDEOS = 6  # best, and worst
@@ -93,7 +92,7 @@ def _contents(content: dict[str, Any]) -> list[dict[str, Any]]:
     }
     sections |= {part["id"]: (part["title"], True) for part in content["videos"]}
     sections |= {"undecodable": ("Undecodable", content["undecodable"]), "settings": ("Settings", True)}
-    return [{"id": key, "title": title} for key, (title, there) in sections.items() if there]
+    return [{"id": key, "title": title, "children": []} for key, (title, there) in sections.items() if there]
 
 
 def _score(result: dict[str, Any], key: str, name: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from nlvideo.training.metrics_file import METRICS_FILE, read_metrics
 
 Curve = dict[int, float]  # step: error in percent
 STYLES = {"train": ("--", 1.2, "training"), "val": ("-", 2.0, "validation")}  # line style, width, name
+LONG = 20  # names for which the legend has one column
 
 
 def read_errors(runs: Sequence[RunSummary], rows: Sequence[str]) -> dict[str, dict[str, list[Curve]]]:
@@ -52,7 +53,9 @@ def plot_errors(errors: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
 
     Colours are rows; training is dashed and thin, validation solid. Bands reach from the lowest seed to the highest.
     """
-    figure = Figure(figsize=SIZE, layout="constrained")
+    columns = 1 if max(map(len, errors)) > LONG else 2
+    width, height = SIZE
+    figure = Figure(figsize=(width, height + 0.6 * (columns == 1)), layout="constrained")
     axes = figure.subplots()
     handles = []
     for (row, splits), color in zip(errors.items(), cycle(COLORS), strict=False):
@@ -70,5 +73,5 @@ def plot_errors(errors: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
         handles.append(Line2D([], [], color="0.5", linestyle=style, linewidth=width, label=name))
     axes.set(xlabel="step", ylabel="error in %", ylim=(0, None))
     plain_axes(axes)
-    figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, columnspacing=1.2)
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, columnspacing=1.2)
     return figure

@@ -24,9 +24,8 @@ from nlvideo.training.run_status import FINISHED
 
 ATTENTION_PATTERN = "attention*.png"  # as tools/show_attention.py names them, in the runs' folders
 MAX_WIDTH = 1600  # of an attention picture, in pixels
+SHOWN_SHARE = 96 / 110  # CSS pixels of one of its pixels, as drawn
 DEFAULT_TITLE = "A study of context blocks"
-SHARES = ("params", "multiply-adds", "paper", "paper's difference")
-PLAIN_COLUMNS = {"", "seeds", *SHARES, "difference", "p", "p (Holm)", "detectable"}
 SIGNIFICANT = 0.05
 
 
@@ -103,9 +102,7 @@ def _content(studies: Sequence[Study], texts: Mapping[str, str], attention: Sequ
         "studies": [study.name for study in studies],
         "protocol": [(key, [_typeset(words[study.name].get(key, "-")) for study in studies]) for key in rows],
         "not_run": [
-            {"title": f"{_named(table)}: {TABLES[table].title}", "rows": len(TABLES[table].rows)}
-            for table in TABLES
-            if table not in shown
+            {"title": _titled(table), "rows": len(TABLES[table].rows)} for table in TABLES if table not in shown
         ],
         "contents": [
             {
@@ -128,7 +125,11 @@ def _scores(studies: Sequence[Study]) -> list[dict[str, str]]:
     sets = list(dict.fromkeys(data_set(run.settings) for run in finished))
     tables = [(study.name, table) for study in studies for table in study.tables]
     return [
-        {"name": "finished runs", "value": str(len(finished)), "note": f"{left} not finished" if left else "all of them"},
+        {
+            "name": "finished runs",
+            "value": str(len(finished)),
+            "note": f"{left} not finished" if left else "all of them",
+        },
         {"name": "hours of training", "value": f"{hours_of(finished):.1f}", "note": "validation included"},
         {"name": "seeds", "value": str(len(seeds)), "note": ", ".join(str(seed) for seed in sorted(seeds, key=str))},
         {"name": "data sets", "value": str(len(sets)), "note": ", ".join(sets)},
@@ -169,7 +170,7 @@ def _others(study: Study) -> list[dict[str, str]]:
 def _table(study: Study, name: str, text: str) -> dict[str, Any]:
     filled = fill_table(name, study.runs)
     label = _named(name)
-    title = f"{label}: {TABLES[name].title}"
+    title = _titled(name)
     return {
         "id": f"{_identity(study.name)}-{name}",
         "short": label.removeprefix("Table "),
@@ -177,7 +178,6 @@ def _table(study: Study, name: str, text: str) -> dict[str, Any]:
         "metric": filled.metric,
         "views": _typeset(filled.views),
         "text": text,
-        "columns": _columns(filled.lines),
         "rows": _rows(filled.lines),
         "compared": sum(line.difference is not None for line in filled.lines),
         "missing": [line.row.label for line in filled.lines if not line.runs],
@@ -186,25 +186,26 @@ def _table(study: Study, name: str, text: str) -> dict[str, Any]:
     }
 
 
-def _columns(lines: Sequence[TableLine]) -> list[str]:
-    return [column or "row" for column in table_cells(lines)[0]]
-
-
 def _rows(lines: Sequence[TableLine]) -> list[dict[str, Any]]:
-    """Returns the rows as cells of a text and a smaller one below it."""
-    rows = []
-    for line, cells in zip(lines, table_cells(lines), strict=True):
-        found = line.difference
-        rows.append(
-            {
-                "label": line.row.label,
-                "baseline": line.row.baseline,
-                "trained": bool(line.runs),
-                "shows": found is not None and found.adjusted_p < SIGNIFICANT,
-                "cells": [(column, *_split(_typeset(text))) for column, text in cells.items() if column],
-            }
-        )
-    return rows
+    """Returns the rows, each with its cells: {column: (text, a smaller one below it)}."""
+    full = _saturated(lines)
+    return [
+        {
+            "label": line.row.label,
+            "baseline": line.row.baseline,
+            "trained": bool(line.runs),
+            "shows": line.difference is not None and line.difference.adjusted_p < SIGNIFICANT,
+            "cells": {key: _split(_typeset(text)) for key, text in cells.items() if key and key not in full},
+        }
+        for line, cells in zip(lines, table_cells(lines), strict=True)
+    ]
+
+
+def _saturated(lines: Sequence[TableLine]) -> set[str]:
+    """Returns the metrics besides the main one that are 100 % in every run, as top-5 of four classes."""
+    runs = [run for line in lines for run in line.runs]
+    others = {name for run in runs for name in list(run.metrics)[1:]}
+    return {name for name in others if all(run.metrics.get(name) == 100 for run in runs)}
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -284,7 +285,12 @@ def _attention(path: Path) -> dict[str, Any]:
     file = io.BytesIO()
     image.save(file, "webp", quality=85)
     url = file_url("image/webp", file.getvalue())
-    return {"title": title, "picture": Picture(url, f"Attention maps: {title}", *image.size)}
+    width, height = (round(side * SHOWN_SHARE) for side in image.size)
+    return {"title": title, "picture": Picture(url, f"Attention maps: {title}", width, height)}
+
+
+def _titled(table: str) -> str:
+    return f"{_named(table)}: {TABLES[table].title.removeprefix('GCNet: ')}"
 
 
 def _named(table: str) -> str:

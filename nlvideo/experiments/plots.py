@@ -7,6 +7,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import blended_transform_factory
 
 from nlvideo.experiments.tables import TableLine
 from nlvideo.runtime.errors import UserError
@@ -14,7 +16,7 @@ from nlvideo.runtime.files import replacing
 
 SIZE = (5.4, 4.1)  # inches: labels stay readable where a page shows it 370 pixels wide
 COLORS = ("#3b78b5", "#d9722b", "#3f9a5b", "#c2455a", "#8a66b8", "#8c6d5a")  # for light and dark backgrounds
-LABEL_COLUMN = 0.42  # of the picture's width
+LABEL_COLUMN = 0.4  # of the picture's width
 
 
 def accuracy_over_cost(lines: Sequence[TableLine], title: str, metric: str) -> Figure:
@@ -23,11 +25,14 @@ def accuracy_over_cost(lines: Sequence[TableLine], title: str, metric: str) -> F
     Baselines are squares; the rows below one share its colour. Labels stand in a column at the right, in the order of
     the accuracies, so that rows of equal cost and accuracy do not cover each other's.
     """
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes, labels = figure.subplots(1, 2, width_ratios=(1 - LABEL_COLUMN, LABEL_COLUMN), sharey=True)
-    points, color = [], -1
+    figure = Figure(figsize=SIZE)
+    axes = figure.add_axes((0.11, 0.13, 0.89 - LABEL_COLUMN, 0.79 if title else 0.85))
+    labels = figure.add_axes((1 - LABEL_COLUMN, 0, LABEL_COLUMN, 1))
+    several = sum(line.row.baseline for line in lines) > 1  # whose rows have the same labels
+    points, color, suffix = [], -1, ""
     for line in lines:
-        color += line.row.baseline
+        if line.row.baseline:
+            color, suffix = color + 1, f" ({line.row.label.split()[-1]})" if several else ""
         if not line.runs:
             continue
         values = [run.main_metric for run in line.runs]
@@ -35,8 +40,9 @@ def accuracy_over_cost(lines: Sequence[TableLine], title: str, metric: str) -> F
         deviation = statistics.stdev(values) if len(values) > 1 else 0
         marker, paint = "s" if line.row.baseline else "o", COLORS[color % len(COLORS)]
         axes.errorbar(x, y, deviation, fmt=marker, color=paint, capsize=3, markersize=6)
-        points.append((y, x, line.row.label, paint))
+        points.append((y, x, line.row.label + ("" if line.row.baseline else suffix), paint))
     axes.set(xlabel="G multiply-adds of a clip", ylabel=f"{metric} in %")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.margins(0.12)
     plain_axes(axes)
     figure.suptitle(title, fontsize=11)
@@ -56,19 +62,19 @@ def _label_column(axes: Axes, labels: Axes, points: Sequence[tuple[float, float,
     for i in range(len(places) - 2, -1, -1):  # what was pushed above the top pushes those below it down
         places[i] = min(max(points[i][0], places[i]), places[i + 1] - gap)
     labels.set_axis_off()
-    labels.set_xlim(0, 1)
     for place, (y, x, label, color) in zip(places, points, strict=True):
         line: dict[str, Any] = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "alpha": 0.6, "shrinkB": 5}
         labels.annotate(
-            label, (x, y), (0.02, place), xycoords=axes.transData, textcoords=labels.transData, va="center",
-            fontsize=9, arrowprops=line | {"relpos": (0, 0.5), "shrinkA": 1},
+            label, (x, y), (0.04, place), xycoords=axes.transData, va="center",
+            textcoords=blended_transform_factory(labels.transAxes, axes.transData),
+            fontsize=10, arrowprops=line | {"relpos": (0, 0.5), "shrinkA": 1},
         )  # fmt: skip
 
 
 def plain_axes(axes: Axes) -> None:
     """Leaves two of the frame's lines, and a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
+    axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
 
 

@@ -72,11 +72,13 @@ def _versions(result: Settings) -> str:
     return ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
 
 
+LAYOUTS = {"c2d": "C2D", "i3d": "I3D", "slow": "Slow"}
 SETTINGS: dict[str, Callable[[Settings], str | None]] = {
     "data set": data_set,
     "videos": _videos,
     "clips": _clips,
-    "network": lambda s: f"{s['model.layout'].upper()} R{s['model.depth']}, {s['model.width']} channels in its stem",
+    "networks": lambda s: f"{LAYOUTS.get(s['model.layout'], s['model.layout'])} R{s['model.depth']}",
+    "channels": lambda s: f"{s['model.width']} in the stem",
     "starts from": lambda s: s["model.pretrained"] or "random weights",
     "training": _length,
     "optimiser": _optimizer,

@@ -93,7 +93,8 @@ def _common_evaluations(runs: Sequence[RunSummary]) -> tuple[str, dict[str, Path
         name: max((one for one in many if one.views == best), key=lambda one: one.step).folder
         for name, many in found.items()
     }
-    return f"{best[0]} clips x {best[1]} crops", folders
+    clips, crops = best
+    return f"{clips} clip{'s' * (clips > 1)} x {crops} crop{'s' * (crops > 1)}", folders
 
 
 def _read_trained(runs: Sequence[RunSummary], folders: Mapping[str, Path]) -> dict[str, list[TrainedRow]]:
