@@ -18,17 +18,13 @@ def write_fake_report(
     scores: Sequence[Sequence[float]] | np.ndarray,
     opener: Opening = open_video,
     *,
+    source: str | Path = "val.csv",
     num_classes: int | None = None,
     pooling: str = "mean",
     multi_label: bool = False,
 ) -> Path:
-    """Writes an evaluation with these scores (5, K) of val.csv of video_folder into `out`; returns its report.
-
-    With multi_label, of multi.csv in that folder.
-    """
-    table = read_table(
-        str(videos), "multi.csv" if multi_label else "val.csv", None, num_classes, multi_label=multi_label
-    )
+    """Writes an evaluation with these scores (V, K) of a list of video_folder into `out`; returns its report."""
+    table = read_table(str(videos), str(source), None, num_classes, multi_label=multi_label)
     scores = np.asarray(scores, np.float32)
     failures = {i: "cut short" for i in np.flatnonzero(np.isnan(scores).any(1)).tolist()}
     ranks = np.zeros((len(scores), 13), np.int64)

@@ -1,7 +1,7 @@
 """Run folders as nlvideo-train and nlvideo-evaluate leave them, written by hand: nothing is trained."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,24 @@ SMALL = ["data.root=x", "model.width=4", "data.num_frames=8", "data.crop_size=64
 def write_row(root: Path, experiment: str, seed: int, correct: Sequence[int], *overrides: str) -> Path:
     """Writes a finished run of Table 2a and its evaluation on V videos, 0 or 1 each, of four classes in turn."""
     folder = root / f"experiment-{experiment}+seed-{seed}"
-    given = [override for override in overrides if override.startswith("+ablation=")] or ["+ablation=table_2a"]
-    rest = [override for override in overrides if override not in given]
-    config = composed(*given, *SMALL, f"experiment={experiment}", f"seed={seed}", *rest)
+    config = composed("+ablation=table_2a", *SMALL, f"experiment={experiment}", f"seed={seed}", *overrides)
     write_run(folder, to_yaml(config), correct)
     return folder
 
 
-def write_run(folder: Path, config: str, correct: Sequence[int]) -> None:
+def write_rows(
+    root: Path, shares: Mapping[str, float], seeds: Sequence[int], *overrides: str, videos: int = 40
+) -> None:
+    """Writes runs of each experiment with every seed, right on about these shares of 40 videos."""
+    random = np.random.default_rng(0)
+    for experiment, share in shares.items():
+        config = to_yaml(composed(*SMALL, f"experiment={experiment}", "seed=1", *overrides))
+        for seed in seeds:
+            folder = root / f"experiment-{experiment}+seed-{seed}"
+            write_run(folder, config.replace("\nseed: 1\n", f"\nseed: {seed}\n"), random.random(40) < share)
+
+
+def write_run(folder: Path, config: str, correct: Sequence[int] | np.ndarray) -> None:
     """Writes a finished run with this config.yaml, two training lines and a validation."""
     evaluation = folder / "evaluation_step10_1x1_uniform"
     evaluation.mkdir(parents=True)
