@@ -116,7 +116,8 @@ def _views_picture(rows: Sequence[dict[str, Any]], name: str) -> Picture:
             values = [100 * row[key] for row in rows]
             axes.plot([row[name] for row in rows], values, marker=".", label=label)
             said.append(f"{label} {values[0]:.2f} % with {rows[0][name]}, {values[-1]:.2f} % with {rows[-1][name]}")
-    axes.set(xlabel=f"{name} per video", ylabel="%")
+    low, high = axes.get_ylim()
+    axes.set(xlabel=f"{name} per video", ylabel="%", ylim=(max(low, 0), min(high, 100.5)))
     if len(rows) <= 10:
         axes.set_xticks([row[name] for row in rows])
     axes.grid(alpha=0.3)
