@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,7 +16,10 @@ from nlvideo.runtime.errors import UserError
 from nlvideo.training.metrics_file import METRICS_FILE, read_metrics
 
 Curve = dict[int, float]  # step: error in percent
-STYLES = {"train": ("--", 1.2, "training"), "val": ("-", 2.0, "validation")}  # line style, width, name
+STYLES: dict[str, tuple[Literal["--", "-"], float, str]] = {
+    "train": ("--", 1.2, "training"),
+    "val": ("-", 2.0, "validation"),
+}  # line, width, name
 LONG = 20  # names for which the legend has one column
 
 
