@@ -7,7 +7,7 @@ from typing import Any
 from nlvideo.experiments.run_folders import HOURS, RunSummary, find_evaluations
 from nlvideo.training.run_status import FINISHED
 
-Settings = Mapping[str, Any]
+_Settings = Mapping[str, Any]
 
 
 def protocol(runs: Sequence[RunSummary]) -> dict[str, str]:
@@ -31,30 +31,30 @@ def _all_of(texts: Iterable[str | None]) -> str:
     return "; ".join(dict.fromkeys(text for text in texts if text))
 
 
-def data_set(settings: Settings) -> str:
+def data_set(settings: _Settings) -> str:
     """Returns the name of a run's data set: that of synthetic videos, or of its folder."""
     return settings.get("data.synthetic.kind") or Path(settings["data.root"]).name
 
 
-def _videos(settings: Settings) -> str:
+def _videos(settings: _Settings) -> str:
     if "data.synthetic.kind" not in settings:
         return f"{settings['data.train']}, {settings['data.val']}"
     counts = settings["data.synthetic.num_train"], settings["data.synthetic.num_val"]
     return "{:,} of training, {:,} of validation".format(*counts)
 
 
-def _clips(settings: Settings) -> str:
+def _clips(settings: _Settings) -> str:
     frames, stride, size = (settings[f"data.{key}"] for key in ("num_frames", "frame_stride", "crop_size"))
     return f"{frames} frame{'s' * (frames > 1)}, stride {stride}, {size} x {size} pixels"
 
 
-def _length(settings: Settings) -> str:
+def _length(settings: _Settings) -> str:
     epochs, steps = settings["optim.max_epochs"], settings["optim.max_steps"]
     length = f"{steps:,} steps" if epochs is None else f"{epochs} epochs"
     return f"{length} of {settings['optim.batch_size']} clips"
 
 
-def _optimizer(settings: Settings) -> str:
+def _optimizer(settings: _Settings) -> str:
     schedule = settings["optim.schedule"]
     return (
         f"{settings['optim.kind'].upper()}, rate {settings['optim.lr']:g} ({schedule} schedule), "
@@ -62,18 +62,18 @@ def _optimizer(settings: Settings) -> str:
     )
 
 
-def _evaluated(result: Settings) -> str:
+def _evaluated(result: _Settings) -> str:
     clips, crops = result["views"]["num_clips"], result["views"]["num_crops"]
     seen = f"{clips} clip{'s' * (clips > 1)} x {crops} crop{'s' * (crops > 1)}"
     return f"{seen} of {result['num_videos']:,} videos" if "num_videos" in result else seen
 
 
-def _versions(result: Settings) -> str:
+def _versions(result: _Settings) -> str:
     return ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
 
 
 LAYOUTS = {"c2d": "C2D", "i3d": "I3D", "slow": "Slow"}
-SETTINGS: dict[str, Callable[[Settings], str | None]] = {
+SETTINGS: dict[str, Callable[[_Settings], str | None]] = {
     "data set": data_set,
     "videos": _videos,
     "clips": _clips,
@@ -84,7 +84,7 @@ SETTINGS: dict[str, Callable[[Settings], str | None]] = {
     "optimiser": _optimizer,
     "precision": lambda s: s["precision"],
 }
-RESULTS: dict[str, Callable[[Settings], str | None]] = {
+RESULTS: dict[str, Callable[[_Settings], str | None]] = {
     "evaluation": _evaluated,
     "decoder": lambda result: result.get("decoder"),
     "device": lambda result: result.get("device") or result.get("device_type"),
