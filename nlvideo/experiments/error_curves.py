@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nlvideo.experiments.plots import COLORS, SIZE, plain_axes
+from nlvideo.experiments.plots import LINE_COLORS, SIZE, plain_axes
 from nlvideo.experiments.run_folders import RunSummary
 from nlvideo.runtime.errors import UserError
 from nlvideo.training.metrics_file import METRICS_FILE, read_metrics
@@ -62,7 +62,7 @@ def plot_errors(errors: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
     figure = Figure(figsize=(width, height + 0.6 * (columns == 1)), layout="constrained")
     axes = figure.subplots()
     handles = []
-    for (row, splits), color in zip(errors.items(), cycle(COLORS), strict=False):
+    for (row, splits), color in zip(errors.items(), cycle(LINE_COLORS), strict=False):
         for split, curves in sorted(splits.items()):
             steps = sorted(set.intersection(*map(set, curves)))
             values = np.array([[curve[step] for step in steps] for curve in curves])

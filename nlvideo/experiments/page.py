@@ -11,7 +11,7 @@ from PIL import Image
 from nlvideo.evaluation.pages import Picture, figure_picture, file_url, render_page
 from nlvideo.experiments.error_curves import STYLES, plot_errors, read_curves
 from nlvideo.experiments.paper import TABLES
-from nlvideo.experiments.plots import COLORS, accuracy_over_cost
+from nlvideo.experiments.plots import LINE_COLORS, accuracy_over_cost
 from nlvideo.experiments.protocol import data_set, hours_of, protocol
 from nlvideo.experiments.readings import ATTENTION, INTRODUCTION, PROTOCOL, TITLE, read_readings
 from nlvideo.experiments.run_folders import RunSummary
@@ -244,7 +244,7 @@ def _curves(filled: FilledTable, title: str) -> list[Picture]:
             by_name.setdefault(run.settings["name"], []).append(run)
     groups: list[list[TableLine]] = []
     for line in filled.lines:
-        if line.row.baseline or len(groups[-1]) == len(COLORS):
+        if line.row.baseline or len(groups[-1]) == len(LINE_COLORS):
             groups.append([line] if line.row.baseline else [groups[-1][0], line])
         else:
             groups[-1].append(line)

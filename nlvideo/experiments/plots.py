@@ -15,7 +15,7 @@ from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import replacing
 
 SIZE = (5.4, 4.1)  # inches: labels stay readable where a page shows it 370 pixels wide
-COLORS = ("#3b78b5", "#d9722b", "#3f9a5b", "#c2455a", "#8a66b8", "#8c6d5a")  # for light and dark backgrounds
+LINE_COLORS = ("#3b78b5", "#d9722b", "#3f9a5b", "#c2455a", "#8a66b8", "#8c6d5a")  # for light and dark backgrounds
 LABEL_COLUMN = 0.4  # of the picture's width
 
 
@@ -38,7 +38,7 @@ def accuracy_over_cost(lines: Sequence[TableLine], title: str, metric: str) -> F
         values = [run.main_metric for run in line.runs]
         x, y = line.runs[0].multiply_adds / 1e9, statistics.mean(values)
         deviation = statistics.stdev(values) if len(values) > 1 else 0
-        marker, paint = "s" if line.row.baseline else "o", COLORS[color % len(COLORS)]
+        marker, paint = "s" if line.row.baseline else "o", LINE_COLORS[color % len(LINE_COLORS)]
         axes.errorbar(x, y, deviation, fmt=marker, color=paint, capsize=3, markersize=6)
         points.append((y, x, line.row.label + ("" if line.row.baseline else suffix), paint))
     axes.set(xlabel="G multiply-adds of a clip", ylabel=f"{metric} in %")

@@ -72,12 +72,12 @@ def _versions(result: _Settings) -> str:
     return ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
 
 
-LAYOUTS = {"c2d": "C2D", "i3d": "I3D", "slow": "Slow"}
+LAYOUT_NAMES = {"c2d": "C2D", "i3d": "I3D", "slow": "Slow"}
 SETTINGS: dict[str, Callable[[_Settings], str | None]] = {
     "data set": data_set,
     "videos": _videos,
     "clips": _clips,
-    "networks": lambda s: f"{LAYOUTS.get(s['model.layout'], s['model.layout'])} R{s['model.depth']}",
+    "networks": lambda s: f"{LAYOUT_NAMES.get(s['model.layout'], s['model.layout'])} R{s['model.depth']}",
     "channels": lambda s: f"{s['model.width']} in the stem",
     "starts from": lambda s: s["model.pretrained"] or "random weights",
     "training": _length,
