@@ -111,7 +111,8 @@ def write_picture(path: Path, rows: Sequence[MapRow], frames: np.ndarray, title:
     note = f"{note}\n{_legend(rows, shown)}"
     figure.text(0.12 / size[0], 0.1 / size[1], note, fontsize=8, va="bottom", linespacing=1.4)
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=110, format="png")
+        # what the picture says, for whoever cannot see it
+        figure.savefig(partial, dpi=110, format="png", metadata={"Title": title, "Description": note})
 
 
 def write_video(path: Path, rows: Sequence[MapRow], frames: np.ndarray, title: str, fps: int) -> None:

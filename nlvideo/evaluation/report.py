@@ -3,23 +3,23 @@
 V videos, K classes.
 """
 
-import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch.nn.functional as F
+import torch
 from PIL import Image
+from torch import Tensor
 
 from nlvideo.data.clips.sampling import resized_size
 from nlvideo.data.decoding.video import DecodeError, SlowVideo, Video
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation.calibration import calibration
 from nlvideo.evaluation.calibration_picture import reliability_figure
+from nlvideo.evaluation.pages import Picture, figure_picture, file_url, render_page
 from nlvideo.evaluation.result_files import METRIC_NAMES, Evaluation, class_rows, interval_cell, shown_metrics
 from nlvideo.evaluation.summary import per_class
 from nlvideo.runtime.files import write_text
@@ -27,16 +27,16 @@ from nlvideo.runtime.names import in_picture
 
 if TYPE_CHECKING:  # imported on use: not every evaluation writes a report
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 REPORT_FILE = "report.html"
 NUM_VIDEOS = 6  # best, and worst
 NUM_TOP_CLASSES = 5  # of each video
-STRIP_FRAMES, STRIP_HEIGHT, STRIP_GAP = 8, 96, 3  # of a video; height and gap in pixels
+STRIP_FRAMES, ROW_FRAMES, STRIP_HEIGHT = 8, 4, 96  # of a video; height in pixels
 MAX_NAMED_CLASSES = 60  # more are plotted without names
 MAX_COUNTED_CLASSES = 16  # of a confusion matrix with its counts written in
 MAX_CONFUSIONS = 15
-BAR_WIDTH = 240  # pixels
+BAR_SHARE = 80  # percent of its column; the score stands in the rest
+WIDTH = 5.4  # of a picture, in inches: readable where a narrow page shows it 370 pixels wide
 REPORTED_SETTINGS = (
     "checkpoint checkpoint_sha256 step list list_sha256 num_videos num_undecodable num_missing num_frames "
     "frame_stride views activation batch_norm precision device num_devices views_per_step videos_per_step "
@@ -54,11 +54,8 @@ def write_report(evaluation: Evaluation, table: VideoTable, open_video: Opening)
         table: its videos, in the same order.
         open_video: opens a path; used for strips of frames from the best and the worst videos.
     """
-    from jinja2 import Environment
-
-    template = Environment(autoescape=True).from_string((files("nlvideo.evaluation") / "report.html.j2").read_text())
     path = evaluation.folder / REPORT_FILE
-    write_text(path, template.render(_content(evaluation, table, open_video)))
+    write_text(path, render_page("evaluation/report.html.j2", _content(evaluation, table, open_video)))
     return path
 
 
@@ -66,14 +63,14 @@ def _content(evaluation: Evaluation, table: VideoTable, open_video: Opening) -> 
     """Returns the variables of report.html.j2."""
     result, single_label = evaluation.result, not evaluation.multi_label
     views = result["views"]
-    return {
+    content = {
         "title": f"Evaluation of {Path(result['checkpoint']).parent.name or result['checkpoint']}, step "
         f"{result['step']}",
         "subtitle": f"{result['num_videos']} videos of {len(evaluation.classes)} classes, {views['num_clips']} clips x "
         f"{views['num_crops']} crops, {result['num_undecodable']} undecodable",
         "scores": [_score(result, key, name) for key, name in shown_metrics(result).items()],
         "interval": result["interval"],
-        "views_picture": _views_picture(result),
+        "views_pictures": _views_pictures(result),
         "classes_picture": _classes_picture(evaluation),
         "confusion_picture": _confusion_picture(evaluation) if single_label else None,
         "confused": _most_confused(evaluation) if single_label else [],
@@ -83,6 +80,19 @@ def _content(evaluation: Evaluation, table: VideoTable, open_video: Opening) -> 
         "undecodable": result["undecodable"],
         "settings": [(key, result[key]) for key in REPORTED_SETTINGS if key in result],
     }
+    return content | {"contents": _contents(content)}
+
+
+def _contents(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the page's sections, those that it has."""
+    sections = {
+        "views": ("Views", content["views_pictures"]),
+        "classes": ("Classes", True),
+        "calibration": ("Calibration", content["calibration_picture"]),
+    }
+    sections |= {part["id"]: (part["title"], True) for part in content["videos"]}
+    sections |= {"undecodable": ("Undecodable", content["undecodable"]), "settings": ("Settings", True)}
+    return [{"id": key, "title": title, "children": []} for key, (title, there) in sections.items() if there]
 
 
 def _score(result: dict[str, Any], key: str, name: str) -> dict[str, str]:
@@ -90,53 +100,69 @@ def _score(result: dict[str, Any], key: str, name: str) -> dict[str, str]:
     return {"name": name, "value": value, "interval": interval_cell(result, key)}
 
 
-def _views_picture(result: dict[str, Any]) -> str:
+def _views_pictures(result: dict[str, Any]) -> list[Picture]:
+    """Returns a picture for clips and one for crops, those of which there were several."""
+    return [_views_picture(result[f"by_{name}"], name) for name in ("clips", "crops") if len(result[f"by_{name}"]) > 1]
+
+
+def _views_picture(rows: Sequence[dict[str, Any]], name: str) -> Picture:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2, sharey=True, width_ratios=(3, 1)), ("clips", "crops"), strict=True):
-        rows = result[f"by_{name}"]
-        for key, label in METRIC_NAMES.items():
-            if rows and rows[0].get(key) is not None:
-                axes.plot([r[name] for r in rows], [100 * r[key] for r in rows], marker=".", label=label)
-        axes.set(xlabel=f"{name} per video", xticks=[r[name] for r in rows] if len(rows) <= 10 else axes.get_xticks())
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("%")
-    if figure.axes[0].lines:
-        figure.axes[0].legend()
-    return _png(figure)
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots()
+    said = []
+    for key, label in METRIC_NAMES.items():
+        if rows[0].get(key) is not None:
+            values = [100 * row[key] for row in rows]
+            axes.plot([row[name] for row in rows], values, marker=".", label=label)
+            said.append(f"{label} {values[0]:.2f} % with {rows[0][name]}, {values[-1]:.2f} % with {rows[-1][name]}")
+    low, high = axes.get_ylim()
+    axes.set(xlabel=f"{name} per video", ylabel="%", ylim=(max(low, 0), min(high, 100.5)))
+    if len(rows) <= 10:
+        axes.set_xticks([row[name] for row in rows])
+    axes.grid(alpha=0.3)
+    if said:
+        axes.legend()
+    return figure_picture(figure, f"Accuracy by number of {name}: {'; '.join(said)}")
 
 
-def _classes_picture(evaluation: Evaluation) -> str:
+def _classes_picture(evaluation: Evaluation) -> Picture:
     from matplotlib.figure import Figure
 
     counts, values = per_class(evaluation.scores, evaluation.targets, evaluation.multi_label)
     order = np.argsort(np.nan_to_num(values, nan=-1), kind="stable")
     order = order[~np.isnan(values[order])]
     named = len(order) <= MAX_NAMED_CLASSES
-    figure = Figure(figsize=(6, max(2.5, 0.22 * len(order)) if named else 6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, max(2.5, 0.22 * len(order)) if named else WIDTH), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(order)), 100 * values[order], color="#4c78a8", height=0.8 if named else 1)
     metric = "average precision" if evaluation.multi_label else "top-1"
     if named:
         names = [f"{in_picture(evaluation.classes[k])} ({counts[k]})" for k in order]
-        axes.set_yticks(range(len(order)), names, fontsize=8)
+        axes.set_yticks(range(len(order)), names, fontsize=9)
         axes.set_xlabel(f"{metric} (%), number of videos in brackets")
     else:
         axes.set_ylabel(f"{len(order)} classes, by score; names in classes.csv")
         axes.set_xlabel(f"{metric} (%)")
     axes.set(xlim=(0, 100), ylim=(-0.6, len(order) - 0.4))
     axes.grid(alpha=0.3, axis="x")
-    return _png(figure)
+    return figure_picture(figure, f"{metric} of each class: {_extremes(evaluation.classes[order], values[order])}")
 
 
-def _confusion_picture(evaluation: Evaluation) -> str:
+def _extremes(names: np.ndarray, values: np.ndarray) -> str:
+    """Returns what the picture of these classes shows, from the lowest (C,) fraction to the highest."""
+    if len(names) == 0:
+        return "no class has one"
+    return f"from {100 * values[0]:.2f} % ({names[0]}) to {100 * values[-1]:.2f} % ({names[-1]})"
+
+
+def _confusion_picture(evaluation: Evaluation) -> Picture:
     from matplotlib.figure import Figure
 
     matrix = _confusion_matrix(evaluation)
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = len(matrix)
-    side = min(9, max(4, 0.3 * size))
+    side = min(9, max(WIDTH - 1, 0.3 * size))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
@@ -144,17 +170,18 @@ def _confusion_picture(evaluation: Evaluation) -> str:
     axes.set(xlabel="predicted", ylabel="class")
     if size <= MAX_NAMED_CLASSES:
         names = [in_picture(name) for name in evaluation.classes]
-        axes.set_xticks(range(size), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(size), names, fontsize=8)
+        axes.set_xticks(range(size), names, rotation=90, fontsize=9)
+        axes.set_yticks(range(size), names, fontsize=9)
     if size <= MAX_COUNTED_CLASSES:
         _write_counts(axes, matrix, shares)
-    return _png(figure)
+    right = f"{np.trace(matrix)} of {matrix.sum()} videos are on its diagonal"
+    return figure_picture(figure, f"Confusion matrix of {size} classes: {right}")
 
 
 def _write_counts(axes: "Axes", matrix: np.ndarray, shares: np.ndarray) -> None:
     for i, j in np.argwhere(matrix):
-        color = "white" if shares[i, j] > 55 else "k"
-        axes.text(j, i, matrix[i, j], ha="center", va="center", fontsize=8, color=color)
+        color = "#fefefe" if shares[i, j] > 55 else "#010101"  # on the cell's colour, whatever the page's scheme
+        axes.text(j, i, matrix[i, j], ha="center", va="center", fontsize=9, color=color)
 
 
 def _confusion_matrix(evaluation: Evaluation) -> np.ndarray:
@@ -187,11 +214,14 @@ def _class_table(evaluation: Evaluation) -> dict[str, Any]:
     return {"titles": list(titles.values()), "rows": [[cell(row[key]) for key in titles] for row in rows]}
 
 
-def _calibration_picture(evaluation: Evaluation) -> str | None:
+def _calibration_picture(evaluation: Evaluation) -> Picture | None:
     # from the scores, since results before calibration have no bins
     pooling = evaluation.result["views"].get("pooling", "")
     found = calibration(evaluation.scores, evaluation.targets, pooling)
-    return _png(reliability_figure(found, evaluation.multi_label)) if found else None
+    if not found:
+        return None
+    alt = f"How often predictions come true, against their score; calibration error {100 * found.error:.2f} %"
+    return figure_picture(reliability_figure(found, evaluation.multi_label), alt)
 
 
 def _best_and_worst(evaluation: Evaluation, table: VideoTable, open_video: Opening) -> list[dict[str, Any]]:
@@ -207,7 +237,7 @@ def _best_and_worst(evaluation: Evaluation, table: VideoTable, open_video: Openi
 
     def section(title: str, chosen: np.ndarray) -> dict[str, Any]:
         videos = [_video(evaluation, table, int(i), float(of_target[i]), open_video) for i in chosen]
-        return {"title": title, "note": f"By {by}.", "videos": videos}
+        return {"id": title.split()[0].lower(), "title": title, "note": f"By {by}.", "videos": videos}
 
     return [section("Worst videos", order[:NUM_VIDEOS]), section("Best videos", order[::-1][:NUM_VIDEOS])]
 
@@ -216,10 +246,11 @@ def _video(
     evaluation: Evaluation, table: VideoTable, index: int, of_target: float, open_video: Opening
 ) -> dict[str, Any]:
     scores, target = evaluation.scores[index], evaluation.targets[index]
-    strip, reason = None, ""
+    strips: list[str] = []
+    reason = ""
     try:
         with open_video(table.path(index), part=table.part(index)) as video:
-            strip = _strip(video)
+            strips = _strips(video)
     except (DecodeError, SlowVideo) as error:  # removed or damaged since it was scored
         reason = error.reason
     best = np.argsort(-scores, kind="stable")[: min(NUM_TOP_CLASSES, len(scores))]
@@ -227,13 +258,13 @@ def _video(
     return {
         "name": evaluation.ids[index],
         "target": f"{table.target_names(index) or 'no action'}: {of_target:.3f}",
-        "strip": strip,
+        "strips": strips,
         "reason": reason,
         "best": [
             {
                 "name": evaluation.classes[k],
                 "score": f"{scores[k]:.3f}",
-                "width": round(BAR_WIDTH * scores[k] / largest),
+                "width": round(BAR_SHARE * scores[k] / largest),
                 "right": bool(target[k] if evaluation.multi_label else k == target),
             }
             for k in best
@@ -241,23 +272,16 @@ def _video(
     }
 
 
-def _strip(video: Video) -> str:
-    """Returns frames spread over a video, side by side, as a JPEG data URL."""
+def _strips(video: Video) -> list[str]:
+    """Returns frames spread over a video as JPEG data URLs of ROW_FRAMES frames side by side."""
     size = resized_size(video.height, video.width, STRIP_HEIGHT)
     wanted = np.unique(np.linspace(0, video.num_frames - 1, STRIP_FRAMES).round().astype(int))
     frames = video.read(wanted, size)  # (F, H, W, 3)
-    padded = F.pad(frames, (0, 0, 0, STRIP_GAP), value=255)  # a white gap after each
-    pixels = padded.permute(1, 0, 2, 3).reshape(size[0], -1, 3).numpy()
+    return [_strip(frames[i : i + ROW_FRAMES]) for i in range(0, len(frames), ROW_FRAMES)]
+
+
+def _strip(frames: Tensor) -> str:
+    pixels = torch.cat(list(frames), dim=1).numpy()  # (H, F W, 3)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "jpeg", quality=80)
-    return _data_url("image/jpeg", file)
-
-
-def _png(figure: "Figure") -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return _data_url("image/png", file)
-
-
-def _data_url(kind: str, file: io.BytesIO) -> str:
-    return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return file_url("image/jpeg", file.getvalue())

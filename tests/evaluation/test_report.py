@@ -1,14 +1,14 @@
 """The report page, from made-up scores of the grey videos."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_reports import write_fake_report
 
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.lists.path_list import read_table
-from nlvideo.evaluation.report import write_report
-from nlvideo.evaluation.result_files import read_results, write_results
 from nlvideo.evaluation.summary import Scores, summarize
 
 
@@ -16,24 +16,16 @@ from nlvideo.evaluation.summary import Scores, summarize
 def written(video_folder, tmp_path):
     """Returns a function that writes a report of these scores (5, K) and returns the page."""
 
-    def write(scores, opener=open_video, num_classes=None, pooling="mean") -> str:
-        table = read_table(video_folder, "val.csv", None, num_classes)
-        scores = np.asarray(scores, np.float32)
-        ranks = np.zeros((5, 13), np.int64)
-        failures = {i: "cut short" for i in np.flatnonzero(np.isnan(scores).any(1)).tolist()}
-        found = Scores(scores, ranks, np.empty((5, 0, scores.shape[1]), np.float32), failures)
-        result = summarize(found, table, num_clips=10, pooling=pooling)
-        result |= {
-            "checkpoint": "run/checkpoint.pt",
-            "step": 7,
-            "views": {"num_clips": 10, "num_crops": 3, "pooling": pooling},
-        }
-        write_results(tmp_path / "out", result, found, table)
-        path = write_report(read_results(tmp_path / "out"), table, opener)
+    def write(scores, opener=open_video, **settings) -> str:
+        path = write_fake_report(video_folder, tmp_path / "out", scores, opener, **settings)
         assert path == tmp_path / "out/report.html" and not list(path.parent.glob(".*"))
         return path.read_text(encoding="utf-8")
 
     return write
+
+
+def cells(*texts: str) -> str:
+    return "".join(f'<td class="number">{text}</td>' for text in texts)
 
 
 SCORES = [[0.5, 0.4, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.7, 0.2, 0.1], [0.1, 0.9, 0]]  # targets 0, 1, 2, 0, 1
@@ -41,13 +33,17 @@ SCORES = [[0.5, 0.4, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.7, 0.2, 0.1], [0
 
 def test_the_page_is_self_contained(written):
     page = written(SCORES)
-    assert page.count("data:image/png;base64,") == 4 and page.count("data:image/jpeg;base64,") == 10
-    assert "http" not in page and "Evaluation of run, step 7" in page and "80.00 %" in page
-    assert "<td>2</td><td>0</td><td>1</td>" in page  # class 2, once confused with class 0
-    assert 'alt="how often predictions come true, against their score"' in page and "calibration error (ECE)" in page
-    titles = "".join(f"<th><button>{name}</button></th>" for name in ("class", "videos", "precision", "recall", "F1"))
-    assert titles in page and "<td>0</td><td>2</td><td>66.67</td><td>100.00</td><td>80.00</td>" in page
-    assert "<td>2</td><td>1</td><td></td><td>0.00</td><td>0.00</td>" in page  # never predicted: no precision
+    assert page.count("data:image/svg+xml,") == 5 and page.count("data:image/jpeg;base64,") == 20
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "url(" not in page.split("</style>")[0]
+    assert "Evaluation of run, step 7" in page and "80.00 %" in page
+    assert '<th scope="row">2</th><td>0</td><td class="number">1</td>' in page  # class 2, once confused with class 0
+    assert (
+        'alt="How often predictions come true, against their score; calibration error' in page
+        and "calibration error (ECE)" in page
+    )
+    assert all(f'<button type="button">{name}</button>' in page for name in ("class", "videos", "precision", "F1"))
+    assert '<th scope="row">0</th>' + cells("2", "66.67", "100.00", "80.00") in page
+    assert '<th scope="row">2</th>' + cells("1", "", "0.00", "0.00") in page  # never predicted: no precision
 
 
 def test_a_perfect_score_has_an_interval_with_a_width_and_its_kind(written):
@@ -72,18 +68,18 @@ def test_only_videos_that_do_not_exist_are_counted_as_missing(tmp_path):
 @pytest.mark.parametrize("pooling", ["sum", "max"])
 def test_scores_that_are_no_probabilities_have_no_calibration(written, pooling):
     page = written(SCORES, pooling=pooling)
-    assert page.count("data:image/png;base64,") == 3 and "alibration" not in page
+    assert page.count("data:image/svg+xml,") == 4 and "alibration" not in page
 
 
 def test_worst_videos_come_first_and_undecodable_ones_apart(written):
     scores = np.array(SCORES)
     scores[4] = np.nan
     page = written(scores)
-    worst, best = page.index("Worst videos"), page.index("Best videos")
+    worst, best = page.index('<h2 id="worst">'), page.index('<h2 id="best">')
     assert page.index("<code>val/a video 2.mp4</code>") < page.index("<code>val/a video 0.mp4</code>") < best
     assert page.index("<code>val/a video 1.mp4</code>", best) < page.index("<code>val/a video 3.mp4</code>", best)
     assert worst < best < page.index("<td><code>val/a video 4.mp4</code></td><td>cut short</td>")
-    assert page.count("data:image/jpeg;base64,") == 8
+    assert page.count("data:image/jpeg;base64,") == 16
 
 
 def test_a_video_that_was_removed_has_its_reason_instead_of_a_strip(written):
@@ -96,4 +92,4 @@ def test_a_video_that_was_removed_has_its_reason_instead_of_a_strip(written):
 
 def test_many_classes_are_plotted_without_names(written):
     page = written(np.eye(70)[[0, 1, 2, 0, 1]], num_classes=70)
-    assert page.count("data:image/png;base64,") == 4 and "100.00 %" in page
+    assert page.count("data:image/svg+xml,") == 5 and "100.00 %" in page

@@ -4,43 +4,17 @@ import csv
 import json
 import shutil
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import composed
+from fake_runs import write_row
 from in_process import run_tool
 from PIL import Image
-
-from nlvideo.config.compose import to_yaml
-from nlvideo.training.run_status import write_status
-
-SMALL = ["+ablation=table_2a", "data.root=x", "model.width=4", "data.num_frames=8", "data.crop_size=64"]
 
 
 @pytest.fixture
 def tool(monkeypatch, capsys):
     return partial(run_tool, monkeypatch=monkeypatch, capsys=capsys)
-
-
-def write_row(root: Path, experiment: str, seed: int, correct: list[int], *overrides: str) -> None:
-    """Writes a finished run and its evaluation on four videos, one of each class; `correct` are 0 or 1."""
-    folder = root / f"experiment-{experiment}+seed-{seed}"
-    evaluation = folder / "evaluation_step10_1x1_uniform"
-    evaluation.mkdir(parents=True)
-    config = composed(*SMALL, f"experiment={experiment}", f"seed={seed}", *overrides)
-    (folder / "config.yaml").write_text(to_yaml(config))
-    top1 = float(np.mean(correct))
-    rows = [{"split": "train", "step": s, "clips_per_second": 1.0, "seconds": 1.0, "top1": top1 / 2} for s in (5, 10)]
-    rows.append({"split": "val", "step": 10, "top1": top1, "top5": 1.0, "seconds": 1.0})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_status(folder, "finished", step=10, num_classes=4)
-    views = {"num_clips": 1, "num_crops": 1}
-    (evaluation / "result.json").write_text(json.dumps({"views": views, "step": 10, "top1": top1, "top5": 1.0}))
-    targets = np.arange(4)
-    scores = np.eye(4, dtype=np.float32)[np.where(correct, targets, (targets + 1) % 4)]
-    names = np.array([f"{i}.mp4" for i in range(4)])
-    np.savez(evaluation / "scores.npz", ids=names, classes=names, scores=scores, targets=targets)
 
 
 @pytest.fixture
