@@ -9,9 +9,8 @@ import sys
 
 import pytest
 from conftest import composed
+from documented.commands import ROOT, RUNNABLE, blocks, commands, documents, reason_not_to_run
 from hydra.core.override_parser.overrides_parser import OverridesParser
-
-from docs import ROOT, RUNNABLE, blocks, commands, documents, reason_not_to_run
 
 COMMANDS = [(file.name, command) for file in documents() for command in commands(file)]
 TRAININGS = [command for _, command in COMMANDS if re.match(r"nlvideo-train|torchrun .*-m nlvideo.train", command)]
