@@ -12,16 +12,18 @@ known there.
 
 import argparse
 import csv
+import os
 import shutil
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from documented.commands import RUNNABLE, Command, documents, everything_to_run, reason_not_to_run
 from documented.running import environment_of, run, shell
 from documented.services import write_programs, write_programs_of_the_study
 from documented.small_forms import small_bash
-from documented.stand_ins import BEFORE, prepare, write_imagenet_weights
+from documented.stand_ins import BEFORE, prepare, write_imagenet_weights, write_ours
 from rich.console import Console
 from rich.table import Table
 
@@ -50,6 +52,8 @@ class Documents:
         if not folder.exists():
             shutil.copytree(self.folder / "base", folder, symlinks=True)
             (folder / ".venv").symlink_to(sys.prefix)
+            if document == "weights.md":
+                write_ours(folder)
             for command in BEFORE.get(document, ()):
                 self.must_run(small_bash(command), folder)
         return folder
@@ -75,30 +79,49 @@ class Documents:
         return result
 
 
-def run_all(folder: Path, commands: list[Command]) -> list[tuple[str, str, str, str]]:
-    """Runs commands; returns and writes to commands.csv each one's document, text, seconds and result."""
+class Row(NamedTuple):
+    """What came of one command; other work on the machine changes its CPU seconds little."""
+
+    document: str
+    command: str
+    seconds: float
+    cpu_seconds: float
+    result: str
+
+
+def run_all(folder: Path, commands: list[Command]) -> list[Row]:
+    """Runs commands one after the other; writes commands.csv as it goes."""
     place, rows = Documents(folder), []
     with open(folder / "commands.csv", "w", newline="") as file:
         writer = csv.writer(file)
+        writer.writerow(Row._fields)
         for command in commands:
-            started = time.monotonic()
+            started, used = time.monotonic(), cpu_of_children()
             result = place.run(command)
-            rows.append((command.document, command.text, f"{time.monotonic() - started:.0f}", result))
+            spent = round(time.monotonic() - started, 1), round(cpu_of_children() - used, 1)
+            rows.append(Row(command.document, command.text, *spent, result))
             writer.writerow(rows[-1])
             file.flush()
     return rows
 
 
-def show(rows: list[tuple[str, str, str, str]], seconds: float) -> None:
-    table = Table("document", "command", "s", "exit code")
-    for document, text, spent, result in rows:
-        table.add_row(document, text.strip().splitlines()[-1], spent, result)
+def cpu_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def show(rows: list[Row], seconds: float) -> None:
+    table = Table("document", "command", "s", "CPU s", "exit code")
+    for row in rows:
+        command = row.command.strip().splitlines()[-1]
+        table.add_row(row.document, command, f"{row.seconds:.0f}", f"{row.cpu_seconds:.0f}", row.result)
     console = Console(width=160, markup=False)
     console.print(table)
-    per_document = Table("document", "commands", "s")
-    for name in dict.fromkeys(row[0] for row in rows):
-        of_it = [int(row[2]) for row in rows if row[0] == name]
-        per_document.add_row(name, str(len(of_it)), str(sum(of_it)))
+    per_document = Table("document", "commands", "s", "CPU s")
+    for name in dict.fromkeys(row.document for row in rows):
+        here = [row for row in rows if row.document == name]
+        sums = (sum(row.seconds for row in here), sum(row.cpu_seconds for row in here))
+        per_document.add_row(name, str(len(here)), *(f"{total:.0f}" for total in sums))
     console.print(per_document)
     console.print(f"{len(rows)} commands, {seconds / 60:.1f} minutes with the stand-ins")
 
@@ -114,7 +137,7 @@ def main() -> None:
     chosen = [file for file in documents() if not arguments.only or file.name in arguments.only]
     rows = run_all(folder, [command for file in chosen for command in everything_to_run(file)])
     show(rows, time.monotonic() - started)
-    failed = [row for row in rows if row[3] != "0" and not row[3].startswith("not run")]
+    failed = [row for row in rows if row.result != "0" and not row.result.startswith("not run")]
     sys.exit(f"{len(failed)} of {len(rows)} commands failed." if failed else None)
 
 

@@ -22,8 +22,11 @@ NOT_RUN = {  # part of a command: why such commands are not run
 ALSO = {  # what a document says in other words: in a comment, or by what a script prints
     "README.md": ["tensorboard --logdir outputs/quickstart/tensorboard"],
     "weights.md": [
-        "python tools/convert_weights.py run/checkpoint.pt mmaction2.pth --to mmaction2",
-        "python tools/convert_weights.py run/checkpoint.pt resnet3d.pth --to pytorch-resnet3d",
+        "python tools/convert_weights.py for_mmaction2.pt mmaction2.pth --to mmaction2",
+        "python tools/convert_weights.py for_resnet3d.pt resnet3d.pth --to pytorch-resnet3d",
+        "python tools/convert_weights.py theirs.pth from_pyslowfast.pt",
+        "python tools/convert_weights.py mmaction2.pth from_mmaction2.pt",
+        "python tools/convert_weights.py resnet3d.pth from_resnet3d.pt",
     ],
 }
 RUNNABLE = re.compile(

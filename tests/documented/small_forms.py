@@ -19,7 +19,7 @@ SMALL = [
 ]
 SMALL_SET = ["data.synthetic.num_train=24", "data.synthetic.num_val=8"]
 SYNTHETIC = re.compile(r"=(quickstart|stills_|synthetic|long_range|short_range|stills)|quickstart\.sh")
-SMALL_VIEWS = "data.test={num_clips: 2, short_side: 64, crop_size: 64}"
+FEW_VIEWS = ["data.test.num_clips=1", "data.test.num_crops=1"]
 TRAINS = re.compile(
     r"\bnlvideo-train|-m nlvideo\.train|(train|sweep)\.sbatch|show_samples\.py|benchmark_freezing\.py|quickstart\.sh"
 )
@@ -37,9 +37,11 @@ PLACES = (  # what names in a command become
     (r"patience=5", "patience=1 validate_every_steps=1 optim.max_steps=3"),
     (r"block=none,nl1,nl5", "block=none,nl5"),
     (r"seed=1,2,3", "seed=1,2"),
+    (r"run/checkpoint\.pt theirs\.pth", "for_pyslowfast.pt theirs.pth"),
     (r"study\.sh FOLDER", "study.sh ."),
     (r"(benchmark_\w+\.py) (FOLDER|DIR)\b", r"\1 videos"),
     (r"CHECKPOINT VIDEO \.\.\.", "run/checkpoint.pt video.mp4"),
+    (r"videos=DIR( .*preset=rtfm)", r"videos=DIR/val.csv\1"),  # two videos: ten crops of each take long
     (r"s3://bucket/k400", "s3://videos/set"),  # the bucket that tests/store_servers.py fills
 )
 SHORT_FORMS = {  # a part of a command: arguments for a short form
@@ -103,8 +105,8 @@ def overrides_for(command: str) -> list[str]:
         added = [*SMALL, *(SMALL_SET if SYNTHETIC.search(command) else ())]
         added += [] if KNOWS_ITS_START.search(command) else ["model.pretrained=null"]
         added += small_sweep(command) if "+ablation=" in command else []
-    elif re.search(r"nlvideo-(evaluate|extract).*=\S*(\.pyth|kinetics\.pth|out\.pt)\b", command):
-        added = [SMALL_VIEWS] if "evaluate" in command else []
+    elif re.search(r"nlvideo-(evaluate|predict).*=\S*(\.pyth|kinetics\.pth|out\.pt)\b", command):
+        added = FEW_VIEWS
     given = {word.split("=")[0] for word in command.split()}
     return [text for text in added if text.split("=")[0] not in given]
 

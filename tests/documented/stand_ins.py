@@ -17,6 +17,11 @@ OTHERS = {  # a file of another project: the project, and the config of its netw
     "i3d_r50_nl_kinetics.pth": ("pytorch_resnet3d", ["model=i3d_r50", "model.stem=released_32x2", "block=nl5"]),
     "i3d_r50_kinetics.pth": ("pytorch_resnet3d", ["model=i3d_r50", "model.stem=released_32x2", "block=none"]),
 }
+OURS = {  # a checkpoint whose network another project has: the config of the network
+    "for_pyslowfast.pt": ["model=i3d_r50_8x8", "model.stem=pyslowfast", "block=nl5", "block.scale=true"],
+    "for_mmaction2.pt": ["model=i3d_r50", "model.stem=mmaction2", "block=nl5", "block.pool=after"],
+    "for_resnet3d.pt": ["model=i3d_r50", "model.stem=released_32x2", "block=nl5", "block.scale=true", "model.width=64"],
+}
 BEFORE = {  # a document: what the others have its reader do before
     "weights.md": ["nlvideo-train experiment=c2d_r50 data.root=/data/kinetics400 output_dir=c2d_r50"],
     "protocols.md": [
@@ -130,6 +135,21 @@ def write_other(path: Path, project: str, config: list[str]) -> None:
     made = composed(*config, "model.width=4", "data.num_frames=8", "data.root=x")
     network = build_model(made.model, made.block, made.data, 2)
     file_of(path.parent, project, network).rename(path)
+
+
+def write_ours(folder: Path) -> None:
+    """Writes checkpoints of ours, with two classes."""
+    from conftest import composed
+
+    from nlvideo.build.model import build_model
+    from nlvideo.config.compose import to_container
+    from nlvideo.weights.checkpoint_file import save_checkpoint
+
+    for name, config in OURS.items():
+        made = composed("model.width=8", "data.num_frames=8", "data.frame_stride=8", "data.root=x", *config)
+        network = build_model(made.model, made.block, made.data, 2)
+        content = {"model": network.state_dict(), "step": 1, "config": to_container(made), "classes": ["a", "b"]}
+        save_checkpoint(folder / name, content)
 
 
 def write_imagenet_weights(torch_home: Path) -> None:
