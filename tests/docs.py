@@ -19,27 +19,27 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from documented.commands import RUNNABLE, Command, documents, everything_to_run, reason_not_to_run
+from documented.commands import Command, documents, everything_to_run, not_run
 from documented.running import environment_of, run, shell
 from documented.services import write_programs, write_programs_of_the_study
 from documented.small_forms import small_bash
-from documented.stand_ins import BEFORE, prepare, write_imagenet_weights, write_ours
+from documented.stand_ins import BEFORE, prepare, train_runs, write_imagenet_weights, write_ours
 from rich.console import Console
 from rich.table import Table
-
-UNKNOWN = "is neither RUNNABLE nor NOT_RUN in tests/documented/commands.py"
 
 
 class Documents:
     """The folder in which documents run: `base` with the stand-ins, and a copy of it for each document."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, with_runs: bool):
         self.folder = folder
         folder.mkdir(parents=True)
         self.environment = environment_of(folder)
         write_programs(folder / "bin")
         write_programs_of_the_study(folder / "bin_of_the_study")
-        prepare(folder / "base", self.must_run)
+        prepare(folder / "base")
+        if with_runs:
+            train_runs(folder / "base", self.must_run)
 
     def must_run(self, command: str, folder: Path) -> None:
         done = shell(command, folder, self.environment)
@@ -60,23 +60,20 @@ class Documents:
 
     def run(self, command: Command) -> str:
         """Runs a command and prints what came of it; returns its exit code, or why it was not run."""
-        reason, shown = reason_not_to_run(command.text), command.text.strip().splitlines()[-1]
-        if reason is not None:
-            result = f"not run: {reason}"
-        elif command.language == "bash" and not RUNNABLE.match(command.text):
-            result = UNKNOWN
-        else:
-            folder, environment = self.folder_of(command.document), self.environment
-            if "study.sh" in command.text:
-                environment = environment_of(self.folder, self.folder / "bin_of_the_study")
-            if "dry_run=true" in command.text and not (self.folder / "torch").exists():
-                write_imagenet_weights(self.folder / "torch")
-            done = run(command, folder, environment)
-            result = str(done.code)
-        print(f"[{result}] {command.document}: {shown}", flush=True)
-        if result not in ("0", UNKNOWN) and reason is None:
+        result, shown = not_run(command), command.text.strip().splitlines()[-1]
+        if result is not None:
+            print(f"[{result}] {command.document}: {shown}", flush=True)
+            return result
+        folder, environment = self.folder_of(command.document), self.environment
+        if "study.sh" in command.text:
+            environment = environment_of(self.folder, self.folder / "bin_of_the_study")
+        if "dry_run=true" in command.text and not (self.folder / "torch").exists():
+            write_imagenet_weights(self.folder / "torch")
+        done = run(command, folder, environment)
+        print(f"[{done.code}] {command.document}: {shown}", flush=True)
+        if done.code:
             print(f"    ran as: {done.ran}\n{done.output[-3000:]}", flush=True)
-        return result
+        return str(done.code)
 
 
 class Row(NamedTuple):
@@ -89,9 +86,15 @@ class Row(NamedTuple):
     result: str
 
 
-def run_all(folder: Path, commands: list[Command]) -> list[Row]:
-    """Runs commands one after the other; writes commands.csv as it goes."""
-    place, rows = Documents(folder), []
+def run_all(folder: Path, commands: list[Command], with_runs: bool = True) -> list[Row]:
+    """Runs commands one after the other; writes commands.csv as it goes.
+
+    Args:
+        folder: created.
+        commands: of one document after the other.
+        with_runs: whether the commands need the runs of stand_ins.train_runs, which take half a minute.
+    """
+    place, rows = Documents(folder, with_runs), []
     with open(folder / "commands.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)

@@ -33,6 +33,7 @@ RUNNABLE = re.compile(
     r"(nlvideo-(train|evaluate|predict|extract|doctor)|python (tools|scripts)/\w+\.py|\./scripts/\w+\.sh|torchrun"
     r"|sbatch|srun|pip install|ffmpeg|tensorboard|AWS_ENDPOINT_URL=\S+ nlvideo-train|cat|head|tail|ls|mkdir)\b"
 )
+UNKNOWN = "is neither RUNNABLE nor NOT_RUN in tests/documented/commands.py"
 FENCE = r"^```(?P<language>\w*)\n(?P<block>.*?)^```$"
 # In the text, only programs that a page reports figures of: other names of programs there are no commands.
 INLINE = r"`(?:python\s+)?(?P<inline>tools/(?:benchmark_\w+|simulate_coverage|denoise)\.py[^`]*)`"
@@ -82,5 +83,9 @@ def everything_to_run(file: Path) -> list[Command]:
     return [command for i, command in enumerate(found) if command not in found[:i] or "tools/" not in command.text]
 
 
-def reason_not_to_run(command: str) -> str | None:
-    return next((reason for part, reason in NOT_RUN.items() if part in command), None)
+def not_run(command: Command) -> str | None:
+    """Returns why a command is not run; None: it is run. A kind of command that nobody knows is one that fails."""
+    reason = next((reason for part, reason in NOT_RUN.items() if part in command.text), None)
+    if reason is not None:
+        return f"not run: {reason}"
+    return None if command.language == "python" or RUNNABLE.match(command.text) else UNKNOWN

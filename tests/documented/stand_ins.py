@@ -31,13 +31,8 @@ BEFORE = {  # a document: what the others have its reader do before
 }
 
 
-def prepare(folder: Path, shell: Callable[[str, Path], None]) -> None:
-    """Creates what the commands name: videos in the layout of each data set, two runs and their evaluations.
-
-    Args:
-        folder: the folder to create, which then looks like a checkout.
-        shell: runs a command in a folder, and ends the program where it fails.
-    """
+def prepare(folder: Path) -> None:
+    """Creates a folder that looks like a checkout, with videos in the layout of each data set and others' weights."""
     from conftest import write_grey_video
 
     folder.mkdir(parents=True)
@@ -53,12 +48,17 @@ def prepare(folder: Path, shell: Callable[[str, Path], None]) -> None:
         (folder / name).symlink_to("data/kinetics400")
     write_crimes(folder / "UCF_Crime", videos)
     write_picture(folder / "picture.png")
-    train_runs(folder, shell)
     for name, (project, config) in OTHERS.items():
         write_other(folder / name, project, config)
 
 
 def train_runs(folder: Path, shell: Callable[[str, Path], None]) -> None:
+    """Trains what the documents call run, a and b, and evaluates them as A, B and C.
+
+    Args:
+        folder: the folder of prepare().
+        shell: runs a command in a folder, and ends the program where it fails.
+    """
     for name, block, evaluation in RUNS:
         given = f"data=list data.root=data/kinetics400 data.num_frames=16 block={block} output_dir={name}"
         shell(small_bash(f"nlvideo-train {given}"), folder)
