@@ -14,6 +14,7 @@ from documented.small_forms import small_bash
 
 def main() -> None:
     name, *words = sys.argv[1:]
+    words = [word for word in words if not word.startswith("optim.max_steps=")]
     words = [re.sub(r"^(experiment|seed)=([^,]+),.*", r"\1=\2", word) for word in words]
     command = small_bash(shlex.join([name, *words]))
     if name == "nlvideo-train":
