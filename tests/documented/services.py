@@ -1,5 +1,6 @@
 """What the documents' commands reach on other machines: stores, cameras, SLURM; here on loopback, when wanted."""
 
+import logging
 import re
 import shutil
 import sys
@@ -78,6 +79,7 @@ def reached(command: str, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     environment: dict[str, str] = {}
     with ExitStack() as stack:
         if "s3://" in command:
+            logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
             endpoint = stack.enter_context(s3_server(folder / "data/kinetics400"))
             environment = ENVIRONMENT | {"AWS_ENDPOINT_URL": endpoint}
             command = re.sub(r"AWS_ENDPOINT_URL=\S+", f"AWS_ENDPOINT_URL={endpoint}", command)

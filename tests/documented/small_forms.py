@@ -51,7 +51,7 @@ SHORT_FORMS = {  # a part of a command: arguments for a short form
     "benchmark_features.py rate": "--seconds 2 --videos 2 --at-once 1 --width 4",
     "benchmark_freezing.py": "--batch 2 --steps 1 --rounds 1",
     "benchmark_index.py": "--videos 2400 --frames 30 --workers 1 --samples 400",
-    "benchmark_load.py": "--pairs 1 --seconds 0.01",
+    "benchmark_load.py": "--pairs 1 --seconds 0.01 --cases c2d_r50_nl5 dot_product",
     "benchmark_loader.py": "--rounds 1",
     "benchmark_long.py --clips-only": "--minutes 1 --rounds 1",
     "benchmark_long.py --memory-only": "--minutes 0.2 --rounds 1",
