@@ -22,8 +22,8 @@ TIME_LIMIT = 1800  # seconds, for one command
 ENDLESS = re.compile(r"nlvideo-predict (rtsp|udp)://")
 SERVES_WITHIN = 60  # seconds
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-ANSWERS = 3  # lines after which an endless command is interrupted
-INTERRUPTED = 128 + signal.SIGINT
+ANSWERS = 3  # lines after which an endless command is ended
+ENDED = 128 + signal.SIGTERM  # not SIGINT, which what runs in the background may ignore
 
 
 class Done(NamedTuple):
@@ -82,7 +82,7 @@ def shell(text: str, folder: Path, environment: dict[str, str]) -> Done:
 
 
 def until_it_answers(text: str, folder: Path, environment: dict[str, str]) -> Done:
-    """Runs a command that would not end, and interrupts it after some lines of its output; 0 if it then ended."""
+    """Runs a command that would not end, and ends it after some lines of its output; 0 if it then ended."""
     process = subprocess.Popen(
         ["bash", "-c", f"exec {text}"], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
@@ -93,17 +93,17 @@ def until_it_answers(text: str, folder: Path, environment: dict[str, str]) -> Do
     timer = threading.Timer(TIME_LIMIT, process.kill)
     timer.start()
     lines = [line for line, _ in zip(process.stdout, range(ANSWERS), strict=False)]
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     process.stdout.read()
     code = process.wait()
     timer.cancel()
     reader.join()
-    answered = len(lines) == ANSWERS and code in (0, INTERRUPTED, -signal.SIGINT)
+    answered = len(lines) == ANSWERS and code in (0, ENDED, -signal.SIGTERM)
     return Done(0 if answered else code or 1, "".join([*lines, *errors]), text)
 
 
 def until_it_serves(text: str, folder: Path, environment: dict[str, str]) -> Done:
-    """Runs a server of pages until it has served one, and interrupts it; 0 if it has."""
+    """Runs a server of pages until it has served one, and ends it; 0 if it has."""
     port, served = free_port(), False
     with open(folder / "served.log", "w+") as log:
         process = subprocess.Popen(
@@ -115,7 +115,7 @@ def until_it_serves(text: str, folder: Path, environment: dict[str, str]) -> Don
             time.sleep(0.5)
             with suppress(OSError), DIRECT.open(f"http://127.0.0.1:{port}/data/runs", timeout=5) as answer:
                 served = answer.status == 200 and json.load(answer) != []
-        process.send_signal(signal.SIGINT)
-        process.wait()
+        process.terminate()
+        process.wait(SERVES_WITHIN)
         log.seek(0)
         return Done(0 if served else process.returncode or 1, log.read(), text)

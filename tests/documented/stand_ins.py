@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,11 +36,7 @@ def prepare(folder: Path) -> None:
     """Creates a folder that looks like a checkout, with videos in the layout of each data set and others' weights."""
     from conftest import write_grey_video
 
-    folder.mkdir(parents=True)
-    ignored = shutil.ignore_patterns("__pycache__", "parity")
-    for name in CHECKOUT:
-        place = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        place(ROOT / name, folder / name, **({"ignore": ignored} if (ROOT / name).is_dir() else {}))
+    copy_checkout(folder)
     videos = [write_grey_video(folder / f"videos/v{i}.mp4", 80, 80, 96) for i in range(6)]
     for name in ("video.mp4", "long.mp4", "a.mkv"):
         shutil.copy(videos[0], folder / name)
@@ -50,6 +47,18 @@ def prepare(folder: Path) -> None:
     write_picture(folder / "picture.png")
     for name, (project, config) in OTHERS.items():
         write_other(folder / name, project, config)
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copies what is installed and tested, with the environment that runs this program as .venv."""
+    folder.mkdir(parents=True)
+    ignored = shutil.ignore_patterns("__pycache__", "parity")
+    for name in CHECKOUT:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(sys.prefix)
 
 
 def train_runs(folder: Path, shell: Callable[[str, Path], None]) -> None:
