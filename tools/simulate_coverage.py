@@ -10,6 +10,7 @@ promises. V videos, K classes, S seeds.
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -46,15 +47,21 @@ def accuracies() -> Iterator[Case]:
     for num_videos in (20, 160, 1000):
         for share in (0.5, 0.9, 0.99):
             where = f"{num_videos} videos, {100 * share:g} %"
-            yield Case(
-                "top-1: Wilson", where, share, lambda g, n=num_videos, p=share: accuracy_interval(g.random(n) < p)
-            )
+            yield Case("top-1: Wilson", where, share, partial(_of_accuracy, n=num_videos, share=share))
+
+
+def _of_accuracy(g: np.random.Generator, n: int, share: float) -> Interval:
+    return accuracy_interval(g.random(n) < share)
 
 
 def bootstraps_of_accuracies() -> Iterator[Case]:
     for share in (0.9, 0.99):
         yield Case("top-1: bootstrap, for comparison", f"160 videos, {100 * share:g} %", share,
-                   lambda g, p=share: _plain_bootstrap(g.random(160) < p))  # fmt: skip
+                   partial(_of_bootstrap, share=share))  # fmt: skip
+
+
+def _of_bootstrap(g: np.random.Generator, share: float) -> Interval:
+    return _plain_bootstrap(g.random(160) < share)
 
 
 def means_of_classes() -> Iterator[Case]:
@@ -78,7 +85,11 @@ def precisions() -> Iterator[Case]:
         large = multi_label(np.random.default_rng(1), 200_000, gap)
         truth = metrics.mean_average_precision(*large)
         yield Case("mAP: bootstrap", f"160 videos, 4 classes of 20 %, {100 * truth:.1f} %", truth,
-                   lambda g, a=gap: map_interval(*multi_label(g, 160, a)))  # fmt: skip
+                   partial(_of_labels, gap=gap))  # fmt: skip
+
+
+def _of_labels(g: np.random.Generator, gap: float) -> Interval:
+    return map_interval(*multi_label(g, 160, gap))
 
 
 def differences() -> Iterator[Case]:
@@ -86,13 +97,20 @@ def differences() -> Iterator[Case]:
         for gained, lost in ((0.05, 0.05), (0.15, 0.05), (0.01, 0.0), (0.5, 0.05)):
             where = f"{num_videos} videos, gained {100 * gained:g} %, lost {100 * lost:g} %"
             yield Case("difference in top-1: paired bootstrap", where, gained - lost,
-                       lambda g, n=num_videos, a=gained, b=lost: accuracy_difference_interval(changes(g, n, a, b))
-                       )  # fmt: skip
+                       partial(_of_changes, n=num_videos, gained=gained, lost=lost))  # fmt: skip
     settings = (3, 160, (0.02, 0.2, 0.5)), (3, 160, (0.1, 0.2, 0.5)), (5, 432, (0.05, 0.2, 0.5))
     for seeds, videos, deviations in settings:
         where = f"{seeds} seeds, {videos} videos, deviations {deviations[0]} of seeds, {deviations[1]} of videos"
         yield Case("difference over seeds and videos: t", where, 0.1,
-                   lambda g, s=seeds, n=videos, d=deviations: _of_mean(0.1 + seeds_and_videos(g, s, n, d)))  # fmt: skip
+                   partial(_of_seeds, seeds=seeds, videos=videos, deviations=deviations))  # fmt: skip
+
+
+def _of_changes(g: np.random.Generator, n: int, gained: float, lost: float) -> Interval:
+    return accuracy_difference_interval(changes(g, n, gained, lost))
+
+
+def _of_seeds(g: np.random.Generator, seeds: int, videos: int, deviations: tuple[float, float, float]) -> Interval:
+    return _of_mean(0.1 + seeds_and_videos(g, seeds, videos, deviations))
 
 
 def coverage(case: Case, repeats: int, seed: int = 0) -> tuple[float, float]:

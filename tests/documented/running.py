@@ -61,7 +61,7 @@ def run(command: Command, folder: Path, environment: dict[str, str]) -> Done:
         if text.startswith("tensorboard "):
             return until_it_serves(text, folder, environment)
         done = shell(text, folder, environment | added)
-    if "does not provide the extra" in done.output:  # pip only warns
+    if re.search(r"nlvideo \S+ does not provide the extra", done.output):  # pip only warns
         return done._replace(code=1)
     return done
 
