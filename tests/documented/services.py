@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ALWAYS_WHERE_SLURM_IS = {
-    "sbatch": """# One node with two devices, at once.
+    "sbatch": """# At once, on one node, which has two devices for a run and one for what is several.
 while [ "${1#-}" != "$1" ]; do shift; done
-export SLURM_JOB_ID=$$ SLURM_NNODES=1 SLURM_GPUS_ON_NODE=2 SLURM_CPUS_PER_TASK=2 SLURM_JOB_NODELIST=localhost
+export SLURM_JOB_ID=$$ SLURM_NNODES=1 SLURM_GPUS_ON_NODE=1 SLURM_CPUS_PER_TASK=2 SLURM_JOB_NODELIST=localhost
+case "$1" in */train.sbatch) SLURM_GPUS_ON_NODE=2 ;; esac
 exec bash "$@"
 """,
     "srun": """# One task, or two where the command has several on a node.

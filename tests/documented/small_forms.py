@@ -30,12 +30,14 @@ PLACES = (  # what names in a command become
     (r"/data/", "data/"),
     (r"/scratch/", "scratch/"),
     (r"checkpoint=\.\.\.", "checkpoint=run/checkpoint.pt"),
-    (r"num_devices=\d", "num_devices=2"),
+    (r"(nlvideo-train -m .*num_devices=)\d", r"\g<1>1"),
+    (r"num_devices=[48]", "num_devices=2"),
     (r"--nproc-per-node=8", "--nproc-per-node=2"),
     (r"precise_bn_steps=200", "precise_bn_steps=2"),
     (r"(pretrained|checkpoint)=FILE", r"\1=run/checkpoint.pt"),
     (r"patience=5", "patience=1 validate_every_steps=1 optim.max_steps=3"),
     (r"block=none,nl1,nl5", "block=none,nl5"),
+    (r"(table_2[cfg] .*)seed=1,2,3", r"\1seed=1"),
     (r"seed=1,2,3", "seed=1,2"),
     (r"run/checkpoint\.pt theirs\.pth", "for_pyslowfast.pt theirs.pth"),
     (r"study\.sh FOLDER", "study.sh ."),
@@ -59,9 +61,9 @@ SHORT_FORMS = {  # a part of a command: arguments for a short form
     "benchmark_model.py step": "--batch 1 --rounds 1",
     "benchmark_preparing.py": "--rounds 1",
     "benchmark_stream.py": "--minutes 0.1",
-    "check_gpu.py --parts": "--quick",
-    "check_gpu.py --quick": "",
-    "check_gpu.py": "--quick --parts A",
+    "check_gpu.py --parts": "--quick --minutes 10",
+    "check_gpu.py --quick": "--minutes 10",
+    "check_gpu.py": "--quick --parts A --minutes 10",
     "denoise.py": "--max-side 32",
     "simulate_coverage.py": "--repeats 2",
     "scripts/test.sh": "--collect-only",
@@ -114,13 +116,12 @@ def overrides_for(command: str) -> list[str]:
 
 
 def small_sweep(command: str) -> list[str]:
-    """Returns overrides that keep the first two rows of a table, with two seeds."""
+    """Returns overrides that keep the first two rows of a table, with one seed unless the command gives some."""
     from nlvideo.experiments.paper import TABLES
 
     name = re.search(r"\+ablation=(\w+)", command)[1].removeprefix("table_")
     rows = ",".join(row.experiment for row in TABLES[name].rows[:2])
-    seeds = [] if "dry_run=true" in command else ["seed=1,2"]
-    return ([] if "experiment=" in command else [f"experiment={rows}"]) + seeds
+    return ["seed=1", *([] if "experiment=" in command else [f"experiment={rows}"])]
 
 
 def on_both_nodes(command: str) -> str:
