@@ -9,20 +9,66 @@ import sys
 
 import pytest
 from conftest import composed
+from documented.commands import ROOT, UNKNOWN, Command, blocks, commands, documents, everything_to_run, not_run
+from documented.small_forms import small
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from docs import ROOT, RUNNABLE, blocks, commands, documents, reason_not_to_run
+from docs import run_all
 
 COMMANDS = [(file.name, command) for file in documents() for command in commands(file)]
-TRAININGS = [command for _, command in COMMANDS if re.match(r"nlvideo-train|torchrun .*-m nlvideo.train", command)]
+TRAINS = re.compile(r"nlvideo-train|(torchrun|srun) .*(-m nlvideo\.|nlvideo-)train|sbatch .*(train|sweep)\.sbatch")
+TRAININGS = [command for _, command in COMMANDS if TRAINS.match(command)]
 
 
 def test_every_command_is_run_or_has_a_reason_not_to():
-    assert len(COMMANDS) > 60
-    unknown = [
-        (name, command) for name, command in COMMANDS if not (RUNNABLE.match(command) or reason_not_to_run(command))
+    found = [command for file in documents() for command in everything_to_run(file)]
+    assert len(found) > 150
+    assert [command for command in found if not_run(command) == UNKNOWN] == []
+    assert not_run(Command("new.md", "rm -r outputs", "bash")) == UNKNOWN  # what a page brings that nobody knows
+
+
+def test_what_a_document_tells_to_run_is_found_in_its_order(tmp_path):
+    bash, text = "ls a \\\n  b   # c\n# d\nls e\n", "`python tools/benchmark_x.py\n--y`, `tools/x.py`"
+    (tmp_path / "page.md").write_text(f"```bash\n{bash}```\n{text}\n```python\n1\n```\n")
+    found = [(command.text, command.language) for command in everything_to_run(tmp_path / "page.md")]
+    assert found == [
+        ("ls a b   # c", "bash"),
+        ("ls e", "bash"),
+        ("python tools/benchmark_x.py --y", "bash"),
+        ("1\n", "python"),
     ]
-    assert not unknown
+
+
+def test_a_small_form_keeps_what_the_command_gives():
+    given = "nlvideo-train experiment=i3d_r50 data.root=/data/x data.crop_size=96 num_devices=8   # a comment"
+    words = shlex.split(small(Command("page.md", given, "bash")))
+    assert words[:5] == [
+        "nlvideo-train",
+        "experiment=i3d_r50",
+        "data.root=data/x",
+        "data.crop_size=96",
+        "num_devices=2",
+    ]
+    assert "optim.max_steps=2" in words and "data.crop_size=64" not in words and "comment" not in words
+
+
+def test_every_extra_that_a_document_names_exists():
+    declared = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    known = set(re.findall(r"^(\w+) = ", declared, re.MULTILINE))
+    for file in documents():
+        for extras in re.findall(r"nlvideo\[([\w,]+)\]", file.read_text()):
+            assert set(extras.split(",")) <= known, f"{file.name}: {extras}"
+
+
+@pytest.mark.slow
+def test_the_main_commands_of_the_readme_run(tmp_path):
+    """tests/docs.py runs all, every night."""
+    parts = ("num_devices=8", "resume=auto", "nlvideo-evaluate", "nlvideo-predict")
+    chosen = [
+        command for command in everything_to_run(ROOT / "README.md") if any(part in command.text for part in parts)
+    ]
+    rows = run_all(tmp_path / "documents", chosen, with_runs=False)
+    assert [row.result for row in rows] == ["0"] * 4
 
 
 def overrides_of(command: str) -> list[str]:
@@ -42,10 +88,9 @@ def overrides_of(command: str) -> list[str]:
 def test_every_training_command_composes(command):
     overrides = overrides_of(command)
     given = " ".join(overrides)
-    overrides += [] if "data.root=" in given else ["data.root=x"]
     overrides += [] if "model.pretrained=" in given else ["model.pretrained=null"]
     config = composed(*overrides)
-    assert config.optim.batch_size % config.num_devices == 0
+    assert config.data.root and config.optim.batch_size % config.num_devices == 0
 
 
 @pytest.mark.parametrize("file", documents(), ids=lambda file: file.name)
