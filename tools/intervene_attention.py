@@ -169,15 +169,20 @@ def summarize(scores: Sequence[Scores], targets: np.ndarray) -> list[dict[str, A
     for kind, blocks in scores[0]:
         values = [validation_metrics(of_seed[kind, blocks], targets) for of_seed in scores]
         metric = headline(values[0])
-        row = {"map": kind, "blocks": blocks, "metric": metric, "value": float(np.mean([v[metric] for v in values]))}
+        row: dict[str, Any] = {
+            "map": kind,
+            "blocks": blocks,
+            "metric": metric,
+            "value": float(np.mean([v[metric] for v in values])),
+        }
         if kind != TRAINED:
             drops = np.stack([_drops(of_seed, (kind, blocks), targets) for of_seed in scores])
             drop, half, p = mean_and_interval(drops)
             row |= {"drop": drop, "low": drop - half, "high": drop + half, "p": p}
             row["other_answer"] = float(np.mean([_share_of_others(of_seed, (kind, blocks)) for of_seed in scores]))
         rows.append(row)
-    adjusted = iter(holm([row["p"] for row in rows if "p" in row]))
-    return [row | {"p_holm": next(adjusted)} if "p" in row else row for row in rows]
+    adjusted = iter(holm([one["p"] for one in rows if "p" in one]))
+    return [one | {"p_holm": next(adjusted)} if "p" in one else one for one in rows]
 
 
 def _drops(scores: Scores, key: tuple[str, str], targets: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ promises. V videos, K classes, S seeds.
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from nlvideo.evaluation.significance import detectable_errors, holm, interval_an
 QUICK = 20  # times as many repetitions of what takes no bootstrap
 NUM_ROWS = 4  # of a table, besides its baseline
 EVEN, UNEVEN = (40, 40, 40, 40), (100, 40, 15, 5)  # videos of each class
+SINGLE = (1,) * 100
 SEEDS_AND_VIDEOS = (3, 160, (0.02, 0.2, 0.5)), (3, 160, (0.1, 0.2, 0.5)), (5, 432, (0.05, 0.2, 0.5))  # deviations
 
 
@@ -47,16 +49,16 @@ class Case(NamedTuple):
 def accuracies() -> Iterator[Case]:
     for num_videos in (20, 160, 1000):
         for share in (0.5, 0.9, 0.99):
-            where = f"{num_videos} videos, {100 * share:g} %"
-            yield Case(
-                "top-1: Wilson", where, share, lambda g, n=num_videos, p=share: accuracy_interval(g.random(n) < p)
-            )
+            yield _of_proportion("top-1: Wilson", num_videos, share, accuracy_interval)
 
 
 def bootstraps_of_accuracies() -> Iterator[Case]:
     for share in (0.9, 0.99):
-        yield Case("top-1: bootstrap, for comparison", f"160 videos, {100 * share:g} %", share,
-                   lambda g, p=share: _plain_bootstrap(g.random(160) < p))  # fmt: skip
+        yield _of_proportion("top-1: bootstrap, for comparison", 160, share, _plain_bootstrap)
+
+
+def _of_proportion(what: str, videos: int, share: float, interval: Callable[[np.ndarray], Interval]) -> Case:
+    return Case(what, f"{videos} videos, {100 * share:g} %", share, lambda g: interval(g.random(videos) < share))
 
 
 def means_of_classes() -> Iterator[Case]:
@@ -65,10 +67,12 @@ def means_of_classes() -> Iterator[Case]:
             for share in (0.5, 0.9, 0.99, 1.0):
                 where = f"{'even' if counts == EVEN else 'uneven'} classes, {100 * share:g} %"
                 yield of_classes(f"{name}: bootstrap or Wilson", where, counts, share)
-    single = "100 classes of one video, 90 %", (1,) * 100, 0.9
-    yield _of_accuracies("mean of classes: bootstrap or Wilson", *single)
-    for where in ("uneven classes, 90 %", UNEVEN, 0.9), ("uneven classes, 99 %", UNEVEN, 0.99), single:
-        yield _of_accuracies("mean of classes: bootstrap, for comparison", *where, interval=_plain_class_bootstrap)
+    single = "100 classes of one video, 90 %"
+    yield _of_accuracies("mean of classes: bootstrap or Wilson", single, SINGLE, 0.9)
+    plain = "mean of classes: bootstrap, for comparison"
+    for share in (0.9, 0.99):
+        yield _of_accuracies(plain, f"uneven classes, {100 * share:g} %", UNEVEN, share, _plain_class_bootstrap)
+    yield _of_accuracies(plain, single, SINGLE, 0.9, _plain_class_bootstrap)
 
 
 def _of_accuracies(
@@ -96,7 +100,11 @@ def precisions() -> Iterator[Case]:
         endless = metrics.mean_average_precision(*multi_label(rng, 100_000, *shape[1:]))
         for length, truth in (("as many", alike), ("endlessly many", endless)):
             where = f"{videos} videos, {classes} classes of {100 * positive:g} %; {100 * truth:.1f} % of {length}"
-            yield Case("mAP: bootstrap", where, truth, lambda g, s=shape: map_interval(*multi_label(g, *s)))
+            yield Case("mAP: bootstrap", where, truth, partial(_of_labels, shape))
+
+
+def _of_labels(shape: tuple[int, int, float, float], g: np.random.Generator) -> Interval:
+    return map_interval(*multi_label(g, *shape))
 
 
 def differences() -> Iterator[Case]:
@@ -113,8 +121,12 @@ def differences() -> Iterator[Case]:
         )
     yield _of_precisions()
     for seeds, videos, deviations in SEEDS_AND_VIDEOS:
-        yield Case("difference over seeds and videos: t", _described(seeds, videos, deviations), 0.1,
-                   lambda g, s=seeds, n=videos, d=deviations: _of_mean(0.1 + seeds_and_videos(g, s, n, d)))  # fmt: skip
+        draw = partial(seeds_and_videos, seeds=seeds, videos=videos, deviations=deviations)
+        yield _of_means(_described(seeds, videos, deviations), draw)
+
+
+def _of_means(where: str, draw: Callable[[np.random.Generator], np.ndarray]) -> Case:
+    return Case("difference over seeds and videos: t", where, 0.1, lambda g: _of_mean(0.1 + draw(g)))
 
 
 def _of_change(
@@ -300,7 +312,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     first = (*accuracies(), *bootstraps_of_accuracies(), *means_of_classes(), *precisions())
     for cases in (first, tuple(differences())):
-        rows = [row(case, repeats) for case in cases]
+        rows: list[tuple[str, ...]] = [row(case, repeats) for case in cases]
         print_table(["interval", "population", "covered, %", "mean width, points"], rows)
     print_table(["what", "of the repetitions, %"], list(tests(QUICK * repeats)))
 
