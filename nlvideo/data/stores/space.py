@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from nlvideo.data.stores.entries import GROUP, KEY, LOCK, PART, PARTIAL, RECORD, clear, remove_entry
+from nlvideo.data.stores.entries import GROUP, KEY, LOCK, PART, PARTIAL, RECORD, clear, is_unfinished_record, remove_entry
 from nlvideo.runtime.folder_lock import open_lock
 
 if sys.platform != "win32":
@@ -135,7 +135,7 @@ def _held(entry: Path) -> Held:
                 used = int(file.stat().st_mtime)
             elif PARTIAL.fullmatch(file.name):
                 size += int(file.name[1 : -len(PART)])
-            elif file.name != LOCK:
+            elif file.name != LOCK and not is_unfinished_record(file.name):
                 has_file = True
                 size += file.stat(follow_symlinks=False).st_size
     except FileNotFoundError:  # it is being removed or written
