@@ -12,7 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from nlvideo.data.stores.entries import GROUP, KEY, LOCK, PART, PARTIAL, RECORD, clear, is_unfinished_record, remove_entry
+from nlvideo.data.stores.entries import (
+    GROUP,
+    KEY,
+    LOCK,
+    PART,
+    PARTIAL,
+    RECORD,
+    clear,
+    is_unfinished_record,
+    remove_entry,
+)
 from nlvideo.runtime.folder_lock import open_lock
 
 if sys.platform != "win32":
