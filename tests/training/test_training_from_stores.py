@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from nlvideo.data.index.video_index import VideoIndex
 from nlvideo.data.stores import store
 from nlvideo.data.stores.cache import Cache
 from nlvideo.data.stores.entries import remove_entry
+from nlvideo.data.stores.space import Space, held_entries
 from nlvideo.data.stores.store import StoreFailed
 from nlvideo.evaluate import evaluate_from_python
 from nlvideo.prediction.predictor import Predictor
@@ -110,23 +110,16 @@ def test_s3_equals_a_disk(from_disk, s3, tmp_path, monkeypatch, capfd, share):
 def test_a_cache_of_a_third_fetches_again_what_it_had_to_drop(videos, from_disk, tmp_path, capfd):
     size = sum(file.stat().st_size for file in videos.rglob("*.mp4"))
     largest = max(file.stat().st_size for file in videos.rglob("*.mp4"))
-    held = []
+    held, space = [], Space(tmp_path / "cache", 0)
     with FaultyServer(videos) as server:
 
-        def files() -> dict[Path, int]:
-            found = {}
-            for file in (tmp_path / "cache").rglob("*.mp4"):
-                with suppress(FileNotFoundError):
-                    found[file] = file.stat().st_size
-            return found
-
         def plan(*_):
-            before = files()  # files come and go during a look; what two looks see was there between them
-            held.append(sum(held_now for file, held_now in files().items() if file in before))
+            with space._state():  # nothing comes or goes while it is held
+                held.append(sum(entry.size for entry in held_entries(space.folder)))
 
         server.plan = plan
         assert_same(from_disk, run_from(server.address, tmp_path, f"data.cache_gb={size / 3e9}"))
-    assert 0 < max(held) <= size / 3 + largest  # the space of a file that goes may be taken before it is gone
+    assert 0 < max(held) <= size / 3
     line = re.search(
         r"fetched ([\d.e-]+) GB, (\d+) objects; (\d+) % of ([\d,]+) opens.* ([\d.]+) s", capfd.readouterr().out
     )

@@ -153,13 +153,12 @@ class Cache:
 
     def _fetch_once(self, entry: CacheEntry, wait: bool, stopped: Callable[[], bool]) -> int:
         facts = object_facts(entry.address)
-        taken = facts.size or 0
-        self._take(entry.address, taken, wait)
-        part, kept = entry.part(taken), False
+        taken, kept = facts.size or 0, False
+        part = self._take(entry, taken, wait)
         try:
             size, md5 = download(entry.address, part, facts, stopped)
             if facts.size is None:
-                self._take(entry.address, size, wait)
+                part = part.replace(self._take(entry, size, wait))
                 taken = size
             entry.keep(part, size, facts.version, md5)
             kept = True
@@ -171,13 +170,13 @@ class Cache:
             raise
         finally:
             if not kept:
-                clear(entry.folder)
-                self.space.give_back(taken)
+                self.space.give_back(taken, entry.folder)
 
-    def _take(self, address: str, size: int, wait: bool) -> None:
-        """Takes room in the cache; where all entries are open, it waits until some are not."""
+    def _take(self, entry: CacheEntry, size: int, wait: bool) -> Path:
+        """Returns an empty file with room for an object; where all entries are open, it waits until some are not."""
+        part, address = entry.part(size), entry.address
         end = time.monotonic() + (ROOM_SECONDS if wait else 0)
-        while not self.space.take(size):
+        while not self.space.take(size, part):
             if size > self.space.limit:
                 raise StoreFailed(f"{address} has {size / 1e9:.4g} GB, more than data.cache_gb={self.gigabytes:g}.")
             if time.monotonic() >= end:
@@ -186,6 +185,7 @@ class Cache:
                     "is open. Give it more, or use fewer workers."
                 )
             time.sleep(min(LOOK_SECONDS, max(0.0, end - time.monotonic())))
+        return part
 
 
 def _reason(error: OSError) -> str:

@@ -136,6 +136,11 @@ def remove_entry(folder: Path) -> bool:
     return True
 
 
+def is_unfinished_record(name: str) -> bool:
+    written = PARTIAL_FILE.fullmatch(name)
+    return written is not None and written[1] == RECORD
+
+
 def clear(folder: Path) -> None:
     """Removes what is ours but for the lock, the record last: it names the file. The caller holds the lock."""
     try:
@@ -143,7 +148,6 @@ def clear(folder: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError):
         kept = None
     for name in os.listdir(folder):
-        written = PARTIAL_FILE.fullmatch(name)
-        if name == kept or PARTIAL.fullmatch(name) or (written and written[1] == RECORD):
+        if name == kept or PARTIAL.fullmatch(name) or is_unfinished_record(name):
             (folder / name).unlink(missing_ok=True)
     (folder / RECORD).unlink(missing_ok=True)

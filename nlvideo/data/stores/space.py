@@ -12,7 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from nlvideo.data.stores.entries import GROUP, KEY, LOCK, PART, PARTIAL, RECORD, remove_entry
+from nlvideo.data.stores.entries import (
+    GROUP,
+    KEY,
+    LOCK,
+    PART,
+    PARTIAL,
+    RECORD,
+    clear,
+    is_unfinished_record,
+    remove_entry,
+)
 from nlvideo.runtime.folder_lock import open_lock
 
 if sys.platform != "win32":
@@ -48,18 +58,26 @@ class Space:
             with suppress(PermissionError):  # of another user's entry, which goes as if it was not used again
                 os.utime(entry / RECORD, (state[0], state[0]))
 
-    def take(self, size: int) -> bool:
-        """Counts bytes as held, after making room for them; returns whether there is room."""
+    def take(self, size: int, part: Path) -> bool:
+        """Counts bytes as held, after making room for them; returns whether there is room.
+
+        Args:
+            part: the file that is to hold them, named by CacheEntry.part. It is made at once, while no other process
+                counts what is on the disk: one that did not see it would forget these bytes.
+        """
         with self._state() as state:
             if state[1] + size > self.limit:
                 state[1] = self._make_room(state[0], max(0, int(self.limit * (1 - SLACK)) - size))
             if state[1] + size > self.limit:
                 return False
+            part.touch()
             state[1] += size
             return True
 
-    def give_back(self, size: int) -> None:
-        with self._state() as state:
+    def give_back(self, size: int, entry: Path) -> None:
+        """Removes what came of an entry, whose lock the caller holds, and counts its bytes as held no more."""
+        with self._state() as state:  # both at once: who counts between the two would take them off twice
+            clear(entry)
             state[1] = max(0, state[1] - size)
 
     def free(self, size: int) -> None:
@@ -127,7 +145,7 @@ def _held(entry: Path) -> Held:
                 used = int(file.stat().st_mtime)
             elif PARTIAL.fullmatch(file.name):
                 size += int(file.name[1 : -len(PART)])
-            elif file.name != LOCK:
+            elif file.name != LOCK and not is_unfinished_record(file.name):
                 has_file = True
                 size += file.stat(follow_symlinks=False).st_size
     except FileNotFoundError:  # it is being removed or written

@@ -518,3 +518,19 @@ def wait_until(condition) -> None:
                 return
         time.sleep(0.005)
     raise AssertionError("it did not come true")
+
+
+def test_bytes_that_are_taken_are_counted_before_any_of_them_has_come(tmp_path):
+    """Otherwise who counts between the two forgets them, and the cache holds more than it may."""
+    first, second = (CacheEntry(tmp_path, f"http://store/{name}.mp4") for name in "ab")
+    one, other = space.Space(tmp_path, 100), space.Space(tmp_path, 100)
+    locks = [entry.lock(exclusive=True, wait=True) for entry in (first, second)]
+    assert one.take(60, first.part(60))
+    (first.folder / f".{entries.RECORD}.0123abcd.part").write_text("a record on its way is not the object's")
+    other.count()
+    assert sum(entry.size for entry in space.held_entries(tmp_path)) == 60
+    assert not other.take(60, second.part(60)) and not second.part(60).exists()
+    one.give_back(60, first.folder)
+    assert not first.part(60).exists() and other.take(60, second.part(60))
+    for lock in locks:
+        os.close(lock)
