@@ -76,7 +76,9 @@ class Documents:
         done = run(command, folder, environment)
         print(f"[{done.code}] {command.document}: {shown}", flush=True)
         if done.code:
-            print(f"    ran as: {done.ran}\n{done.output[-3000:]}", flush=True)
+            log = self.folder / f"failed_{len(list(self.folder.glob('failed_*')))}.log"
+            log.write_text(f"{done.ran}\n{done.output}")
+            print(f"    ran as: {done.ran}\n{done.output[-2000:]}\n    all of its output: {log}", flush=True)
         return str(done.code)
 
 

@@ -20,8 +20,8 @@ NOT_RUN = {  # part of a command: why such commands are not run
     if importlib.util.find_spec(name) is None
 }
 ALSO = {  # what a document says in other words: in a comment, or by what a script prints
-    "README.md": ["tensorboard --logdir outputs/quickstart/tensorboard"],
-    "weights.md": [
+    ROOT / "README.md": ["tensorboard --logdir outputs/quickstart/tensorboard"],
+    ROOT / "docs/weights.md": [
         "python tools/convert_weights.py for_mmaction2.pt mmaction2.pth --to mmaction2",
         "python tools/convert_weights.py for_resnet3d.pt resnet3d.pth --to pytorch-resnet3d",
         "python tools/convert_weights.py theirs.pth from_pyslowfast.pt",
@@ -79,7 +79,7 @@ def everything_to_run(file: Path) -> list[Command]:
             found.append(Command(file.name, match["block"], "python"))
         elif match["inline"]:
             found.append(Command(file.name, f"python {' '.join(match['inline'].split())}", "bash"))
-    found += [Command(file.name, line, "bash") for line in ALSO.get(file.name, ())]
+    found += [Command(file.name, line, "bash") for line in ALSO.get(file, ())]
     return [command for i, command in enumerate(found) if command not in found[:i] or "tools/" not in command.text]
 
 
