@@ -95,12 +95,14 @@ def _from_columns(path: Path, rows: list[list[str]], number: int, name: int) -> 
 def _from_lines(path: Path, lines: list[str]) -> "list[str] | _Pairs":
     """Returns the names of `number name` lines by number, or of lines that are names.
 
-    Names may begin with a number themselves ("100 metres"), but then no line has the number 0 or 1 that numbers start
-    with.
+    Names may begin with a number themselves ("100 metres", "200 metres"). Then no line has the number 0 or 1 that
+    numbers start with, or all are equal but for it ("0 degrees", "90 degrees").
     """
     matches = [_NUMBERED.fullmatch(line) for line in lines]
     pairs = [(int(match[1]), match[2].strip('"')) for match in matches if match]
     if not pairs or min(number for number, _ in pairs) > 1:
+        return lines
+    if len(pairs) > 1 and len({name for _, name in pairs}) == 1:
         return lines
     if len(pairs) == len(lines):
         return _Pairs(path, pairs)

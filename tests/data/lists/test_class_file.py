@@ -40,6 +40,7 @@ def test_names_are_in_the_order_of_their_numbers(tmp_path, name, text):
         ["3d printing", "9 pin bowling"],
         ["100 metres", "200 metres"],
         ["1 on 1 basketball", "dancing", "fencing"],
+        ["0 degrees", "90 degrees", "45 degrees"],
         ["c000 Holding, then putting", "c001 Taking, then holding"],
         ["run, fast", "sit"],
     ],
