@@ -18,7 +18,8 @@ from nlvideo.config.compose import compose_train_config
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.lists.path_list import read_table
 from nlvideo.evaluate import main as evaluate_main
-from nlvideo.evaluation.comparison import align_runs, compare_to_baseline
+from nlvideo.evaluation.alignment import align_runs
+from nlvideo.evaluation.comparison import compare_to_baseline
 from nlvideo.evaluation.report import write_report
 from nlvideo.evaluation.result_files import print_table, read_results
 from nlvideo.experiments.run_folders import find_evaluations

@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from nlvideo.evaluation.alignment import align_runs
 from nlvideo.evaluation.comparison import (
     ENSEMBLE,
     Comparison,
-    align_runs,
     average_scores,
     compare_to_baseline,
     differing_settings,
