@@ -18,7 +18,7 @@ from documented.services import reached
 from documented.small_forms import small
 from stream_servers import free_port
 
-TIME_LIMIT = 900  # seconds, for one command
+TIME_LIMIT = 1800  # seconds, for one command
 ENDLESS = re.compile(r"nlvideo-predict (rtsp|udp)://")
 SERVES_WITHIN = 60  # seconds
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
