@@ -9,11 +9,24 @@ import sys
 
 import pytest
 from conftest import composed
-from documented.commands import ROOT, UNKNOWN, Command, blocks, commands, documents, everything_to_run, not_run
+from documented.commands import (
+    NOT_COMMANDS,
+    NOT_RUN,
+    ROOT,
+    UNKNOWN,
+    Command,
+    blocks,
+    commands,
+    documents,
+    everything_to_run,
+    not_commands,
+    not_run,
+)
+from documented.running import environment_of, run
 from documented.small_forms import small
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from docs import run_all
+import docs
 
 COMMANDS = [(file.name, command) for file in documents() for command in commands(file)]
 TRAINS = re.compile(r"nlvideo-train|(torchrun|srun) .*(-m nlvideo\.|nlvideo-)train|sbatch .*(train|sweep)\.sbatch")
@@ -25,6 +38,30 @@ def test_every_command_is_run_or_has_a_reason_not_to():
     assert len(found) > 150
     assert [command for command in found if not_run(command) == UNKNOWN] == []
     assert not_run(Command("new.md", "rm -r outputs", "bash")) == UNKNOWN  # what a page brings that nobody knows
+    assert all(any(part in command.text for command in found) for part in NOT_RUN), "a reason that no command needs"
+
+
+@pytest.mark.parametrize("file", documents(), ids=lambda file: file.name)
+def test_no_fence_is_left_out(file):
+    fences = re.findall(r"^ *(?:```|~~~)(.*)$", file.read_text(), re.MULTILINE)
+    assert {*fences[0::2]} <= {"bash", "python", *NOT_COMMANDS} and not any(fences[1::2])
+    run = sum(len(blocks(file, language)) for language in ("bash", "python"))
+    assert run + len(not_commands(file)) == len(fences) / 2
+
+
+def test_a_small_form_only_adds_and_renames():
+    """It keeps the program, the options and the keys of each command; it gives a key once, so it overrides none."""
+
+    def keys_of(words: list[str]) -> list[str]:
+        return [word.split("=")[0] for word in words if re.match(r"[+\w./]+=", word)]
+
+    for command in (command for file in documents() for command in everything_to_run(file)):
+        if command.language == "python" or not_run(command) or "--nnodes" in command.text:
+            continue
+        given, run = (shlex.split(text, comments=True) for text in (command.text, small(command)))
+        options = [{word.split("=")[0] for word in words if word.startswith("-")} for words in (given, run)]
+        assert given[0].split("=")[0] == run[0].split("=")[0] and options[0] <= options[1], command.text
+        assert {*keys_of(given)} <= {*keys_of(run)} and len({*keys_of(run)}) == len(keys_of(run)), command.text
 
 
 def test_what_a_document_tells_to_run_is_found_in_its_order(tmp_path):
@@ -52,6 +89,29 @@ def test_a_small_form_keeps_what_the_command_gives():
     assert "optim.max_steps=2" in words and "data.crop_size=64" not in words and "comment" not in words
 
 
+@pytest.mark.parametrize(
+    "text, code", [("ls nowhere", 2), ("cat nowhere | tail", 1), ("ls . && exit 3", 3), ("ls .", 0)]
+)
+def test_a_command_that_fails_is_seen(tmp_path, text, code):
+    assert run(Command("page.md", text, "bash"), tmp_path, environment_of(tmp_path)).code == code
+
+
+def test_a_program_that_fails_is_seen(tmp_path):
+    program = Command("page.md", "import sys\nsys.exit(4)\n", "python")
+    assert run(program, tmp_path, environment_of(tmp_path)).code == 4
+
+
+@pytest.mark.parametrize("result, code", [("1", "1 of 2 commands failed."), (UNKNOWN, "1 of 2 commands failed."),
+                                          ("0", None), ("not run: needs a camera", None)])  # fmt: skip
+def test_the_exit_code_of_all_is_1_if_one_failed(tmp_path, monkeypatch, result, code):
+    rows = [docs.Row("page.md", "ls", 0.0, 0.0, "0"), docs.Row("page.md", "ls x", 0.0, 0.0, result)]
+    monkeypatch.setattr(docs, "run_all", lambda *_: rows)
+    monkeypatch.setattr(sys, "argv", ["docs.py", str(tmp_path / "new")])
+    with pytest.raises(SystemExit) as ended:
+        docs.main()
+    assert ended.value.code == code
+
+
 def test_every_extra_that_a_document_names_exists():
     declared = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
     known = set(re.findall(r"^(\w+) = ", declared, re.MULTILINE))
@@ -67,7 +127,7 @@ def test_the_main_commands_of_the_readme_run(tmp_path):
     chosen = [
         command for command in everything_to_run(ROOT / "README.md") if any(part in command.text for part in parts)
     ]
-    rows = run_all(tmp_path / "documents", chosen, with_runs=False)
+    rows = docs.run_all(tmp_path / "documents", chosen, with_runs=False)
     assert [row.result for row in rows] == ["0"] * 4
 
 

@@ -11,13 +11,16 @@ ORDER = (
     "performance"
 ).split()
 NOT_RUN = {  # part of a command: why such commands are not run
-    "git ": "changes a checkout",
-    "gs://": "needs Google's store",
     "/dev/video0": "needs a camera",
 } | {
-    f"logger={name}": f"needs the package {name}"
-    for name in ("wandb", "mlflow")
+    part: f"needs the package {name}"
+    for part, name in (("logger=wandb", "wandb"), ("logger=mlflow", "mlflow"), ("gs://", "gcsfs"))
     if importlib.util.find_spec(name) is None
+}
+NOT_COMMANDS = {  # a language of blocks: why they are not run
+    "diff": "a patch, which tests/test_docs.py applies and tests",
+    "markdown": "the form of a file",
+    "text": "what a program prints, or the files of a folder",
 }
 ALSO = {  # what a document says in other words: in a comment, or by what a script prints
     ROOT / "README.md": ["tensorboard --logdir outputs/quickstart/tensorboard"],
@@ -30,8 +33,8 @@ ALSO = {  # what a document says in other words: in a comment, or by what a scri
     ],
 }
 RUNNABLE = re.compile(
-    r"(nlvideo-(train|evaluate|predict|extract|doctor)|python (tools|scripts)/\w+\.py|\./scripts/\w+\.sh|torchrun"
-    r"|sbatch|srun|pip install|ffmpeg|tensorboard|AWS_ENDPOINT_URL=\S+ nlvideo-train|cat|head|tail|ls|mkdir)\b"
+    r"([A-Z_]+=\S+ )*(nlvideo-(train|evaluate|predict|extract|doctor)|python (tools|scripts)/\w+\.py"
+    r"|(\./)?scripts/\w+\.sh|torchrun|sbatch|srun|pip install|ffmpeg|tensorboard|cat|head|tail|ls|mkdir)\b"
 )
 UNKNOWN = "is neither RUNNABLE nor NOT_RUN in tests/documented/commands.py"
 FENCE = r"^```(?P<language>\w*)\n(?P<block>.*?)^```$"
@@ -81,6 +84,12 @@ def everything_to_run(file: Path) -> list[Command]:
             found.append(Command(file.name, f"python {' '.join(match['inline'].split())}", "bash"))
     found += [Command(file.name, line, "bash") for line in ALSO.get(file, ())]
     return [command for i, command in enumerate(found) if command not in found[:i] or "tools/" not in command.text]
+
+
+def not_commands(file: Path) -> list[tuple[str, str]]:
+    """Returns the language of each block of a document that is no command, and why it is not run."""
+    languages = [match["language"] for match in re.finditer(FENCE, file.read_text(), re.MULTILINE | re.DOTALL)]
+    return [(language, NOT_COMMANDS[language]) for language in languages if language not in ("bash", "python")]
 
 
 def not_run(command: Command) -> str | None:

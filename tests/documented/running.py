@@ -69,8 +69,8 @@ def run(command: Command, folder: Path, environment: dict[str, str]) -> Done:
 def shell(text: str, folder: Path, environment: dict[str, str]) -> Done:
     """Runs a command to its end, or ends it and all that it has started after TIME_LIMIT."""
     process = subprocess.Popen(
-        ["bash", "-c", text], cwd=folder, env=environment, text=True, errors="replace", start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        ["bash", "-o", "pipefail", "-c", text], cwd=folder, env=environment, text=True, errors="replace",
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         output, _ = process.communicate(timeout=TIME_LIMIT)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from documented.google_store import google_store
+
 ALWAYS_WHERE_SLURM_IS = {
     "sbatch": """# At once, on one node, which has two devices for a run and one for what is several.
 while [ "${1#-}" != "$1" ]; do shift; done
@@ -84,6 +86,10 @@ def reached(command: str, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
             endpoint = stack.enter_context(s3_server(folder / "data/kinetics400"))
             environment = ENVIRONMENT | {"AWS_ENDPOINT_URL": endpoint}
             command = re.sub(r"AWS_ENDPOINT_URL=\S+", f"AWS_ENDPOINT_URL={endpoint}", command)
+        if "gs://bucket/k400" in command:
+            address = stack.enter_context(google_store("bucket", folder / "data/kinetics400"))
+            environment = ENVIRONMENT | {"STORAGE_EMULATOR_HOST": address}
+            command = command.replace("gs://bucket/k400", "gs://bucket")
         if "https://host/k400" in command:
             server = stack.enter_context(FaultyServer(folder / "data/kinetics400"))
             environment = ENVIRONMENT

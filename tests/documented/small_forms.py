@@ -41,9 +41,10 @@ PLACES = (  # what names in a command become
     (r"seed=1,2,3", "seed=1,2"),
     (r"run/checkpoint\.pt theirs\.pth", "for_pyslowfast.pt theirs.pth"),
     (r"study\.sh FOLDER", "study.sh ."),
+    (r"\bFOLDER/", "./"),
     (r"(benchmark_\w+\.py) (FOLDER|DIR)\b", r"\1 videos"),
     (r"CHECKPOINT VIDEO \.\.\.", "run/checkpoint.pt video.mp4"),
-    (r"videos=DIR( .*preset=rtfm)", r"videos=DIR/val.csv\1"),  # two videos: ten crops of each take long
+    (r"videos=DIR( .*preset=rtfm)", r"videos=DIR/val\1"),  # two videos: ten crops of each take long
     (r"s3://bucket/k400", "s3://videos/set"),  # the bucket that tests/store_servers.py fills
 )
 SHORT_FORMS = {  # a part of a command: arguments for a short form
@@ -61,9 +62,9 @@ SHORT_FORMS = {  # a part of a command: arguments for a short form
     "benchmark_model.py step": "--batch 1 --rounds 1",
     "benchmark_preparing.py": "--rounds 1",
     "benchmark_stream.py": "--minutes 0.1",
-    "check_gpu.py --parts": "--quick --minutes 10",
-    "check_gpu.py --quick": "--minutes 10",
-    "check_gpu.py": "--quick --parts A --minutes 10",
+    "check_gpu.py --parts": "--quick --minutes 30",
+    "check_gpu.py --quick": "--minutes 30",
+    "check_gpu.py": "--quick --parts A --minutes 30",
     "denoise.py": "--max-side 32",
     "simulate_coverage.py": "--repeats 2",
     "scripts/test.sh": "--collect-only",
