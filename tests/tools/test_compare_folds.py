@@ -1,12 +1,10 @@
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 from fake_runs import write_row
+from in_process import run_tool
 
-TOOL = Path(__file__).parents[2] / "tools/compare_folds.py"
 # {(fold, row, seed): which of four videos are right}
 RIGHT = {
     (0, "c2d_r50", 1): [1, 0, 0, 0],
@@ -30,11 +28,12 @@ def write_folds(root):
     return sorted(root.iterdir())
 
 
-def compare(*arguments):
-    return subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True)
+@pytest.fixture
+def compare(monkeypatch, capsys):
+    return partial(run_tool, "compare_folds.py", monkeypatch=monkeypatch, capsys=capsys)
 
 
-def test_each_video_counts_once_in_each_seed(tmp_path):
+def test_each_video_counts_once_in_each_seed(compare, tmp_path):
     folders = write_folds(tmp_path / "runs")
     ended = compare(*folders, "--csv", tmp_path / "table.csv")
     assert ended.returncode == 0, ended.stderr
@@ -53,7 +52,7 @@ def test_each_video_counts_once_in_each_seed(tmp_path):
         ("an evaluation", "fold-0/experiment-c2d_r50+seed-1 has 0 evaluations; it must have one."),
     ],
 )
-def test_folds_that_are_not_whole_are_refused(tmp_path, mistake, message):
+def test_folds_that_are_not_whole_are_refused(compare, tmp_path, mistake, message):
     folders = write_folds(tmp_path)
     if mistake == "a run":
         (tmp_path / "fold-1/experiment-c2d_r50_nl1+seed-2/status.json").unlink()
