@@ -10,6 +10,7 @@ correlate), or are neighbours in the list, or are of a size that few have.
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def main() -> None:
     videos = sorted(path.relative_to(root) for path in root.glob("*ight/*.mp4"))
     labels = np.array([video.parts[0] == "fight" for video in videos]).astype(int)
     pictures, sizes = zip(*(look(root / video) for video in videos), strict=True)
-    groups = recordings(np.stack(pictures), sizes, labels)
+    groups = recordings(np.stack(pictures), sizes, labels, np.arange(len(videos)))
     print(f"{len(videos)} videos, {labels.sum()} of fights, of {groups.max() + 1} recordings or fewer")
     out.mkdir(parents=True, exist_ok=True)
     split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED).split(labels, labels, groups)
@@ -42,13 +43,20 @@ def look(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
     with open_video(path) as video:
         frames = video.read(range(0, video.num_frames, STEP), SMALL)  # (T, height, width, 3) uint8
         grey = np.median(frames.numpy().mean(-1), 0).ravel()
-        return (grey - grey.mean()) / grey.std(), (video.height, video.width)
+        return (grey - grey.mean()) / (grey.std() or 1), (video.height, video.width)
 
 
-def recordings(pictures: np.ndarray, sizes: tuple, labels: np.ndarray) -> np.ndarray:
-    """Returns the number of the recording of each video."""
+def recordings(pictures: np.ndarray, sizes: Sequence, labels: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Returns the number of the recording of each video (V,).
+
+    Args:
+        pictures: (V, pixels), standardised.
+        sizes: of the frames.
+        labels: (V,).
+        place: (V,) in the list of all videos.
+    """
     kinds = {size: number for number, size in enumerate(dict.fromkeys(sizes))}
-    size, place = np.array([kinds[one] for one in sizes]), np.arange(len(sizes))
+    size = np.array([kinds[one] for one in sizes])
     rare = np.array([Counter(sizes)[one] <= RARE for one in sizes])
     alike = pictures @ pictures.T / pictures.shape[1] > ALIKE
     near = (abs(place[:, None] - place) <= NEIGHBOURS) & (labels[:, None] == labels)

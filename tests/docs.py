@@ -69,7 +69,7 @@ class Documents:
         if reason is not None:
             return reason, ""
         folder, environment = self.folder_of(command), self.environment
-        if "study.sh" in command.text:
+        if "study.sh" in command.text or "fights.sh" in command.text:
             environment = environment_of(self.folder, self.folder / "bin_of_the_study")
         if "dry_run=true" in command.text and not (self.folder / "torch").exists():
             write_imagenet_weights(self.folder / "torch")

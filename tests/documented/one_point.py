@@ -1,4 +1,4 @@
-"""Runs nlvideo-train or nlvideo-evaluate with what scripts/study.sh gives them, each sweep cut to its first point."""
+"""Runs nlvideo-train or nlvideo-evaluate with what a script of the study gives them, each sweep cut to its first point."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from documented.small_forms import small_bash
 def main() -> None:
     name, *words = sys.argv[1:]
     words = [word for word in words if not word.startswith("optim.max_steps=")]
-    words = [re.sub(r"^(experiment|seed)=([^,]+),.*", r"\1=\2", word) for word in words]
+    words = [re.sub(r"^(experiment|block|seed)=([^,]+),.*", r"\1=\2", word) for word in words]
     command = small_bash(shlex.join([name, *words]))
     if name == "nlvideo-train":
         command = re.sub(r"'experiment=([^,']+),[^']*'", r"experiment=\1", command)

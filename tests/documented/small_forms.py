@@ -40,7 +40,7 @@ PLACES = (  # what names in a command become
     (r"(table_2[cfg] .*)seed=1,2,3", r"\1seed=1"),
     (r"seed=1,2,3", "seed=1,2"),
     (r"run/checkpoint\.pt theirs\.pth", "for_pyslowfast.pt theirs.pth"),
-    (r"study\.sh FOLDER", "study.sh ."),
+    (r"(study|fights)\.sh( fight\S+)? FOLDER", r"\1.sh\2 ."),
     (r"\bFOLDER/", "./"),
     (r"(benchmark_\w+\.py) (FOLDER|DIR)\b", r"\1 videos"),
     (r"CHECKPOINT VIDEO \.\.\.", "run/checkpoint.pt video.mp4"),

@@ -44,6 +44,7 @@ def prepare(folder: Path) -> None:
     for name in ("DIR", "SRC", "clips"):
         (folder / name).symlink_to("data/kinetics400")
     write_crimes(folder / "UCF_Crime", videos)
+    write_fights(folder / "fight-detection-surv-dataset")
     write_picture(folder / "picture.png")
     for name, (project, config) in OTHERS.items():
         write_other(folder / name, project, config)
@@ -125,6 +126,15 @@ def write_crimes(folder: Path, videos: list[Path]) -> None:
         (folder / "videos" / name).parent.mkdir(parents=True)
         shutil.copy(video, folder / "videos" / name)
     (folder / "Anomaly_Train.txt").write_text("".join(f"{name}\n" for name in names))
+
+
+def write_fights(folder: Path) -> None:
+    """Writes a video of each class in five sizes, which scripts/fights_folds.py takes for five recordings."""
+    from conftest import write_grey_video
+
+    for i in range(10):
+        kind = ("fight", "noFight")[i % 2]
+        write_grey_video(folder / f"{kind}/{kind}{i:03}.mp4", 40, 80, 96 + 16 * (i // 2))
 
 
 def write_picture(path: Path) -> None:
