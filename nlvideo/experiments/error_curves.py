@@ -66,13 +66,14 @@ def plot_errors(errors: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
     handles = []
     for (row, splits), color in zip(errors.items(), cycle(LINE_COLORS), strict=False):
         for split, curves in sorted(splits.items()):
-            steps = sorted(set.intersection(*map(set, curves)))
-            if not steps:  # runs that were logged at other steps
+            shared = sorted(set.intersection(*map(set, curves)))
+            if not shared:  # runs that were logged at other steps
                 continue
-            values = np.array([[curve[step] for step in steps] for curve in curves])
+            steps = np.array(shared)
+            values = np.array([[curve[step] for step in shared] for curve in curves])
             style, width, _ = STYLES[split]
             if split == "train":
-                steps, values = _thinned(np.array(steps), values)
+                steps, values = _thinned(steps, values)
             else:
                 axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
             axes.plot(steps, values.mean(0), style, linewidth=width, color=color)

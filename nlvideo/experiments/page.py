@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from nlvideo.evaluation.pages import Picture, file_url, render_page
-from nlvideo.experiments.page_tables import table_part, titled, typeset
+from nlvideo.experiments.page_tables import table_part, table_title, typeset
 from nlvideo.experiments.paper import TABLES
 from nlvideo.experiments.protocol import data_set, hours_of, protocol
 from nlvideo.experiments.readings import ATTENTION, INTRODUCTION, PROTOCOL, TITLE, read_readings
@@ -116,7 +116,7 @@ def _content(studies: Sequence[Study], texts: Mapping[str, str], attention: Sequ
         "studies": [study.name for study in studies],
         "protocol": [(key, [typeset(words[study.name].get(key, "-")) for study in studies]) for key in rows],
         "not_run": [
-            {"title": titled(table), "rows": len(TABLES[table].rows)} for table in TABLES if table not in shown
+            {"title": table_title(table), "rows": len(TABLES[table].rows)} for table in TABLES if table not in shown
         ],
         "contents": [
             {

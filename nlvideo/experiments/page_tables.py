@@ -25,8 +25,8 @@ def table_part(name: str, study: str, runs: Sequence[RunSummary]) -> dict[str, A
     """Returns what the page shows of one of the papers' tables; where these runs cannot fill it, why: `reason`."""
     part: dict[str, Any] = {
         "name": name,
-        "short": named(name).removeprefix("Table "),
-        "title": titled(name),
+        "short": _short_name(name).removeprefix("Table "),
+        "title": table_title(name),
         "reason": "",
     }
     try:
@@ -149,9 +149,9 @@ def _curve_picture(
     return figure_picture(plot_errors(errors), said)
 
 
-def titled(table: str) -> str:
-    return f"{named(table)}: {TABLES[table].title.removeprefix('GCNet: ')}"
+def table_title(table: str) -> str:
+    return f"{_short_name(table)}: {TABLES[table].title.removeprefix('GCNet: ')}"
 
 
-def named(table: str) -> str:
+def _short_name(table: str) -> str:
     return f"Table {table}" if table[0].isdigit() else "GCNet"
