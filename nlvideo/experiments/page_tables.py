@@ -13,7 +13,7 @@ from nlvideo.experiments.paper import TABLES, UNCHECKED
 from nlvideo.experiments.plots import LINE_COLORS, accuracy_over_cost
 from nlvideo.experiments.protocol import networks
 from nlvideo.experiments.run_folders import RunSummary
-from nlvideo.experiments.tables import TableLine, line_cells, metric_names, num_compared
+from nlvideo.experiments.tables import TableLine, line_cells, num_compared, table_metrics
 from nlvideo.experiments.trained_rows import FilledTable, fill_table
 from nlvideo.runtime.errors import UserError
 from nlvideo.training.run_status import FINISHED
@@ -64,7 +64,7 @@ def _begun(group: Sequence[TableLine], filled: FilledTable) -> bool:
 
 def _rows(lines: Sequence[TableLine], filled: FilledTable) -> list[dict[str, Any]]:
     """Returns some of the table's rows, each with its cells: {column: (text, a smaller one below it)}."""
-    names, full = metric_names(filled.lines), _saturated(filled.lines)
+    names, full = table_metrics(filled.lines), _saturated(filled.lines)
     return [
         {
             "label": line.row.label,

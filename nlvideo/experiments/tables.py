@@ -116,11 +116,11 @@ def seed_difference(own: Sequence[TrainedRow], base: Sequence[TrainedRow]) -> Se
 
 def table_cells(lines: Sequence[TableLine]) -> list[dict[str, str]]:
     """Returns {column: text} for each line; metrics in percent, costs relative to the baseline as in the paper."""
-    names = metric_names(lines)
+    names = table_metrics(lines)
     return [line_cells(line, names) for line in lines]
 
 
-def metric_names(lines: Sequence[TableLine]) -> list[str]:
+def table_metrics(lines: Sequence[TableLine]) -> list[str]:
     return list(dict.fromkeys(name for line in lines for run in line.runs for name in run.metrics))
 
 
