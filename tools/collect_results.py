@@ -12,7 +12,8 @@ views, the others under the names of their folders.
 
 --table takes the runs of nlvideo-train -m +ablation=table_2a and compares each row with its baseline: by the evaluation
 with the most views that all runs have, otherwise by the last validation. The paper's numbers stand beside them.
-Differences are paired by seed and video; their 95 % intervals and p hold for other seeds and other videos. Holm's p
+Differences are paired by seed and video; their 95 % intervals and p hold for other seeds and other videos, those of one
+seed for other videos alone. "2 seeds" beside one: the row's other seeds are not the baseline's. Holm's p
 holds for all rows together. The detectable difference is the smallest that so many seeds and videos can show.
 
 --page writes a study as one HTML file that opens anywhere: a section for each FOLDER with every table that has finished
@@ -23,7 +24,6 @@ as "## long_range/2a", "## attention" and "## protocol".
 
 import argparse
 import csv
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from nlvideo.experiments.paper import TABLES
 from nlvideo.experiments.plots import accuracy_over_cost, save_figure
 from nlvideo.experiments.run_folders import COSTS, RunSummary, read_runs
 from nlvideo.experiments.run_tables import group_rows, metric_names, run_rows, set_overrides, unfinished
-from nlvideo.experiments.tables import DETECTABLE, table_cells
+from nlvideo.experiments.tables import DETECTABLE, num_compared, table_cells
 from nlvideo.experiments.trained_rows import fill_table
 from nlvideo.runtime.errors import reporting_errors
 from nlvideo.runtime.files import make_folder, replacing, write_text
@@ -79,8 +79,8 @@ def main() -> None:
 def write_study(arguments: argparse.Namespace) -> None:
     """Writes the page and prints what it leaves out."""
     studies = [Study(folder.resolve().name, folder, read_runs(folder)) for folder in arguments.folders]
-    for title in write_page(arguments.page, studies, arguments.readings, arguments.attention):
-        print(f"not run: {title}")
+    for line in write_page(arguments.page, studies, arguments.readings, arguments.attention):
+        print(line)
     print(f"written  {arguments.page}, {arguments.page.stat().st_size / 1e6:.2f} MB")
 
 
@@ -115,8 +115,7 @@ def write_ablation(arguments: argparse.Namespace, runs: list[RunSummary]) -> lis
     if arguments.plot:
         save_figure(accuracy_over_cost(lines, title, metric), arguments.plot)
     missing = [f"not trained: {line.row.label} ({line.row.experiment})" for line in lines if not line.runs]
-    compared = sum(line.difference is not None and not math.isnan(line.difference.p) for line in lines)
-    columns = f"p (Holm): adjusted for all rows with p, {compared}; detectable: {DETECTABLE}, in points"
+    columns = f"p (Holm): adjusted for all rows with p, {num_compared(lines)}; detectable: {DETECTABLE}, in points"
     return [*missing, *unfinished(asked), columns]
 
 

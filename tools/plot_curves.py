@@ -2,8 +2,9 @@
 
     python tools/plot_curves.py curves.png outputs/ablation --rows c2d_r50 c2d_r50_nl5
 
-The runs of a row are those with its `name`. Each line is the mean over seeds, its band spans the lowest to the highest.
-Dashed: training error, of each clip before the step that learns from it. Solid: validation error on one centre clip.
+The runs of a row are those with its `name`. Each line is the mean over seeds. Dashed: training error, of each clip
+before the step that learns from it, averaged over neighbouring steps. Solid: validation error on one centre clip, with
+a band from the lowest seed to the highest.
 """
 
 import argparse

@@ -2,31 +2,30 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
-from nlvideo.evaluation.pages import Picture, figure_picture, file_url, render_page
-from nlvideo.experiments.error_curves import STYLES, plot_errors, read_curves
+from nlvideo.evaluation.pages import Picture, file_url, render_page
+from nlvideo.experiments.page_tables import table_part, table_title, typeset
 from nlvideo.experiments.paper import TABLES
-from nlvideo.experiments.plots import LINE_COLORS, accuracy_over_cost
 from nlvideo.experiments.protocol import data_set, hours_of, protocol
 from nlvideo.experiments.readings import ATTENTION, INTRODUCTION, PROTOCOL, TITLE, read_readings
 from nlvideo.experiments.run_folders import RunSummary
 from nlvideo.experiments.run_tables import group_rows, set_overrides, unfinished
-from nlvideo.experiments.tables import DETECTABLE, TableLine, table_cells
-from nlvideo.experiments.trained_rows import FilledTable, fill_table
+from nlvideo.experiments.tables import DETECTABLE
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 from nlvideo.runtime.files import write_text
 from nlvideo.training.run_status import FINISHED
 
 ATTENTION_PATTERN = "attention*.png"  # as tools/show_attention.py names them, in the runs' folders
-MAX_WIDTH = 1600  # of an attention picture, in pixels
+MAX_SIZE = 1600, 16383  # of an attention picture, in pixels: as wide as a page shows, as high as WebP can be
 SHOWN_SHARE = 96 / 110  # CSS pixels of one of its pixels, as drawn
 DEFAULT_TITLE = "A study of context blocks"
-SIGNIFICANT = 0.05
+OTHER_IDS = {"main", "columns", "not-run", ATTENTION, PROTOCOL}  # of page.html.j2
+PAGES_OWN = (TITLE, INTRODUCTION, ATTENTION, PROTOCOL)  # sections of readings that no folder can have
 
 
 class Study(NamedTuple):
@@ -52,7 +51,7 @@ class Study(NamedTuple):
 
 
 def write_page(path: Path, studies: Sequence[Study], readings: Path | None, attention: Sequence[Path]) -> list[str]:
-    """Writes the page and returns which tables it leaves out.
+    """Writes the page and returns what it leaves out, a line each.
 
     Args:
         path: the .html file.
@@ -61,28 +60,43 @@ def write_page(path: Path, studies: Sequence[Study], readings: Path | None, atte
         attention: pictures besides those in the runs' folders.
 
     Raises:
-        UserError: no run is finished, two folders have one name, or a file given cannot be used.
+        UserError: no run is finished, two folders have one name or lie in each other, or a file cannot be used.
     """
-    _check_studies(studies)
+    _check_studies(studies, readings is not None)
     sections = [name for study in studies for name in (study.name, *(f"{study.name}/{t}" for t in study.tables))]
     sections += [ATTENTION, PROTOCOL]
     texts = read_readings(readings, sections, ", ".join(sections)) if readings else {}
-    content = _content(studies, texts, [*attention, *_found_attention(studies)])
+    content = _content(studies, texts, _pictures(attention, studies))
+    if path.is_dir():
+        raise UserError(f"--page {path}: this is a folder; give the name of a file in it.")
     write_text(path, render_page("experiments/page.html.j2", content))
-    return [str(entry["title"]) for entry in content["not_run"]]
+    unfilled = [(part["name"], table) for part in content["sections"] for table in part["tables"] if table["reason"]]
+    return [f"not run: {entry['title']}" for entry in content["not_run"]] + [
+        f"not filled: {table['title']}, {study}: {table['reason']}" for study, table in unfilled
+    ]
 
 
-def _check_studies(studies: Sequence[Study]) -> None:
+def _check_studies(studies: Sequence[Study], with_readings: bool) -> None:
     names = [study.name for study in studies]
     if len(set(names)) < len(names):
         raise UserError(f"Two of the folders have the same name: {', '.join(names)}. Give each folder once.")
+    taken = [name for name in names if name in PAGES_OWN] if with_readings else []
+    if taken:
+        raise UserError(f"--readings: the folder {taken[0]} has the name of a section that every page has; rename it.")
+    of_path: dict[Path, Study] = {}
+    for study in studies:
+        for run in study.runs:
+            other = of_path.setdefault(run.path.resolve(), study)
+            if other is not study:
+                raise UserError(f"{run.path} is in {other.folder} and in {study.folder}; give each run once.")
     if not any(study.finished for study in studies):
         raise UserError(f"No finished run in {', '.join(str(study.folder) for study in studies)}.")
 
 
 def _content(studies: Sequence[Study], texts: Mapping[str, str], attention: Sequence[Path]) -> dict[str, Any]:
     """Returns the variables of page.html.j2."""
-    sections = [_section(study, texts) for study in studies]
+    ids = _identities([study.name for study in studies])
+    sections = [_section(study, identity, texts) for study, identity in zip(studies, ids, strict=True)]
     pictures = [_attention(path) for path in attention]
     words = {study.name: protocol(study.runs) for study in studies}
     rows = dict.fromkeys(key for of_study in words.values() for key in of_study)
@@ -100,9 +114,9 @@ def _content(studies: Sequence[Study], texts: Mapping[str, str], attention: Sequ
         "pictures": pictures,
         "texts": {key: texts.get(key, "") for key in (ATTENTION, PROTOCOL)},
         "studies": [study.name for study in studies],
-        "protocol": [(key, [_typeset(words[study.name].get(key, "-")) for study in studies]) for key in rows],
+        "protocol": [(key, [typeset(words[study.name].get(key, "-")) for study in studies]) for key in rows],
         "not_run": [
-            {"title": _titled(table), "rows": len(TABLES[table].rows)} for table in TABLES if table not in shown
+            {"title": table_title(table), "rows": len(TABLES[table].rows)} for table in TABLES if table not in shown
         ],
         "contents": [
             {
@@ -120,7 +134,7 @@ def _content(studies: Sequence[Study], texts: Mapping[str, str], attention: Sequ
 def _scores(studies: Sequence[Study]) -> list[dict[str, str]]:
     """Returns the figures at the top of the page."""
     finished = [run for study in studies for run in study.finished]
-    seeds = {run.seed for run in finished}
+    seeds = {run.seed for run in finished if run.seed is not None}
     left = sum(len(study.runs) for study in studies) - len(finished)
     sets = list(dict.fromkeys(data_set(run.settings) for run in finished))
     tables = [(study.name, table) for study in studies for table in study.tables]
@@ -131,143 +145,49 @@ def _scores(studies: Sequence[Study]) -> list[dict[str, str]]:
             "note": f"{left} not finished" if left else "all of them",
         },
         {"name": "hours of training", "value": f"{hours_of(finished):.1f}", "note": "validation included"},
-        {"name": "seeds", "value": str(len(seeds)), "note": ", ".join(str(seed) for seed in sorted(seeds, key=str))},
+        {"name": "seeds", "value": str(len(seeds)), "note": _numbers(seeds)},
         {"name": "data sets", "value": str(len(sets)), "note": ", ".join(sets)},
-        {"name": "tables", "value": str(len(tables)), "note": "of the papers, filled"},
+        {"name": "tables", "value": str(len(tables)), "note": "of the papers, with a finished row"},
     ]
 
 
-def _section(study: Study, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Returns what the page says of one folder."""
-    identity = _identity(study.name)
-    tables = [_table(study, name, texts.get(f"{study.name}/{name}", "")) for name in study.tables]
+def _section(study: Study, identity: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what the page says of one folder, whose HTML ids start with `identity`."""
+    tables = [
+        table_part(name, study.name, study.runs)
+        | {"id": f"{identity}.{name}", "text": texts.get(f"{study.name}/{name}", "")}
+        for name in study.tables
+    ]
     facts = protocol(study.runs)
-    keys = ("data set", "videos", "clips", "training", "evaluation", "runs", "seeds", "hours of training")
+    keys = "data set,videos,clips,networks,channels,training,evaluation,runs,seeds,hours of training".split(",")
     return {
         "id": identity,
         "name": study.name,
         "text": texts.get(study.name, ""),
-        "facts": [(key, _typeset(facts[key])) for key in keys if key in facts],
+        "facts": [(key, typeset(facts[key])) for key in keys if key in facts],
         "tables": tables,
-        "others": _others(study),
+        "others": _others(study, [table["name"] for table in tables if not table["reason"]]),
         "unfinished": unfinished(study.runs),
     }
 
 
-def _others(study: Study) -> list[dict[str, str]]:
-    """Returns rows over seeds of the finished runs that are in none of the papers' tables shown."""
-    shown = {row.experiment for table in study.tables for row in TABLES[table].rows}
+def _others(study: Study, tables: Sequence[str]) -> list[dict[str, str]]:
+    """Returns rows over seeds of the finished runs that are in none of these tables."""
+    shown = {row.experiment for table in tables for row in TABLES[table].rows}
     others = [run for run in study.finished if run.settings["name"] not in shown]
     set_overrides(others)
     rows = []
     for run in others:
         run.overrides = f"{run.settings['name']} {run.overrides}".removesuffix(" -")
     for row in group_rows(others):
-        rows.append({key: _typeset(value) for key, value in row.items()})
+        rows.append({key: text if key == "overrides" else typeset(text) for key, text in row.items()})
     return rows
 
 
-def _table(study: Study, name: str, text: str) -> dict[str, Any]:
-    filled = fill_table(name, study.runs)
-    label = _named(name)
-    title = _titled(name)
-    return {
-        "id": f"{_identity(study.name)}-{name}",
-        "short": label.removeprefix("Table "),
-        "title": title,
-        "metric": filled.metric,
-        "views": _typeset(filled.views),
-        "text": text,
-        "rows": _rows(filled.lines),
-        "compared": sum(line.difference is not None for line in filled.lines),
-        "missing": [line.row.label for line in filled.lines if not line.runs],
-        "plot": _plot(filled, title, study.name),
-        "curves": _curves(filled, title),
-    }
-
-
-def _rows(lines: Sequence[TableLine]) -> list[dict[str, Any]]:
-    """Returns the rows, each with its cells: {column: (text, a smaller one below it)}."""
-    full = _saturated(lines)
-    return [
-        {
-            "label": line.row.label,
-            "baseline": line.row.baseline,
-            "trained": bool(line.runs),
-            "shows": line.difference is not None and line.difference.adjusted_p < SIGNIFICANT,
-            "cells": {key: _split(_typeset(text)) for key, text in cells.items() if key and key not in full},
-        }
-        for line, cells in zip(lines, table_cells(lines), strict=True)
-    ]
-
-
-def _saturated(lines: Sequence[TableLine]) -> set[str]:
-    """Returns the metrics besides the main one that are 100 % in every run, as top-5 of four classes."""
-    runs = [run for line in lines for run in line.runs]
-    others = {name for run in runs for name in list(run.metrics)[1:]}
-    return {name for name in others if all(run.metrics.get(name) == 100 for run in runs)}
-
-
-def _split(text: str) -> tuple[str, str]:
-    """Returns a difference and its interval, or a mean and its deviation, apart."""
-    first, between, rest = text.partition(" (")
-    return (first, rest.removesuffix(")")) if between else (text, "")
-
-
-def _typeset(text: str) -> str:
-    """Returns a table's text with the signs of print: 51.85 ± 2.31, −0.77, 1.31×, and a dash where there is nothing."""
-    if text == "-":
-        return "–"
-    text = re.sub(r"(?<![\w.])-(?=\d)", "−", text.replace(" +- ", " ± "))
-    return re.sub(r"(?<=\d)x\b|(?<=\d) x (?=\d)|(?<=clip) x |(?<=clips) x ", _times, text)
-
-
-def _times(found: re.Match[str]) -> str:
-    return " × " if " " in found[0] else "×"
-
-
-def _plot(filled: FilledTable, title: str, study: str) -> Picture:
-    said = []
-    for line in filled.lines:
-        if line.runs:
-            mean = sum(run.main_metric for run in line.runs) / len(line.runs)
-            said.append(f"{line.row.label} {mean:.1f} % at {line.runs[0].multiply_adds / 1e9:.3g} G")
-    figure = accuracy_over_cost(filled.lines, "", filled.metric)
-    return figure_picture(figure, f"{filled.metric} over multiply-adds, {title} on {study}: {', '.join(said)}")
-
-
-def _curves(filled: FilledTable, title: str) -> list[Picture]:
-    """Returns pictures of a baseline and the rows below it, as many in each as there are colours."""
-    by_name: dict[str, list[RunSummary]] = {}
-    for run in filled.runs:
-        if run.state == FINISHED:
-            by_name.setdefault(run.settings["name"], []).append(run)
-    groups: list[list[TableLine]] = []
-    for line in filled.lines:
-        if line.row.baseline or len(groups[-1]) == len(LINE_COLORS):
-            groups.append([line] if line.row.baseline else [groups[-1][0], line])
-        else:
-            groups[-1].append(line)
-    return [picture for group in groups if (picture := _curve_picture(group, by_name, title))]
-
-
-def _curve_picture(
-    group: Sequence[TableLine], by_name: Mapping[str, Sequence[RunSummary]], title: str
-) -> Picture | None:
-    errors = {}
-    for line in group:
-        of_runs = [read_curves(run.path) for run in by_name.get(line.row.experiment, [])]
-        splits = {split: [curves[split] for curves in of_runs if split in curves] for split in STYLES}
-        if any(splits.values()):
-            errors[line.row.label] = {split: curves for split, curves in splits.items() if curves}
-    if len(errors) < 2:  # nothing to compare
-        return None
-    said = f"Training and validation error over the steps, {title}: {', '.join(errors)}"
-    return figure_picture(plot_errors(errors), said)
-
-
-def _found_attention(studies: Sequence[Study]) -> list[Path]:
-    return [path for study in studies for path in sorted(study.folder.rglob(ATTENTION_PATTERN))]
+def _pictures(given: Sequence[Path], studies: Sequence[Study]) -> list[Path]:
+    """Returns the attention pictures, each once: those given, then those in the folders."""
+    found = [path for study in studies for path in sorted(study.folder.rglob(ATTENTION_PATTERN))]
+    return list({path.resolve(): path for path in reversed([*given, *found])}.values())[::-1]
 
 
 def _attention(path: Path) -> dict[str, Any]:
@@ -278,25 +198,29 @@ def _attention(path: Path) -> dict[str, Any]:
         with Image.open(path) as opened:
             title = " ".join(str(opened.info.get("Title", path.stem.replace("_", " "))).split())
             image = opened.convert("RGB")
-    except OSError as error:
-        raise UserError(f"--attention {path}: no picture: {error}") from None
-    if image.width > MAX_WIDTH:
-        image = image.resize((MAX_WIDTH, round(MAX_WIDTH * image.height / image.width)), Image.Resampling.LANCZOS)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
+        raise UserError(f"The attention picture {path} cannot be read: {error}") from None
+    share = min(1.0, *(most / side for most, side in zip(MAX_SIZE, image.size, strict=True)))
+    if share < 1:
+        smaller = [max(1, int(share * side)) for side in image.size]
+        image = image.resize((smaller[0], smaller[1]), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "webp", quality=85)
     url = file_url("image/webp", file.getvalue())
-    width, height = (round(side * SHOWN_SHARE) for side in image.size)
+    width, height = (max(1, round(side * SHOWN_SHARE)) for side in image.size)
     return {"title": title, "picture": Picture(url, f"Attention maps: {title}", width, height)}
 
 
-def _titled(table: str) -> str:
-    return f"{_named(table)}: {TABLES[table].title.removeprefix('GCNet: ')}"
+def _numbers(values: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(values)))
 
 
-def _named(table: str) -> str:
-    return f"Table {table}" if table[0].isdigit() else "GCNet"
-
-
-def _identity(name: str) -> str:
-    """Returns a name as an HTML id."""
-    return re.sub(r"\W+", "-", name).strip("-").lower() or "study"
+def _identities(names: Sequence[str]) -> list[str]:
+    """Returns names as HTML ids without a dot, which sets their tables' apart, no two the same."""
+    found: list[str] = []
+    for name in names:
+        identity = re.sub(r"\W+", "-", name).strip("-").lower() or "study"
+        while identity in OTHER_IDS or identity in found:
+            identity += "-"
+        found.append(identity)
+    return found

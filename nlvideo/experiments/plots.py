@@ -20,10 +20,11 @@ LABEL_COLUMN = 0.4  # of the picture's width
 
 
 def accuracy_over_cost(lines: Sequence[TableLine], title: str, metric: str) -> Figure:
-    """Returns a plot of each trained row's accuracy over the multiply-adds of a clip, with its spread over seeds.
+    """Returns a plot of each trained row's accuracy over the multiply-adds of a clip: each seed, and their mean.
 
-    Baselines are squares; the rows below one share its colour. Labels stand in a column at the right, in the order of
-    the accuracies, so that rows of equal cost and accuracy do not cover each other's.
+    Each seed, since a deviation hides that some learn and others do not, and reaches past 100 %. Baselines are squares;
+    the rows below one share its colour. Labels stand in a column at the right, in the order of the accuracies, so that
+    rows of equal cost and accuracy do not cover each other's.
     """
     figure = Figure(figsize=SIZE)
     axes = figure.add_axes((0.11, 0.13, 0.89 - LABEL_COLUMN, 0.79 if title else 0.85))
@@ -37,9 +38,10 @@ def accuracy_over_cost(lines: Sequence[TableLine], title: str, metric: str) -> F
             continue
         values = [run.main_metric for run in line.runs]
         x, y = line.runs[0].multiply_adds / 1e9, statistics.mean(values)
-        deviation = statistics.stdev(values) if len(values) > 1 else 0
         marker, paint = "s" if line.row.baseline else "o", LINE_COLORS[color % len(LINE_COLORS)]
-        axes.errorbar(x, y, deviation, fmt=marker, color=paint, capsize=3, markersize=6)
+        axes.plot([x, x], [min(values), max(values)], color=paint, linewidth=1, alpha=0.5)
+        axes.plot([x] * len(values), values, marker, color=paint, markersize=3.5, alpha=0.6, markeredgewidth=0)
+        axes.plot(x, y, marker, color=paint, markersize=7)
         points.append((y, x, line.row.label + ("" if line.row.baseline else suffix), paint))
     axes.set(xlabel="G multiply-adds of a clip", ylabel=f"{metric} in %")
     axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nlvideo.config.schema import DataConfig
 from nlvideo.experiments.run_folders import HOURS, RunSummary, find_evaluations
 from nlvideo.training.run_status import FINISHED
 
@@ -33,14 +34,21 @@ def _all_of(texts: Iterable[str | None]) -> str:
 
 def data_set(settings: _Settings) -> str:
     """Returns the name of a run's data set: that of synthetic videos, or of its folder."""
-    return settings.get("data.synthetic.kind") or Path(settings["data.root"]).name
+    return settings.get("data.synthetic.kind") or Path(settings["data.root"]).name or settings["data.root"]
+
+
+def networks(runs: Sequence[RunSummary]) -> str:
+    """Returns in words which networks these runs trained, besides their blocks."""
+    return ", ".join(_all_of(SETTINGS[key](run.settings) for run in runs) for key in ("networks", "channels"))
 
 
 def _videos(settings: _Settings) -> str:
+    lists = f"{settings['data.train']}, {settings['data.val']}"
     if "data.synthetic.kind" not in settings:
-        return f"{settings['data.train']}, {settings['data.val']}"
+        return lists
     counts = settings["data.synthetic.num_train"], settings["data.synthetic.num_val"]
-    return "{:,} of training, {:,} of validation".format(*counts)
+    said = "{:,} of training, {:,} of validation".format(*counts)
+    return said if lists == USUAL_LISTS else f"{said}, labelled by {lists}"  # another question on the same videos
 
 
 def _clips(settings: _Settings) -> str:
@@ -72,13 +80,14 @@ def _versions(result: _Settings) -> str:
     return ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
 
 
+USUAL_LISTS = f"{DataConfig.train}, {DataConfig.val}"
 LAYOUT_NAMES = {"c2d": "C2D", "i3d": "I3D", "slow": "Slow"}
 SETTINGS: dict[str, Callable[[_Settings], str | None]] = {
     "data set": data_set,
     "videos": _videos,
     "clips": _clips,
     "networks": lambda s: f"{LAYOUT_NAMES.get(s['model.layout'], s['model.layout'])} R{s['model.depth']}",
-    "channels": lambda s: f"{s['model.width']} in the stem",
+    "channels": lambda s: f"{s['model.width']} channels in the stem",
     "starts from": lambda s: s["model.pretrained"] or "random weights",
     "training": _length,
     "optimiser": _optimizer,

@@ -1,7 +1,9 @@
 """Runs of any kind in tables: what sets them apart, and their means over seeds."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from nlvideo.experiments.run_folders import COSTS, RunSummary
 from nlvideo.experiments.tables import mean_and_deviation
@@ -10,7 +12,14 @@ from nlvideo.training.resume import FREE_KEYS
 from nlvideo.training.run_status import FINISHED
 
 # Keys in which runs may differ without being different experiments.
-IGNORED_KEYS = {*FREE_KEYS, "name"} - {"model.pretrained", "optim.max_steps", "patience"}
+LENGTHS = {"optim.max_steps", "optim.max_epochs", "patience"}
+IGNORED_KEYS = {*FREE_KEYS, "name"} - LENGTHS - {"model.pretrained", "data.root"}
+
+
+def compared(settings: Mapping[str, Any], key: str) -> Any:
+    """Returns a setting as it is compared: of the data's folder the name alone, which machines keep at other places."""
+    value = settings.get(key)
+    return Path(value).name if key == "data.root" and value else value
 
 
 def set_overrides(runs: Sequence[RunSummary]) -> None:
@@ -23,14 +32,14 @@ def set_overrides(runs: Sequence[RunSummary]) -> None:
     keys = sorted({key for run in started for key in run.settings})
     listed, seen = [], set()
     for key in keys:
-        values = tuple(repr(run.settings.get(key)) for run in started)
+        values = tuple(repr(compared(run.settings, key)) for run in started)
         pattern = tuple(values.index(value) for value in values)
         ignored = key == "seed" or any(key == k or key.startswith(f"{k}.") for k in IGNORED_KEYS)
         if not ignored and len(set(values)) > 1 and pattern not in seen:
             seen.add(pattern)
             listed.append(key)
     for run in started:
-        run.overrides = " ".join(f"{key}={run.settings.get(key)}".replace(" ", "") for key in listed) or "-"
+        run.overrides = " ".join(f"{key}={compared(run.settings, key)}".replace(" ", "") for key in listed) or "-"
 
 
 def run_rows(runs: Sequence[RunSummary]) -> list[dict[str, str]]:

@@ -116,27 +116,55 @@ def seed_difference(own: Sequence[TrainedRow], base: Sequence[TrainedRow]) -> Se
 
 def table_cells(lines: Sequence[TableLine]) -> list[dict[str, str]]:
     """Returns {column: text} for each line; metrics in percent, costs relative to the baseline as in the paper."""
-    names = list(dict.fromkeys(name for line in lines for run in line.runs for name in run.metrics))
-    return [_cells(line, names) for line in lines]
+    names = table_metrics(lines)
+    return [line_cells(line, names) for line in lines]
 
 
-def _cells(line: TableLine, metric_names: Sequence[str]) -> dict[str, str]:
+def table_metrics(lines: Sequence[TableLine]) -> list[str]:
+    return list(dict.fromkeys(name for line in lines for run in line.runs for name in run.metrics))
+
+
+def line_cells(line: TableLine, names: Sequence[str]) -> dict[str, str]:
+    """Returns {column: text} of a line of a table with these metrics."""
     row = {"": line.row.label, "seeds": str(len(line.runs)) if line.runs else "-"}
-    for name in metric_names:
+    for name in names:
         row[name] = mean_and_deviation([run.metrics[name] for run in line.runs if name in run.metrics])
     found = line.difference
-    row |= _difference_cells(found) if found else dict.fromkeys(DIFFERENCE_COLUMNS, "-")
+    row |= _difference_cells(found, len(line.runs)) if found else dict.fromkeys(DIFFERENCE_COLUMNS, "-")
     for i, name in enumerate(("params", "multiply-adds")):
         row[name] = f"{line.relative_cost[i]:.2f}x" if line.relative_cost else "-"
-    row["paper"] = " / ".join(f"{value:g}" for value in line.paper) if line.paper else "-"
+    row["paper"] = " / ".join(map(_papers, line.paper)) if line.paper else "-"
     row["paper's difference"] = "-" if line.paper_difference is None else f"{line.paper_difference:+.1f}"
     return row
 
 
-def _difference_cells(found: SeedDifference) -> dict[str, str]:
-    between = "" if math.isnan(found.low) else f" ({found.low:+.2f} to {found.high:+.2f})"
-    cells = [f"{found.value:+.2f}{between}", p_cell(found.p), p_cell(found.adjusted_p), points_cell(found.detectable)]
+def _papers(value: float) -> str:
+    """Returns an accuracy with the one or two decimals that the paper gives: "91.0", "74.94"."""
+    return f"{value:.2f}".removesuffix("0")
+
+
+def _difference_cells(found: SeedDifference, num_runs: int) -> dict[str, str]:
+    """Returns the cells of a row of so many runs.
+
+    With the interval stands what it is of, where that is not the row's seeds: fewer, which the baseline shares, or one,
+    which says nothing of another network.
+    """
+    between = "" if math.isnan(found.low) else f"{found.low:+.2f} to {found.high:+.2f}"
+    seeds = f"{found.num_seeds} seed{'s' * (found.num_seeds > 1)}" if found.num_seeds < num_runs else ""
+    scope = "of this seed" if between and found.num_seeds == 1 else ""
+    said = "; ".join(filter(None, (between, seeds or scope)))
+    cells = [
+        f"{found.value:+.2f}" + f" ({said})" * bool(said),
+        p_cell(found.p),
+        p_cell(found.adjusted_p),
+        points_cell(found.detectable),
+    ]
     return dict(zip(DIFFERENCE_COLUMNS, cells, strict=True))
+
+
+def num_compared(lines: Sequence[TableLine]) -> int:
+    """Returns for how many rows Holm's p is adjusted: those with a p."""
+    return sum(line.difference is not None and not math.isnan(line.difference.p) for line in lines)
 
 
 def p_cell(p: float) -> str:

@@ -1,5 +1,6 @@
 """Runs as the rows of one of the papers' tables: which evaluation counts, and whether the runs may be compared."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 from nlvideo.evaluation.metrics import target_ranks
 from nlvideo.evaluation.result_files import read_results
 from nlvideo.experiments.paper import TABLES
-from nlvideo.experiments.run_folders import MULTIPLY_ADDS, PARAMS, RunSummary, find_evaluations
-from nlvideo.experiments.run_tables import IGNORED_KEYS
+from nlvideo.experiments.run_folders import MULTIPLY_ADDS, PARAMS, FoundEvaluation, RunSummary, find_evaluations
+from nlvideo.experiments.run_tables import IGNORED_KEYS, compared
 from nlvideo.experiments.tables import TableLine, TrainedRow, table_lines
 from nlvideo.runtime.errors import UserError
 from nlvideo.training.metrics_file import VALIDATION_METRICS
@@ -32,7 +33,7 @@ class FilledTable(NamedTuple):
     metric: str  # the main one
     views: str  # that the metrics come from
     runs: list[RunSummary]  # all that are rows of the table
-    folders: dict[str, Path]  # {run: its evaluation}; empty if validations are shown
+    folders: dict[Path, Path]  # {a run's: its evaluation's}; empty if validations are shown
 
 
 def fill_table(name: str, runs: Sequence[RunSummary]) -> FilledTable:
@@ -57,17 +58,24 @@ def fill_table(name: str, runs: Sequence[RunSummary]) -> FilledTable:
 
 
 def _check_same_recipe(runs: Sequence[RunSummary], free: Container[str]) -> None:
-    """Raises UserError if runs of one table differ in more than their network and `free` keys.
+    """Raises UserError if runs of one table differ in more than their network and `free` keys, or those of a row in it.
 
     Networks of another depth start from other weights.
     """
     of_depth: dict[int, RunSummary] = {}
+    of_row: dict[str, RunSummary] = {}
     for run in runs:
         peer = of_depth.setdefault(run.settings["model.depth"], run)
-        for key in sorted({*runs[0].settings, *run.settings} - IGNORED_KEYS):
-            first = peer if key == START else runs[0]
-            a, b = first.settings.get(key), run.settings.get(key)
-            if key not in free and key.startswith(("data.", "model.", "optim.")) and a != b:
+        same_row = of_row.setdefault(run.settings["name"], run)
+        for key in sorted({*runs[0].settings, *run.settings, *same_row.settings} - IGNORED_KEYS - {"seed"}):
+            if key in ROW_KEYS or key.startswith("block."):
+                first = same_row
+            elif key not in free:
+                first = peer if key == START else runs[0]
+            else:
+                continue
+            a, b = compared(first.settings, key), compared(run.settings, key)
+            if a != b:
                 raise UserError(
                     f"{first.name} and {run.name} are not rows of one table: {key} is {a} and {b}. "
                     "Give the folder of a single sweep."
@@ -82,22 +90,42 @@ def _check_seeds(runs: Sequence[RunSummary]) -> None:
         raise UserError(f"There are {count} runs of {name} with seed {seed}; collect one of them.")
 
 
-def _common_evaluations(runs: Sequence[RunSummary]) -> tuple[str, dict[str, Path]]:
-    """Returns the most views with which all runs were evaluated, and {run: folder of its latest such evaluation}."""
-    found = {run.name: find_evaluations(run.path) for run in runs}
-    common = set.intersection(*({one.views for one in many} for many in found.values()))
+def _common_evaluations(runs: Sequence[RunSummary]) -> tuple[str, dict[Path, Path]]:
+    """Returns in words which evaluation all runs have, and {a run's folder: that of its latest such evaluation}.
+
+    Of several, the one with the most views; then that of the runs' last step, not of an earlier one.
+    """
+    found = {run.path: {_kind(one, run): one for one in _by_step(run)} for run in runs}
+    common = set.intersection(*(set(of_run) for of_run in found.values()))
     if not common:
-        return "last validation, one centre clip", {}
-    best = max(common, key=lambda views: (views[0] * views[1], views))
-    folders = {
-        name: max((one for one in many if one.views == best), key=lambda one: one.step).folder
-        for name, many in found.items()
+        some = any(found.values())
+        return "last validation, one centre clip" + ", as no evaluation is of all runs" * some, {}
+    best = max(common, key=lambda kind: (kind.clips * kind.crops, kind.clips, kind.crops, kind.last, kind.rest))
+    words = f"{best.clips} clip{'s' * (best.clips > 1)} x {best.crops} crop{'s' * (best.crops > 1)}"
+    return words + ", of a step before the last" * (not best.last), {
+        path: of_run[best].folder for path, of_run in found.items()
     }
-    clips, crops = best
-    return f"{clips} clip{'s' * (clips > 1)} x {crops} crop{'s' * (crops > 1)}", folders
 
 
-def _read_trained(runs: Sequence[RunSummary], folders: Mapping[str, Path]) -> dict[str, list[TrainedRow]]:
+class _Kind(NamedTuple):
+    """What two evaluations share whose results may be compared."""
+
+    clips: int
+    crops: int
+    last: bool  # whether it is of the run's last step; one of the best step is of another selection
+    rest: str  # what it says of the videos, their clips and the views
+
+
+def _kind(found: FoundEvaluation, run: RunSummary) -> _Kind:
+    said = {key: found.result.get(key) for key in ("views", "list_sha256", "num_frames", "frame_stride", "batch_norm")}
+    return _Kind(*found.views, found.step == run.step, json.dumps(said, sort_keys=True))
+
+
+def _by_step(run: RunSummary) -> list[FoundEvaluation]:
+    return sorted(find_evaluations(run.path), key=lambda one: one.step)
+
+
+def _read_trained(runs: Sequence[RunSummary], folders: Mapping[Path, Path]) -> dict[str, list[TrainedRow]]:
     """Returns {experiment: its runs}, with the results of these evaluations or of the last validation.
 
     Raises:
@@ -106,8 +134,8 @@ def _read_trained(runs: Sequence[RunSummary], folders: Mapping[str, Path]) -> di
     trained = defaultdict(list)
     first_ids: np.ndarray | None = None
     for run in runs:
-        if run.name in folders:
-            row, ids = _evaluated_row(run, folders[run.name])
+        if run.path in folders:
+            row, ids = _evaluated_row(run, folders[run.path])
             first_ids = ids if first_ids is None else first_ids
             if not np.array_equal(ids, first_ids):
                 raise UserError(f"{runs[0].name} and {run.name} were evaluated on different videos.")
@@ -129,9 +157,16 @@ def _evaluated_row(run: RunSummary, folder: Path) -> tuple[TrainedRow, np.ndarra
 
 
 def _validated_row(run: RunSummary) -> TrainedRow:
-    """Returns the run with the results of its last validation, the same metrics as those of an evaluation."""
+    """Returns the run with the results of its last validation, the same metrics as those of an evaluation.
+
+    Raises:
+        UserError: it has none.
+    """
     found = {VALIDATION_METRICS[key]: run.metrics.get(f"last {VALIDATION_METRICS[key]}") for key in TABLE_METRICS}
-    return _trained_row(run, {name: value for name, value in found.items() if value is not None}, None)
+    metrics = {name: value for name, value in found.items() if value is not None}
+    if not metrics:
+        raise UserError(f"{run.name} was never validated, nor evaluated as the others: run nlvideo-evaluate.")
+    return _trained_row(run, metrics, None)
 
 
 def _trained_row(run: RunSummary, metrics: dict[str, float], correct: np.ndarray | None) -> TrainedRow:

@@ -7,7 +7,7 @@ from conftest import composed
 from omegaconf import OmegaConf
 
 from nlvideo.experiments.paper import PAPER_ACCURACIES, TABLES
-from nlvideo.experiments.tables import TrainedRow, seed_difference, table_cells, table_lines
+from nlvideo.experiments.tables import TrainedRow, num_compared, seed_difference, table_cells, table_lines
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -53,6 +53,26 @@ def test_a_single_value_has_neither_an_interval_nor_a_p():
     rows, (base, own) = TABLES["2a"].rows, ([replace(trained(1, c), correct=None)] for c in ([1, 0], [1, 1]))
     cells = table_cells(table_lines(rows, {rows[0].experiment: base, rows[1].experiment: own}))[1]
     assert [cells[name] for name in ("difference", "p", "p (Holm)", "detectable")] == ["+50.00", "-", "-", "-"]
+
+
+def test_an_interval_says_where_it_is_not_of_the_rows_seeds():
+    rows, rng = TABLES["2a"].rows, np.random.default_rng(0)
+    runs = {
+        row.experiment: [trained(seed, rng.random(60) < share) for seed in seeds]
+        for row, share, seeds in zip(rows, (0.3, 0.8, 0.8, 0.8), ((1, 2, 3), (1, 2), (2,), (2, 3, 4)), strict=False)
+    }
+    lines = table_lines(rows, runs)
+    ends = [row["difference"].rpartition("; ")[2] for row in table_cells(lines)]
+    assert "to" in ends[1] and ends[2] == "of this seed)" and ends[3] == "2 seeds)"
+    assert num_compared(lines) == 3
+    one = {name: [replace(run, correct=None) for run in found] for name, found in runs.items()}
+    lines = table_lines(rows, one | {rows[1].experiment: one[rows[1].experiment][:1]})
+    assert num_compared(lines) == 1  # of the two rows with one seed in common there is no p
+
+
+def test_the_papers_numbers_keep_their_decimals():
+    shown = {row[""]: row["paper"] for row in table_cells(table_lines(TABLES["gcnet"].rows, {}))}
+    assert shown["Slow R50"] == "74.94 / 91.9" and shown["global context everywhere"] == "76.0 / 92.34"
 
 
 def test_every_table_has_a_sweep_over_its_rows_and_every_row_is_an_experiment():
