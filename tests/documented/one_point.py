@@ -1,4 +1,4 @@
-"""Runs nlvideo-train or nlvideo-evaluate with what a script of the study gives them, each sweep cut to its first point."""
+"""Runs nlvideo-train or nlvideo-evaluate with what the scripts of the study give them, each sweep cut to one point."""
 
 import os
 import re
