@@ -12,6 +12,7 @@ ORDER = (
 ).split()
 NOT_RUN = {  # part of a command: why such commands are not run
     "/dev/video0": "needs a camera",
+    "benchmark_pyslowfast.py": "needs a checkout of PySlowFast",
 } | {
     part: f"needs the package {name}"
     for part, name in (("logger=wandb", "wandb"), ("logger=mlflow", "mlflow"), ("gs://", "gcsfs"))
