@@ -40,7 +40,7 @@ from nlvideo.experiments.run_tables import group_rows, metric_names, run_rows, s
 from nlvideo.experiments.tables import DETECTABLE, num_compared, table_cells
 from nlvideo.experiments.trained_rows import fill_table
 from nlvideo.runtime.errors import reporting_errors
-from nlvideo.runtime.files import make_folder, replacing, write_text
+from nlvideo.runtime.files import make_place, replacing, write_text
 
 OUTPUTS = ("csv", "markdown", "latex", "plot", "page")
 
@@ -66,7 +66,7 @@ def main() -> None:
     with reporting_errors():
         for name in OUTPUTS:
             if file := getattr(arguments, name):
-                make_folder(file.parent, f"--{name} {file}")
+                make_place(file, f"--{name} {file}")
         if arguments.page:
             write_study(arguments)
             return

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nlvideo.data.lists.class_file import read_classes
 from nlvideo.runtime.errors import UserError, UserFileExistsError, reporting_errors
-from nlvideo.runtime.files import make_folder, reporting_disk_errors
+from nlvideo.runtime.files import make_place, reporting_disk_errors
 from nlvideo.weights.checkpoint_file import ORIGIN, save_checkpoint, save_tensors
 from nlvideo.weights.foreign_writing import WRITTEN_PROJECTS, foreign_content
 from nlvideo.weights.sources import SOURCES
@@ -58,7 +58,7 @@ def convert(arguments: argparse.Namespace) -> None:
             )
     content = {key: trained.content[key] for key in ("model", "step", "config")} | {"classes": classes}
     content[ORIGIN] = trained.origin
-    make_folder(checkpoint.parent, str(checkpoint))
+    make_place(checkpoint, str(checkpoint))
     with reporting_disk_errors(checkpoint):
         save_checkpoint(checkpoint, content)
     print(trained.note)
@@ -75,7 +75,7 @@ def convert_back(arguments: argparse.Namespace) -> None:
     trained = read_trained(arguments.weights)
     project = arguments.to.replace("-", "_")
     content, notes = foreign_content(trained, project)
-    make_folder(out.parent, str(out))
+    make_place(out, str(out))
     with reporting_disk_errors(out):
         save_tensors(out, content)
     print(f"{out}: {SOURCES[project].title} weights, {trained.config.model.layout} R{trained.config.model.depth}")

@@ -7,8 +7,9 @@
 The weights are replaced by their mean over queries, their mean over videos, shuffled and uniform ones, and the blocks
 are removed (nlvideo/attention/interventions.py); nothing is trained. Several checkpoints are one network trained with
 several seeds. The clip is the centre clip of each video, its centre crop of data.crop_size pixels. Drops are paired by
-seed and video, with the 95 % interval and p of tools/collect_results.py --table; p (Holm) counts all rows printed.
-The network computes in float32.
+seed and video, with the 95 % interval and p of tools/collect_results.py --table. p (Holm) counts all rows but those
+that cannot change anything, such as a mean over queries where all queries share a map. mAP has no values of single
+videos, so its interval is over seeds, and there is none for one checkpoint. The network computes in float32.
 """
 
 import argparse
@@ -39,14 +40,17 @@ from nlvideo.data.decoding.opening import load_decoder
 from nlvideo.data.lists.video_table import VideoTable
 from nlvideo.evaluation.metrics import headline, target_ranks, validation_metrics
 from nlvideo.evaluation.settings import refuse_stored_addresses
-from nlvideo.evaluation.significance import holm, mean_and_interval
+from nlvideo.evaluation.significance import holm, interval_and_p
 from nlvideo.experiments.tables import p_cell
 from nlvideo.runtime.errors import UserError, reporting_errors
-from nlvideo.runtime.files import make_folder, replacing
+from nlvideo.runtime.files import make_place, replacing
+from nlvideo.runtime.precision import use_tf32
 from nlvideo.runtime.progress import progress_bar
 from nlvideo.weights.trained_network import TrainedCheckpoint, read_trained
 
 SEED = 0  # of the shuffled maps
+CLIP_KEYS = ("num_frames", "frame_stride", "clip_fps", "crop_size", "mean", "std")  # the clips that a network takes
+NOTHING = 1e-4  # scores that differ by a smaller share of the largest one do so by rounding
 PIXELS_PER_PASS = 2**22  # of all frames: 42 clips of 24 x 64 x 64, 2 of 32 x 224 x 224
 Scores = dict[tuple[str, str], np.ndarray]  # {(intervention, blocks): logits (V, K)}
 ALL = "all"
@@ -55,14 +59,16 @@ ALL = "all"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="of one network, one for each seed")
-    parser.add_argument("--list", metavar="LIST", help="of videos with their classes (default: the runs' data.val)")
+    parser.add_argument(
+        "--list", metavar="LIST", help="of videos with their classes, relative to --root (default: the runs' data.val)"
+    )
     parser.add_argument("--root", metavar="DIR", help="folder of the videos (default: the runs' data.root)")
     parser.add_argument("--block", nargs="+", metavar="PLACE", help="also each of these blocks alone, such as res4.5")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="the table, unrounded")
     arguments = parser.parse_args()
     with reporting_errors():
         if arguments.csv:
-            make_folder(arguments.csv.parent, f"--csv {arguments.csv}")
+            make_place(arguments.csv, f"--csv {arguments.csv}")
         rows = measure(arguments)
         print_rows(rows, len(arguments.checkpoints))
         if arguments.csv:
@@ -75,6 +81,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     first = trained[0]
     for other in trained[1:]:
         refuse_other_network(first, other)
+    seeds = [one.config.seed for one in trained]
+    if len({*seeds}) < len(seeds):
+        raise UserError(f"The checkpoints must have a seed each; they have {', '.join(map(str, seeds))}.")
     places = first.build_network().places
     if not places:
         raise UserError(f"{first.path} has no context blocks (block.kind=none), so there are no maps to replace.")
@@ -89,10 +98,10 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def refuse_other_network(first: TrainedCheckpoint, other: TrainedCheckpoint) -> None:
     """Raises UserError for a checkpoint that is not of the same network and classes."""
-    for key in ("model", "block"):
+    for key, compared in (("model", None), ("block", None), ("data", CLIP_KEYS)):
         ours, theirs = (dataclasses.asdict(getattr(one.config, key)) for one in (first, other))
-        for name in ours:
-            if name not in ("pretrained", "dropout") and ours[name] != theirs[name]:
+        for name in compared or ours.keys() - {"pretrained", "dropout"}:
+            if ours[name] != theirs[name]:
                 raise UserError(
                     f"{other.path} has {key}.{name}={theirs[name]}, {first.path} {ours[name]}: they are not one "
                     "network trained with several seeds."
@@ -114,6 +123,7 @@ def read_list(first: TrainedCheckpoint, arguments: argparse.Namespace) -> tuple[
         classes=None,
         num_classes=None,
         synthetic=None,
+        **dict.fromkeys(("num_workers", "index", "cache_dir")),  # of the machine that it was trained on
     )
     load_decoder(data.decoder)
     return read_val_table(data, first.classes), data
@@ -129,6 +139,7 @@ def network_scores(
         chosen: {name: blocks to replace together}.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    use_tf32(False, device)
     network = checkpoint.build_network().eval().to(device)
     normalize = Normalizer(Colours(data.mean, data.std), device, torch.float32)
     name = str(checkpoint.path)
@@ -138,7 +149,7 @@ def network_scores(
             network(normalize(batch.clips))
     rounds = [(TRAINED, ALL)] + [(kind, blocks) for blocks in chosen for kind in INTERVENTIONS if kind != TRAINED]
     scores = {key: np.full((len(table), len(checkpoint.classes)), np.nan, np.float32) for key in rounds}
-    generators = {key: torch.Generator().manual_seed(SEED) for key in rounds}
+    generators = {key: torch.Generator(device).manual_seed(SEED) for key in rounds}
     for batch in batches(data, table, f"interventions in {name}"):
         clips = normalize(batch.clips)
         for kind, blocks in rounds:
@@ -177,8 +188,10 @@ def summarize(scores: Sequence[Scores], targets: np.ndarray) -> list[dict[str, A
         }
         if kind != TRAINED:
             drops = np.stack([_drops(of_seed, (kind, blocks), targets) for of_seed in scores])
-            drop, half, p = mean_and_interval(drops)
-            row |= {"drop": drop, "low": drop - half, "high": drop + half, "p": p}
+            low, high, p = interval_and_p(drops)
+            if all(_changes_nothing(of_seed, (kind, blocks)) for of_seed in scores):
+                low = high = p = float("nan")
+            row |= {"drop": float(drops.mean()), "low": low, "high": high, "p": p}
             row["other_answer"] = float(np.mean([_share_of_others(of_seed, (kind, blocks)) for of_seed in scores]))
         rows.append(row)
     adjusted = iter(holm([one["p"] for one in rows if "p" in one]))
@@ -191,6 +204,12 @@ def _drops(scores: Scores, key: tuple[str, str], targets: np.ndarray) -> np.ndar
     if targets.ndim == 2:
         return np.array([validation_metrics(trained, targets)["map"] - validation_metrics(other, targets)["map"]])
     return (target_ranks(trained, targets) == 0).astype(float) - (target_ranks(other, targets) == 0)
+
+
+def _changes_nothing(scores: Scores, key: tuple[str, str]) -> bool:
+    """Returns whether the scores are those of the trained network but for rounding."""
+    trained, other = np.nan_to_num(scores[TRAINED, ALL]), np.nan_to_num(scores[key])
+    return bool(np.abs(trained - other).max() <= NOTHING * np.abs(trained).max())
 
 
 def _share_of_others(scores: Scores, key: tuple[str, str]) -> float:

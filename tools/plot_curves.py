@@ -14,7 +14,7 @@ from nlvideo.experiments.error_curves import plot_errors, read_errors
 from nlvideo.experiments.plots import save_figure
 from nlvideo.experiments.run_folders import read_runs
 from nlvideo.runtime.errors import reporting_errors
-from nlvideo.runtime.files import make_folder
+from nlvideo.runtime.files import make_place
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", required=True, metavar="NAME", help="in the order of the legend")
     arguments = parser.parse_args()
     with reporting_errors():
-        make_folder(arguments.picture.parent, str(arguments.picture))
+        make_place(arguments.picture, str(arguments.picture))
         runs = [run for folder in arguments.folders for run in read_runs(folder)]
         save_figure(plot_errors(read_errors(runs, arguments.rows)), arguments.picture)
     print(arguments.picture)

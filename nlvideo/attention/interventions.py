@@ -2,6 +2,9 @@
 
 Each intervention keeps the rest of the network as it was trained, so a drop of accuracy is due to the weights alone.
 Weights come as in `with_map` of the blocks: (N, parts, queries, keys), where all queries of a part see all its keys.
+
+The mean over videos is that of the untouched network, and includes the video itself. The others act on the weights
+that a block computes, and with several blocks these depend on what the replaced ones before it made of the video.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +22,7 @@ SHUFFLED, UNIFORM, REMOVED = "shuffled", "uniform", "block removed"
 # What each leaves of the map, in the order of a table.
 INTERVENTIONS = {
     TRAINED: "nothing is replaced",
-    MEAN_OVER_QUERIES: "every query has the mean row of all queries of its video: content, but no query",
+    MEAN_OVER_QUERIES: "every query has the mean row of all queries of its part of the video: content, but no query",
     MEAN_OVER_VIDEOS: "every query has its mean row over all videos: places, but no content",
     SHUFFLED: "every row keeps its weights, on keys drawn at random",
     UNIFORM: "every key has the mean weight of the row",
@@ -48,9 +51,9 @@ def mean_over_queries(weights: Tensor) -> Tensor:
 
 
 def shuffled(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns the weights with each row in a random order of its own; `generator` is on the CPU."""
-    order = torch.rand(weights.shape, generator=generator).argsort(-1)
-    return weights.gather(-1, order.to(weights.device))
+    """Returns the weights with each row in a random order of its own; `generator` is on their device."""
+    order = torch.rand(weights.shape, generator=generator, device=weights.device).argsort(-1)
+    return weights.gather(-1, order)
 
 
 def uniform(weights: Tensor) -> Tensor:
@@ -82,7 +85,10 @@ def replaced_maps(network: VideoResNet, changes: Mapping[str, Callable[[Tensor],
 
 @contextmanager
 def collected_maps(network: VideoResNet, means: Mapping[str, MeanMap]) -> Iterator[None]:
-    """Within it, every forward pass adds the weights of these blocks, {place: its mean}, and changes nothing."""
+    """Within it, every forward pass adds the weights of these blocks, {place: its mean}.
+
+    In evaluation mode it changes nothing; in training mode, batch norm of a block inside would see its batch twice.
+    """
 
     def collect(mean: MeanMap, weights: Tensor) -> Tensor:
         mean.add(weights)

@@ -37,9 +37,10 @@ def interval_and_p(differences: np.ndarray) -> tuple[float, float, float]:
     """Returns the interval's ends and a two-sided p of the mean of paired differences of accuracies (S, V) or (S, 1).
 
     With one seed and several videos that is Tango's interval and McNemar's exact p, as of two evaluations that
-    tools/compare_runs.py compares; otherwise those of mean_and_interval, within -1 and 1.
+    tools/compare_runs.py compares; otherwise, and where groups of videos have one value, those of mean_and_interval,
+    within -1 and 1.
     """
-    if len(differences) == 1 < differences.size:
+    if len(differences) == 1 < differences.size and np.isin(differences, (-1, 0, 1)).all():
         (outcomes,) = differences
         p = mcnemar_p((int((outcomes < 0).sum()), int((outcomes > 0).sum())))
         return *accuracy_difference_interval(outcomes).ends, p

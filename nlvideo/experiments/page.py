@@ -67,8 +67,6 @@ def write_page(path: Path, studies: Sequence[Study], readings: Path | None, atte
     sections += [ATTENTION, PROTOCOL]
     texts = read_readings(readings, sections, ", ".join(sections)) if readings else {}
     content = _content(studies, texts, _pictures(attention, studies))
-    if path.is_dir():
-        raise UserError(f"--page {path}: this is a folder; give the name of a file in it.")
     write_text(path, render_page("experiments/page.html.j2", content))
     unfilled = [(part["name"], table) for part in content["sections"] for table in part["tables"] if table["reason"]]
     return [f"not run: {entry['title']}" for entry in content["not_run"]] + [

@@ -23,7 +23,9 @@ class TrainedRow:
 
     seed: int
     metrics: dict[str, float]  # in percent, the main one first: top-1 and top-5, or mAP
-    correct: np.ndarray | None  # (V,) 0. or 1. for each video; None without an evaluation, and for multi-label data
+    # (V,) 0. or 1. for each video, or (G,) values of groups of videos with the same mean; None without an evaluation,
+    # and for multi-label data
+    correct: np.ndarray | None
     params: float
     multiply_adds: float  # of one clip
 

@@ -51,7 +51,7 @@ def fill_table(name: str, runs: Sequence[RunSummary]) -> FilledTable:
     free = ROW_KEYS | ({START} if name in STARTING_FROM_OTHER_ROWS else set())
     _check_same_recipe(finished, free)
     _check_seeds(finished)
-    views, folders = _common_evaluations(finished)
+    views, folders = same_evaluations(finished)
     trained = _read_trained(finished, folders)
     metric = next(name for rows_runs in trained.values() for run in rows_runs for name in run.metrics)
     return FilledTable(f"{name}: {title}", table_lines(rows, trained), metric, views, asked, folders)
@@ -90,7 +90,7 @@ def _check_seeds(runs: Sequence[RunSummary]) -> None:
         raise UserError(f"There are {count} runs of {name} with seed {seed}; collect one of them.")
 
 
-def _common_evaluations(runs: Sequence[RunSummary]) -> tuple[str, dict[Path, Path]]:
+def same_evaluations(runs: Sequence[RunSummary]) -> tuple[str, dict[Path, Path]]:
     """Returns in words which evaluation all runs have, and {a run's folder: that of its latest such evaluation}.
 
     Of several, the one with the most views; then that of the runs' last step, not of an earlier one.
@@ -153,7 +153,7 @@ def _evaluated_row(run: RunSummary, folder: Path) -> tuple[TrainedRow, np.ndarra
     correct = None
     if not evaluation.multi_label:
         correct = (target_ranks(evaluation.scores, evaluation.targets) < 1).astype(float)
-    return _trained_row(run, metrics, correct), evaluation.ids
+    return trained_row(run, metrics, correct), evaluation.ids
 
 
 def _validated_row(run: RunSummary) -> TrainedRow:
@@ -166,10 +166,11 @@ def _validated_row(run: RunSummary) -> TrainedRow:
     metrics = {name: value for name, value in found.items() if value is not None}
     if not metrics:
         raise UserError(f"{run.name} was never validated, nor evaluated as the others: run nlvideo-evaluate.")
-    return _trained_row(run, metrics, None)
+    return trained_row(run, metrics, None)
 
 
-def _trained_row(run: RunSummary, metrics: dict[str, float], correct: np.ndarray | None) -> TrainedRow:
+def trained_row(run: RunSummary, metrics: dict[str, float], correct: np.ndarray | None) -> TrainedRow:
+    """Returns a finished run as a row; metrics in percent, `correct` as in TrainedRow."""
     params, multiply_adds = run.cost[PARAMS], run.cost[MULTIPLY_ADDS]
     assert run.seed is not None and params is not None and multiply_adds is not None  # as in every finished run
     return TrainedRow(run.seed, metrics, correct, params * 1e6, multiply_adds * 1e9)

@@ -111,6 +111,21 @@ def make_folder(path: Path, given: str) -> None:
         raise UserError(f"{given}: the folder {path} is not writable.")
 
 
+def make_place(file: Path, given: str) -> None:
+    """Creates the folder of a file that the user chose, with its parents, before there is anything to write.
+
+    Args:
+        file: it may exist, and is then to be replaced.
+        given: how the user named it, such as "--csv PATH".
+
+    Raises:
+        UserError: the folder cannot be created or written to, or the file is a folder.
+    """
+    if file.is_dir():
+        raise UserError(f"{given}: this is a folder; give the name of a file in it.")
+    make_folder(file.parent, given)
+
+
 def remove_partial_files(folder: Path, of: Callable[[str], object] = bool) -> bool:
     """Removes what killed processes left in a folder, which need not exist, and returns whether there was anything.
 

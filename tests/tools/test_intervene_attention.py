@@ -11,7 +11,18 @@ import torch
 from conftest import write_grey_video
 from runs import config_of
 
-from nlvideo.attention.interventions import INTERVENTIONS, REMOVED, SHUFFLED, TRAINED, UNIFORM
+from nlvideo.attention.interventions import (
+    INTERVENTIONS,
+    MEAN_OVER_VIDEOS,
+    REMOVED,
+    SHUFFLED,
+    TRAINED,
+    UNIFORM,
+    MeanMap,
+    change_of,
+    collected_maps,
+    replaced_maps,
+)
 from nlvideo.build.model import build_model
 from nlvideo.config.compose import to_container
 from nlvideo.models.resnet import context_names
@@ -58,7 +69,7 @@ def run(monkeypatch, *arguments: str) -> None:
 
 
 def test_every_intervention_of_all_blocks_and_of_one_is_a_row(folder, monkeypatch, capsys):
-    paths = [checkpoint_of(folder, f"{i}.pt", "block=nl1", PLACES, seed=i) for i in (1, 2)]
+    paths = [checkpoint_of(folder, f"{i}.pt", "block=nl1", PLACES, f"seed={i}", seed=i) for i in (1, 2)]
     run(monkeypatch, *paths, "--list", "list.csv", "--block", "res3.1", "--csv", str(folder / "out.csv"))
     with (folder / "out.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -90,9 +101,17 @@ def test_scores_are_those_of_the_network_and_of_one_without_its_blocks(folder):
     np.testing.assert_allclose(scores[REMOVED, "all"][:6], expected, atol=1e-5)
     assert np.abs(scores[TRAINED, "all"][:6] - expected).max() > 1e-3
     assert np.isnan(scores[SHUFFLED, "all"][6]).all()
+    means = {place: MeanMap() for place in network.places}  # of the network as it is, whatever is replaced
+    network = trained.build_network().eval()
+    with torch.no_grad(), collected_maps(network, means):
+        network(clips)
+    changes = {place: change_of(MEAN_OVER_VIDEOS, mean, torch.Generator()) for place, mean in means.items()}
+    with torch.no_grad(), replaced_maps(network, changes):
+        expected = network(clips).numpy()
+    np.testing.assert_allclose(scores[MEAN_OVER_VIDEOS, "all"][:6], expected, atol=1e-5)
 
 
-def test_drops_are_paired_by_video_and_holms_p_counts_all_rows():
+def test_drops_are_paired_by_video_and_holms_p_counts_rows_that_can_change_something():
     targets = np.arange(40) % 2
     right = np.eye(2, dtype=np.float32)[targets]
     wrong = right[:, ::-1]
@@ -100,8 +119,10 @@ def test_drops_are_paired_by_video_and_holms_p_counts_all_rows():
     rows = tool.summarize([{(TRAINED, "all"): right, (UNIFORM, "all"): some, (SHUFFLED, "all"): right}], targets)
     assert rows[0] == {"map": TRAINED, "blocks": "all", "metric": "top1", "value": 1.0}
     assert rows[1]["value"] == 0.75 and rows[1]["drop"] == 0.25 and rows[1]["other_answer"] == 0.25
-    assert 0 < rows[1]["low"] < 0.25 < rows[1]["high"] and rows[1]["p_holm"] == 2 * rows[1]["p"] < 0.01
-    assert rows[2]["drop"] == 0 and rows[2]["low"] < 0 < rows[2]["high"] and rows[2]["p_holm"] == 1
+    assert 0 < rows[1]["low"] < 0.25 < rows[1]["high"] < 1 and rows[1]["p"] == 2 * 0.5**10
+    # another map without another score cannot be a finding, and counts for nothing
+    assert rows[2]["drop"] == 0 and np.isnan([rows[2]["low"], rows[2]["p"], rows[2]["p_holm"]]).all()
+    assert rows[1]["p_holm"] == rows[1]["p"]
 
 
 def test_videos_with_several_actions_have_mean_average_precision():
@@ -118,6 +139,9 @@ def test_videos_with_several_actions_have_mean_average_precision():
         (["block=nl1", PLACES], ["--block", "res2.1"], "has blocks at res3.1, res4.1"),
         (["block=nl1", "block.places={r50: [res3.1]}"], ["OTHER"], "not one network trained with several seeds"),
         (["block=nl1", PLACES], ["--list", "none.csv"], "none.csv"),
+        (["block=nl1", PLACES], ["OTHER"], "must have a seed each; they have 0, 0"),
+        (["block=nl1", PLACES, "data.num_frames=8", "seed=2"], ["OTHER"], "has data.num_frames=4, .* 8"),
+        (["block=nl1", PLACES], ["--csv", "."], "this is a folder"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(folder, monkeypatch, overrides, arguments, message):

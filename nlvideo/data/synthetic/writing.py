@@ -1,9 +1,12 @@
 """Writes small labelled H.264 clips, for first steps and for questions that real videos do not answer."""
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from nlvideo.data.synthetic.video_spec import FRAME_RATE, VideoSpec
 from nlvideo.runtime.cores import usable_cores
 from nlvideo.runtime.errors import UserError
 from nlvideo.runtime.files import replacing, write_text
+from nlvideo.runtime.folder_lock import lock_file, open_lock
 from nlvideo.runtime.progress import progress_bar
 from nlvideo.runtime.video_writer import VideoWriter
 
@@ -25,6 +29,7 @@ SETS: dict[str, Callable[..., Iterator[VideoSpec]]] = {
     "short_range": write_short_range,
     "stills": write_stills,
 }
+LOCK_FILE = ".lock"
 # One thread, so that the file does not depend on the machine's cores, and no macroblock tree, with which x264
 # occasionally encoded the same small frames to other bits.
 ENCODING = {"crf": "18", "preset": "veryfast", "g": "24", "threads": "1", "x264-params": "mbtree=0"}
@@ -43,7 +48,8 @@ def write_set(
 ) -> None:
     """Writes train.csv, val.csv, classes.txt and their mp4 files under `root`, once.
 
-    Files that exist are kept, so an interrupted call resumes.
+    Files that exist are kept, so an interrupted call resumes. Of several processes at a time one writes, and the others
+    wait for it.
 
     Args:
         kind: one of SETS: "actions" has several actions or none per video, at their times, with lists as Charades
@@ -65,18 +71,33 @@ def write_set(
     if _is_complete(root, card, settings):
         return
     root.mkdir(parents=True, exist_ok=True)
-    _write_card(card, settings, complete=False)
-    specs = [
-        spec
-        for split, count in (("train", num_train), ("val", num_val))
-        for spec in SETS[kind](root, split, count, num_frames, height, seed, **options)
-        if not (root / spec.name).exists()
-    ]
+    with _alone_in(root):
+        if not _is_complete(root, card, settings):  # by now
+            _write_card(card, settings, complete=False)
+            splits = (("train", num_train), ("val", num_val))
+            specs = (SETS[kind](root, *split, num_frames, height, seed, **options) for split in splits)
+            _write_videos(root, chain.from_iterable(specs))
+            _write_card(card, settings, complete=True)
+
+
+@contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    """Waits until no other process writes the set; on file systems without locks it does not."""
+    lock = open_lock(root / LOCK_FILE)
+    try:
+        with suppress(OSError):
+            lock_file(lock, wait=True)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _write_videos(root: Path, specs: Iterable[VideoSpec]) -> None:
+    missing = [spec for spec in specs if not (root / spec.name).exists()]
     with ProcessPoolExecutor(max_workers=min(8, usable_cores())) as pool:
-        written = pool.map(partial(_write_video, root), specs, chunksize=8)
-        for _ in progress_bar(written, total=len(specs), desc=f"writing {root}", unit="video"):
+        written = pool.map(partial(_write_video, root), missing, chunksize=8)
+        for _ in progress_bar(written, total=len(missing), desc=f"writing {root}", unit="video"):
             pass
-    _write_card(card, settings, complete=True)
 
 
 def _is_complete(root: Path, card: Path, settings: dict[str, Any]) -> bool:
@@ -89,7 +110,7 @@ def _is_complete(root: Path, card: Path, settings: dict[str, Any]) -> bool:
                 "another data.root, or delete that folder."
             )
         return held["complete"]
-    if root.exists() and any(root.iterdir()):
+    if root.exists() and any(path.name != LOCK_FILE for path in root.iterdir()):
         raise UserError(f"data.root={root} is not empty and holds no synthetic set; use another folder.")
     return False
 

@@ -6,6 +6,7 @@ import pytest
 from nlvideo.data.decoding.opening import open_video
 from nlvideo.data.lists.class_file import read_classes
 from nlvideo.data.lists.path_list import read_table
+from nlvideo.data.synthetic import writing
 from nlvideo.data.synthetic.motions import MOTIONS, Action, render
 from nlvideo.data.synthetic.writing import write_set
 
@@ -79,3 +80,14 @@ def test_other_settings_and_other_folders_are_refused(tmp_path):
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="is not empty and holds no synthetic set"):
         write_set("motions", tmp_path / "mine", **SETTINGS)
+
+
+def test_a_process_that_waited_for_another_finds_its_set_and_writes_nothing(tmp_path, monkeypatch):
+    def wait(*_, **__):  # until the other one is ready
+        monkeypatch.undo()
+        write_set("motions", tmp_path, **SETTINGS)
+        monkeypatch.setattr(writing, "_write_videos", None)
+
+    monkeypatch.setattr(writing, "lock_file", wait)
+    write_set("motions", tmp_path, **SETTINGS)
+    assert json.loads((tmp_path / "synthetic.json").read_text())["complete"]
