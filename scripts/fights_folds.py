@@ -1,11 +1,13 @@
-"""Writes five folds of fight-detection-surv-dataset that have no recording in common.
+"""Writes five folds of fight-detection-surv-dataset without a recording in common, as far as the clips tell.
 
     python scripts/fights_folds.py VIDEOS FOLDS
 
 VIDEOS is a checkout of github.com/seymanurakti/fight-detection-surv-dataset (fight/, noFight/). Its clips are cut from
 fewer recordings, which it does not name, and a network that knows a place by heart would be right about the rest of the
 recording. So clips count as one recording if they have the same size and either look alike (their medians over time
-correlate), or are neighbours in the list, or are of a size that few have.
+correlate), or are neighbours in the list, or are of a size that few have. The bounds were set by looking at the groups:
+they rather join two recordings than part one, but a recording in two sizes is parted. FOLDS/recordings.csv has a line
+`video group` for each.
 """
 
 import sys
@@ -30,8 +32,10 @@ def main() -> None:
     labels = np.array([video.parts[0] == "fight" for video in videos]).astype(int)
     pictures, sizes = zip(*(look(root / video) for video in videos), strict=True)
     groups = recordings(np.stack(pictures), sizes, labels, np.arange(len(videos)))
-    print(f"{len(videos)} videos, {labels.sum()} of fights, of {groups.max() + 1} recordings or fewer")
+    print(f"{len(videos)} videos, {labels.sum()} of fights, in {groups.max() + 1} groups")
     out.mkdir(parents=True, exist_ok=True)
+    lines = (f"{video.as_posix()} {group}\n" for video, group in zip(videos, groups, strict=True))
+    (out / "recordings.csv").write_text("".join(lines))
     split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED).split(labels, labels, groups)
     for fold, parts in enumerate(split):
         for name, part in zip(("train", "val"), parts, strict=True):

@@ -7,12 +7,19 @@
 #     scripts/study.sh FOLDER seed=1             # one seed of each row
 #     SWEEPS=table_2a scripts/study.sh FOLDER    # the sweeps whose line below contains a text
 set -euo pipefail
-export FOLDER=${1:?usage: scripts/study.sh FOLDER [OVERRIDE...]}
+mkdir -p "${1:?usage: scripts/study.sh FOLDER [OVERRIDE...]}"
+cd "$1"
 shift
-export OVERRIDES="$*" OMP_NUM_THREADS=1
-mkdir -p "$FOLDER"
-cd "$FOLDER"
-trap 'trap - TERM; kill 0; exit 130' INT TERM
+given=("$@")
+export OMP_NUM_THREADS=1
+
+failed=0
+# In the background, as a trap waits for what runs in the foreground: a day of sweeps.
+run() { # COMMAND...: one that fails does not stop the others
+    "$@" &
+    wait $! || failed=1
+}
+trap 'trap - INT TERM; kill 0; wait; exit 130' INT TERM
 
 # A sweep a line: its folder below outputs/study, its table, its overrides. Three seeds leave the rows with five open.
 sweeps() {
@@ -55,41 +62,47 @@ longer_clips() {
         *r50*) start="long_clip table_2g $long model.pretrained=outputs/study/long_range" ;;
         *) start="long_clip_r101 table_2g $long model.width=8 model.pretrained=outputs/study/r101" ;;
         esac
-        echo "$start/experiment-$row+seed-"'\${seed}'"/checkpoint.pt" "experiment=${row}_128x1_paper"
+        echo "$start/experiment-$row+seed-"'${seed}'"/checkpoint.pt" "experiment=${row}_128x1_paper"
     done
 }
 
-train() { # FOLDER TABLE [OVERRIDE...]
-    # A sweep's own list of seeds or rows gives way to one in OVERRIDES.
-    nlvideo-train -m "+ablation=$2" +scale=small "output_dir=outputs/study/$1" "${@:3}" $OVERRIDES
+# A sweep's own list of seeds or rows gives way to one that is given.
+train() { # PART: the sweeps of a function above, two at a time
+    local line
+    while read -r line; do
+        if [[ $line == *"${SWEEPS:-}"* ]]; then printf '%s\0' "$line"; fi
+    done < <("$1") | xargs -0 -P 2 -I {} bash -c '
+        read -ra words <<<"$1"
+        nlvideo-train -m "+ablation=${words[1]}" +scale=small "output_dir=outputs/study/${words[0]}" \
+            "${words[@]:2}" "${@:2}"' train {} "${given[@]}"
 }
 evaluate() { # FOLDER [OVERRIDE...]
-    [[ ! -e outputs/study/$1 ]] || # left out by SWEEPS
-        nlvideo-evaluate "checkpoint=outputs/study/$1/*/checkpoint.pt" report=false num_threads=1 "${@:2}"
-}
-export -f train
-
-nlvideo-train experiment=stills_r50 resume=auto
-nlvideo-train experiment=stills_r101 model.width=8 resume=auto
-# The next sweep starts when one of the two ends; one that fails does not stop the others.
-for part in sweeps longer_clips; do
-    $part | { grep -- "${SWEEPS:-.}" || true; } | xargs -P 2 -d '\n' -I {} bash -c 'train {}'
-done
-# Without blocks and with non-local ones, GCNet's rows are those of Table 2c in everything but their name.
-for run in outputs/study/long_range/experiment-c2d_r50{,_nl5}+seed-*; do
-    copy=outputs/study/gcnet/$(basename "${run/c2d/slow}")
-    if [[ -e $run/checkpoint.pt && -e outputs/study/gcnet && ! -e $copy ]]; then
-        cp -r "$run" "$copy.copying"
-        sed -i 's/^name: c2d_r50/name: slow_r50/' "$copy.copying/config.yaml"
-        mv "$copy.copying" "$copy"
+    if compgen -G "outputs/study/$1/*/checkpoint.pt" >/dev/null; then # else left out by SWEEPS
+        run nlvideo-evaluate "checkpoint=outputs/study/$1/*/checkpoint.pt" report=false num_threads=1 "${@:2}"
     fi
+}
+# Without blocks and with non-local ones, GCNet's rows are those of Table 2c in everything but their name.
+share_rows() {
+    local run copy
+    for run in outputs/study/long_range/experiment-c2d_r50{,_nl5}+seed-*; do
+        copy=outputs/study/gcnet/$(basename "${run/c2d/slow}")
+        if [[ -e outputs/study/gcnet && ! -e $copy ]] && grep -q '"state": "finished"' "$run/status.json"; then
+            rm -rf "$copy.copying"
+            cp -r "$run" "$copy.copying"
+            sed -i 's/^name: c2d_r50/name: slow_r50/' "$copy.copying/config.yaml"
+            mv "$copy.copying" "$copy"
+        fi
+    done
+}
+
+run nlvideo-train experiment=stills_r50 resume=auto
+run nlvideo-train experiment=stills_r101 model.width=8 resume=auto
+run train sweeps
+run train longer_clips
+share_rows
+for folder in long_range end_disc short_range gcnet r101 long_clip long_clip_r101; do
+    evaluate "$folder"
 done
-evaluate long_range
-evaluate end_disc
-evaluate short_range
-evaluate gcnet
-evaluate r101
-evaluate long_clip
-evaluate long_clip_r101
 evaluate half_clip data.test.num_clips=3
 evaluate one_frame data.test.num_clips=10
+exit $failed
