@@ -123,7 +123,9 @@ def read_list(first: TrainedCheckpoint, arguments: argparse.Namespace) -> tuple[
         classes=None,
         num_classes=None,
         synthetic=None,
-        **dict.fromkeys(("num_workers", "index", "cache_dir")),  # of the machine that it was trained on
+        num_workers=None,  # this and the next two are of the machine that it was trained on
+        index=None,
+        cache_dir=None,
     )
     load_decoder(data.decoder)
     return read_val_table(data, first.classes), data
