@@ -15,8 +15,7 @@ given=("$@")
 export OMP_NUM_THREADS=1
 
 failed=0
-# In the background, as a trap waits for what runs in the foreground.
-run() { # COMMAND...: one that fails does not stop the others
+run() { # COMMAND...: one that fails does not stop the others. A trap is heeded during `wait`, not during a command.
     "$@" &
     wait $! || failed=1
 }

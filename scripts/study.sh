@@ -14,8 +14,7 @@ given=("$@")
 export OMP_NUM_THREADS=1
 
 failed=0
-# In the background, as a trap waits for what runs in the foreground: a day of sweeps.
-run() { # COMMAND...: one that fails does not stop the others
+run() { # COMMAND...: one that fails does not stop the others. A trap is heeded during `wait`, not during a command.
     "$@" &
     wait $! || failed=1
 }
@@ -55,7 +54,8 @@ LINES
 # Table 2g: videos and clips four times as long, each row from its row of Table 2f.
 longer_clips() {
     local long="data=long_range data.root=outputs/long_range_96 data.num_frames=96 data.synthetic.num_frames=96"
-    long="$long data.synthetic.gap_frames=48 data.synthetic.num_train=2880 optim.lr=0.0075 optim.max_steps=400 validate_every_steps=100"
+    long="$long data.synthetic.gap_frames=48 data.synthetic.num_train=2880"
+    long="$long optim.lr=0.0075 optim.max_steps=400 validate_every_steps=100"
     local row start
     for row in c2d_r50 i3d_r50 i3d_r50_nl5 c2d_r101 i3d_r101 i3d_r101_nl5; do
         case $row in
@@ -84,9 +84,10 @@ evaluate() { # FOLDER [OVERRIDE...]
 # Without blocks and with non-local ones, GCNet's rows are those of Table 2c in everything but their name.
 share_rows() {
     local run copy
+    [[ -e outputs/study/gcnet ]] || return 0 # left out by SWEEPS
     for run in outputs/study/long_range/experiment-c2d_r50{,_nl5}+seed-*; do
         copy=outputs/study/gcnet/$(basename "${run/c2d/slow}")
-        if [[ -e outputs/study/gcnet && ! -e $copy ]] && grep -q '"state": "finished"' "$run/status.json"; then
+        if [[ ! -e $copy ]] && grep -qs '"state": "finished"' "$run/status.json"; then
             rm -rf "$copy.copying"
             cp -r "$run" "$copy.copying"
             sed -i 's/^name: c2d_r50/name: slow_r50/' "$copy.copying/config.yaml"
