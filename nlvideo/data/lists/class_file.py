@@ -12,7 +12,7 @@ from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 # Of several columns of one meaning the first here is read: `label,name` has numbers for labels, `id,label` names.
 NUMBER_COLUMNS = "id number index idx label_id class_id class_index label_index label class".split()
 NAME_COLUMNS = "name class_name classname label_name class label category action".split()
-_NUMBERED = re.compile(r"(\d+)\s*[\s,;]\s*(\S.*)")  # number, then a space, comma, tab or semicolon, then the name
+_NUMBERED = re.compile(r"(\d+)\s*[\s,;:]\s*(\S.*)")  # number; space, tab or one of ",;:"; name
 
 
 def read_classes(path: str | Path) -> list[str]:

@@ -17,6 +17,7 @@ NAMES = ["stays", "goes left", "goes right"]
         ("a.txt", "2 goes right\n0 stays\n1 goes left\n"),
         ("a.txt", "1 stays\n2 goes left\n3 goes right\n"),
         ("a.txt", "0\tstays\n1\tgoes left\n2\tgoes right\n"),
+        ("a.txt", "0: stays\n2: goes right\n1: goes left\n"),
         ("a.csv", "0,stays\n2,goes right\n1,goes left\n"),
         ("a.csv", 'id,name\n0,stays\n1,"goes left"\n2,goes right\n'),
         ("a.csv", "Name;ID\nstays;0\ngoes right;2\ngoes left;1\n"),
