@@ -55,7 +55,7 @@ class WandbRun:
             return self._run.url
         return f"{'offline' if self._run.offline else mode}{reason}" + self._upload_advice()
 
-    def _init(self, mode: str | None) -> wandb.Run:
+    def _init(self, mode: Any) -> wandb.Run:  # a mode of wandb.Settings, which checks it; None is its own choice
         return wandb.init(
             id=self._id,
             resume="allow",
