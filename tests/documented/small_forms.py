@@ -110,7 +110,7 @@ def overrides_for(command: str) -> list[str]:
         added += small_sweep(command) if "+ablation=" in command else []
     elif re.search(r"nlvideo-(evaluate|predict).*=\S*(\.pyth|kinetics\.pth|out\.pt)\b", command):
         added = FEW_VIEWS
-    given = {word.split("=")[0] for word in command.split()}
+    given = {word.strip("'\"").split("=")[0] for word in command.split()}
     if "data.crop_size" in given:  # test clips that are smaller would be refused
         given.add("data.test")
     return [text for text in added if text.split("=")[0] not in given]
