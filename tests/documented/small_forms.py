@@ -37,6 +37,8 @@ PLACES = (  # what names in a command become
     (r"(pretrained|checkpoint)=FILE", r"\1=run/checkpoint.pt"),
     (r"patience=5", "patience=1 validate_every_steps=1 optim.max_steps=3"),
     (r"block=none,nl1,nl5", "block=none,nl5"),
+    (r"model\.width=64", "model.width=4"),
+    (r"experiment=c2d_r50,c2d_r50_nl1_gaussian,\S+", "experiment=c2d_r50,c2d_r50_nl1_gaussian"),
     (r"(table_2[cfg] .*)seed=1,2,3", r"\1seed=1"),
     (r"seed=1,2,3", "seed=1,2"),
     (r"run/checkpoint\.pt theirs\.pth", "for_pyslowfast.pt theirs.pth"),
