@@ -17,6 +17,7 @@ import av
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from videos import in_own_thread
 
 from nlvideo.data.collections.worker_pool import each
 from nlvideo.data.decoding.opening import open_video
@@ -114,6 +115,7 @@ def fuzz(folder: Path, kinds: list[Kind], places: int, workers: int) -> dict[str
     return counts
 
 
+@in_own_thread
 def write(path: Path, kind: Kind) -> None:
     """Writes a video of moving stripes on noise."""
     noise = np.random.default_rng(0).integers(0, 60, (*SIZE, 3), dtype=np.uint8)

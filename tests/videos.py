@@ -1,6 +1,9 @@
 """Video files for the tests, and what a plain decode gives of them."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import wraps
 
 import av
 import pytest
@@ -11,6 +14,21 @@ from nlvideo.data.index.facts import facts_of_row
 from nlvideo.data.shards.video_file import file_status
 
 
+def in_own_thread(write: Callable) -> Callable:
+    """Returns a function that encodes in a thread of its own.
+
+    libsvtav1, run by root, gives the thread that opens it real-time priority, and all other processes wait for that.
+    """
+
+    @wraps(write)
+    def run(*arguments, **options):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(write, *arguments, **options).result()
+
+    return run
+
+
+@in_own_thread
 def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rotation=None, times=None, **options):
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)

@@ -160,7 +160,7 @@ def test_one_seed_does_not_stand_out_however_many_videos_it_has(study, tmp_path)
     runs = [run for run in study.runs if run.state == "finished" and run.seed == 1]
     write_page(tmp_path / "a.html", [study._replace(runs=runs)], None, [])
     five = row_of((tmp_path / "a.html").read_text(), "5 blocks")
-    assert "; of this seed</small>" in five and "&lt; 0.001" in five and "shows" not in five
+    assert "<small>of this seed</small>" in five and "&lt; 0.001" in five and "shows" not in five
 
 
 def test_ids_differ_and_pictures_given_twice_are_shown_once(study, tmp_path):

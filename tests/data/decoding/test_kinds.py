@@ -123,6 +123,8 @@ def test_packets_of_newer_codecs_are_frames(tmp_path, moving, codec):
     except av.codec.codec.UnknownCodecError:
         pytest.skip(f"this FFmpeg has no {codec}")
     check(path, 40, timed=True)
+    if hasattr(os, "sched_getscheduler"):
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER  # see in_own_thread
 
 
 def test_frames_that_avi_leaves_out_are_no_damage(tmp_path, moving):
