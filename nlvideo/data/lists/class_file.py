@@ -13,13 +13,14 @@ from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 NUMBER_COLUMNS = "id number index idx label_id class_id class_index label_index label class".split()
 NAME_COLUMNS = "name class_name classname label_name class label category action".split()
 _NUMBERED = re.compile(r"(\d+)\s*[\s,;:]\s*(\S.*)")  # number; space, tab or one of ",;:"; name
+_NUMBER_LAST = re.compile(r"(\S.*?)\s*[\s:]\s*(\d+)")
 
 
 def read_classes(path: str | Path) -> list[str]:
     """Returns the class names of a file in the order of the labels, whose numbers start at 0 or 1.
 
-    A text has one name a line, or `number name`, or it is a csv of `name,number` or with a header of the two. A json
-    is a list of names, {name: number} or {number: name}.
+    A text has one name a line, `number name` or `name number`, or it is a csv of `name,number` or with a header of the
+    two. A json is a list of names, {name: number} or {number: name}.
 
     Raises:
         UserError: no such file; an empty one; a name or a number that occurs twice; a number that is missing.
@@ -101,7 +102,7 @@ def _from_lines(path: Path, lines: list[str]) -> "list[str] | _Pairs":
     matches = [_NUMBERED.fullmatch(line) for line in lines]
     pairs = [(int(match[1]), match[2].strip('"')) for match in matches if match]
     if not pairs or min(number for number, _ in pairs) > 1:
-        return lines
+        return _numbered_last(path, lines)
     if len(pairs) > 1 and len({name for _, name in pairs}) == 1:
         return lines
     if len(pairs) == len(lines):
@@ -110,6 +111,21 @@ def _from_lines(path: Path, lines: list[str]) -> "list[str] | _Pairs":
         return lines
     bare = next(line for line, match in zip(lines, matches, strict=True) if not match)
     raise UserError(f"The class file {path} has lines of `number name`, but {bare!r} has no number.")
+
+
+def _numbered_last(path: Path, lines: list[str]) -> "list[str] | _Pairs":
+    """Returns the names of `name number` lines by number, or of lines that are names.
+
+    Names may end in a number themselves ("level 1", "level 2"). Then they are equal but for it, or it is not in all
+    lines, or the numbers are not those of classes, 0 or 1 and those that follow.
+    """
+    matches = [_NUMBER_LAST.fullmatch(line) for line in lines]
+    pairs = [(int(match[2]), match[1].strip('"')) for match in matches if match]
+    numbers, count = sorted(number for number, _ in pairs), len(lines)
+    of_classes = numbers in ([*range(count)], [*range(1, count + 1)])
+    if count == 1 or not of_classes or len({name for _, name in pairs}) < count:
+        return lines
+    return _Pairs(path, pairs)
 
 
 def _from_json(path: Path, content: Any) -> "list[str] | _Pairs":

@@ -17,6 +17,8 @@ NAMES = ["stays", "goes left", "goes right"]
         ("a.txt", "2 goes right\n0 stays\n1 goes left\n"),
         ("a.txt", "1 stays\n2 goes left\n3 goes right\n"),
         ("a.txt", "0\tstays\n1\tgoes left\n2\tgoes right\n"),
+        ("a.txt", "stays 0\ngoes right 2\ngoes left 1\n"),
+        ("a.txt", "goes left: 2\nstays: 1\ngoes right: 3\n"),
         ("a.txt", "0: stays\n2: goes right\n1: goes left\n"),
         ("a.csv", "0,stays\n2,goes right\n1,goes left\n"),
         ("a.csv", 'id,name\n0,stays\n1,"goes left"\n2,goes right\n'),
@@ -44,9 +46,13 @@ def test_names_are_in_the_order_of_their_numbers(tmp_path, name, text):
         ["0 degrees", "90 degrees", "45 degrees"],
         ["c000 Holding, then putting", "c001 Taking, then holding"],
         ["run, fast", "sit"],
+        ["level 2", "level 1"],
+        ["level 1"],
+        ["take 2", "drop 5"],
+        ["take 1", "drop", "hold 2"],
     ],
 )
-def test_names_may_begin_with_a_digit_and_hold_commas(tmp_path, names):
+def test_names_may_begin_or_end_with_a_digit_and_hold_commas(tmp_path, names):
     (tmp_path / "a.txt").write_text("\n".join(names))
     assert read_classes(tmp_path / "a.txt") == names
 
