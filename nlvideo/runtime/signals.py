@@ -19,6 +19,12 @@ GRACE = 15.0  # seconds that a program which is asked to stop still waits for da
 Waited = TypeVar("Waited")
 
 
+def leave_to_parent(_worker: int = 0) -> None:
+    """Leaves stopping to the parent, in a worker: a terminal or a launcher signals the workers too."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopSignal:
     """Records the last of STOP_SIGNALS, so that the current step can finish and a checkpoint be written.
 

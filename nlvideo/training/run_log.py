@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class RunLog:
     Args:
         checkpoints: writes those that rely on the metrics before them.
         logger: gets all metrics as well, and how the run ended.
+        shown: the metrics that a line on the console has.
+        draw: draws the run's curves into its folder.
 
     Attributes:
         interrupted: set by the caller before the end of the `with` statement: the run was asked to stop.
@@ -68,7 +70,11 @@ class RunLog:
         max_steps: int,
         checkpoints: CheckpointWriter,
         logger: BackgroundLog | None = None,
+        *,
+        shown: Sequence[str] = CONSOLE_METRICS,
+        draw: Callable[[Path], None] = draw_curves,
     ):
+        self._shown, self._draw = shown, draw
         self.folder, self.max_steps, self._checkpoints = folder, max_steps, checkpoints
         self.interrupted, self._logger = False, logger
         self._first_step, self._started = first_step, time.monotonic()
@@ -117,7 +123,7 @@ class RunLog:
                 self._board.add_scalar(f"{split}/{name}", value, step)
         if self._logger:
             self._logger.log(split, step, values)
-        text = "  ".join(f"{name} {values[name]:.4g}" for name in CONSOLE_METRICS if values.get(name) is not None)
+        text = "  ".join(f"{name} {values[name]:.4g}" for name in self._shown if values.get(name) is not None)
         if self._bar.disable:
             print(f"{split} {step}/{self.max_steps}  {text}  eta {self._eta(step)}", flush=True)
         elif split == "train":
@@ -173,7 +179,7 @@ class RunLog:
         self._metrics.close()
         self._board.close()
         if error is None:
-            draw_curves(self.folder)
+            self._draw(self.folder)
         if self._logger:
             state = FAILED if error else STOPPED if self.interrupted else FINISHED
             curves = self.folder / CURVES_FILE

@@ -27,7 +27,7 @@ from nlvideo.data.stores.store import StoreFailed
 from nlvideo.runtime.cores import ranks_here
 from nlvideo.runtime.errors import RunFailed
 from nlvideo.runtime.shared_memory import SharedMemoryFull, share
-from nlvideo.runtime.signals import STOP_SIGNALS
+from nlvideo.runtime.signals import leave_to_parent
 from nlvideo.runtime.torch_private import loader_workers
 
 TRAINING_ADVICE = (
@@ -84,8 +84,7 @@ def _collate_into_shared_memory(collate_fn: Callable[[Any], Any], samples: Any) 
 
 def _prepare_worker(ahead: Iterable[Sequence[str]], worker: int) -> None:
     """Leaves stopping to the parent: a terminal or a launcher signals the workers too. With it, they end."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    leave_to_parent()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     info = get_worker_info()

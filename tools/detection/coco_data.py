@@ -1,0 +1,257 @@
+"""Pictures and objects in COCO's format: read with pycocotools, checked before training, and drawn for each step.
+
+O objects of an image, K keypoints.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from pycocotools.coco import COCO
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nlvideo.runtime.errors import UserError, UserFileNotFoundError
+
+PARTS = {"masks": "instances", "keypoints": "person_keypoints"}  # of the names of COCO's annotation files
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")  # modes that become RGB right
+Draw = tuple[int, int]  # the index of an image, and the epoch that draws it
+
+
+def coco_places(root: Path, split: str, task: str) -> tuple[Path, Path]:
+    """Returns the annotation file and the folder of pictures in COCO as it is distributed; split: "train" or "val"."""
+    return root / "annotations" / f"{PARTS[task]}_{split}2017.json", root / f"{split}2017"
+
+
+class CocoSet:
+    """One annotation file and the folder of its pictures.
+
+    Attributes:
+        api: pycocotools' view of it.
+        names: of the categories, in the order of their ids; class k of the network is the k-th, from 1.
+        keypoints: their names, for --task keypoints.
+        sha256: of the annotation file.
+
+    Raises:
+        UserError: what _read_annotations says; pictures are missing; the categories have no keypoints, for that task.
+    """
+
+    def __init__(self, annotations: Path, folder: Path, task: str):
+        self.annotations, self.folder, self.task = annotations, folder, task
+        content = _read_annotations(annotations)
+        self.sha256 = hashlib.sha256(annotations.read_bytes()).hexdigest()
+        self.api = COCO()
+        self.api.dataset = content
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.api.createIndex()
+        self.images: list[dict[str, Any]] = content["images"]
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        self.category_ids = [category["id"] for category in categories]
+        self.names = [str(category["name"]) for category in categories]
+        self.keypoints: list[str] = next((c["keypoints"] for c in categories if c.get("keypoints")), [])
+        if task == "keypoints" and not self.keypoints:
+            raise UserError(f"--task keypoints: the categories of {annotations} have no keypoints.")
+        held = {file.relative_to(folder) for file in folder.rglob("*")}  # one look is faster than 118,000
+        missing = [image["file_name"] for image in self.images if Path(image["file_name"]) not in held]
+        if missing:
+            count = f"{len(missing)} of the {len(self.images)} pictures of {annotations}"
+            raise UserFileNotFoundError(f"{count} are not in {folder}, such as {', '.join(missing[:3])}.")
+
+    def objects_of(self, index: int) -> list[dict[str, Any]]:
+        return self.api.imgToAnns.get(self.images[index]["id"], [])
+
+
+def _read_annotations(path: Path) -> dict[str, Any]:
+    """Returns the content of an annotation file, with what COCOeval needs and other writers leave out filled in.
+
+    Objects are numbered from 1: COCOeval takes a match with object 0 for none.
+
+    Raises:
+        UserError: it does not exist, is no COCO file of objects, or names pictures or categories that it does not have.
+    """
+    if not path.is_file():
+        raise UserFileNotFoundError(f"The annotations {path} do not exist.")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON, which COCO's annotations are: {error}.") from None
+    parts = [content.get(part) for part in ("images", "categories")] if isinstance(content, dict) else [None]
+    if not all(isinstance(part, list) for part in parts):
+        held = ", ".join(content) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise UserError(f"{path} is not in COCO's format of images, categories and annotations, but {held}.")
+    objects = content.get("annotations")
+    if not objects:
+        raise UserError(f"{path} has no annotations, as COCO's files for its test server.")
+    odd = [one for one in objects if "category_id" not in one or len(one.get("bbox", ())) != 4]
+    if odd:
+        count = f"{len(odd)} of {len(objects)} annotations have no category_id or no bbox of 4 numbers"
+        raise UserError(f"{path}: {count}, but {', '.join(odd[0])}; captions and panoptic segments are no objects.")
+    if not all({"file_name", "width", "height"} <= image.keys() for image in content["images"]):
+        raise UserError(f"{path}: an image has no file_name, width or height.")
+    for part, key in (("categories", "category_id"), ("images", "image_id")):
+        ids = Counter(one["id"] for one in content[part])
+        twice = [key for key, count in ids.items() if count > 1]
+        if twice:
+            raise UserError(f"{path}: {len(twice)} ids of {part} are given twice, such as {twice[0]}.")
+        wrong = [one[key] for one in objects if one[key] not in ids]
+        if wrong:
+            raise UserError(f"{path}: {len(wrong)} annotations have a {key} that is not in {part}, such as {wrong[0]}.")
+    for i, one in enumerate(objects, 1):
+        one["id"], points = i, one.get("keypoints") or []
+        one.setdefault("iscrowd", 0)
+        one.setdefault("area", one["bbox"][2] * one["bbox"][3])
+        one["num_keypoints"] = sum(visible > 0 for visible in points[2::3])
+    return content
+
+
+class BrokenPicture(Exception):
+    """A picture that cannot be decoded or is not the annotated one; its text says which and why."""
+
+
+def read_picture(coco: CocoSet, index: int) -> Tensor:
+    """Returns a picture (3, H, W) uint8 RGB, turned as its EXIF data say unless only the unturned one has its size.
+
+    Raises:
+        BrokenPicture
+    """
+    listed = coco.images[index]
+    name, size = listed["file_name"], (listed["width"], listed["height"])
+    try:
+        with Image.open(coco.folder / name) as stored:
+            turned = ImageOps.exif_transpose(stored)
+            picture = turned if turned.size == size else stored
+            pixels = np.array(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BrokenPicture(f"{name}: {error}") from None
+    if picture.mode not in EIGHT_BIT:
+        raise BrokenPicture(f"{name}: pixels of more than 8 bits (mode {picture.mode})")
+    if picture.size != size:
+        found, wanted = ("x".join(map(str, shape)) for shape in (picture.size, size))
+        raise BrokenPicture(f"{name}: it has {found} pixels, its annotations are for {wanted}")
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+class Sample(NamedTuple):
+    """An image to train on.
+
+    Attributes:
+        picture: (3, H, W) uint8.
+        target: boxes (O, 4) as x0 y0 x1 y1, labels (O,) from 1, and masks (O, H, W) or keypoints (O, K, 3).
+        seed: of what is drawn for this image inside the network.
+        broken: why the picture could not be read; it is black then, without objects.
+    """
+
+    picture: Tensor
+    target: dict[str, Tensor]
+    seed: int
+    broken: str | None
+
+
+class TrainingImages(Dataset):
+    """The images of a CocoSet that have objects to learn from; an item is a function of (seed, epoch, image).
+
+    Attributes:
+        left_out: {what was left out: how often}.
+
+    Raises:
+        UserError: no image is left.
+    """
+
+    def __init__(self, coco: CocoSet, seed: int):
+        self.coco, self.seed, self.left_out = coco, seed, Counter[str]()
+        self.objects = {i: self._usable(i) for i in range(len(coco.images))}
+        self.indices = [i for i, objects in self.objects.items() if objects]
+        self.left_out["images without objects to learn from"] += len(coco.images) - len(self.indices)
+        if not self.indices:
+            raise UserError(f"{coco.annotations} has no object with {coco.task} to learn from: {self.summary()}.")
+        swapped = [name.replace("left", "*").replace("right", "left").replace("*", "right") for name in coco.keypoints]
+        self.mirrored = [coco.keypoints.index(name) if name in coco.keypoints else i for i, name in enumerate(swapped)]
+
+    def summary(self) -> str:
+        used = f"{len(self.indices)} images with {sum(map(len, self.objects.values()))} objects"
+        return ", ".join([used, *(f"{count} {what}" for what, count in self.left_out.items() if count)])
+
+    def _usable(self, index: int) -> list[dict[str, Any]]:
+        kept = []
+        for one in self.coco.objects_of(index):
+            box = _corners(one["bbox"], self.coco.images[index])
+            if one["iscrowd"]:
+                self.left_out["crowds"] += 1
+            elif not (box[2:] > box[:2]).all():  # which NaN is not either
+                self.left_out["objects without area in their picture"] += 1
+            elif self.coco.task == "masks" and not segmentation_of(one):
+                self.left_out["objects without a mask"] += 1
+            else:
+                kept.append(one)
+        return kept if self.coco.task == "masks" or any(one["num_keypoints"] for one in kept) else []
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        index, epoch = draw
+        mirror, seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2).tolist()
+        try:
+            picture = read_picture(self.coco, index)
+        except BrokenPicture as error:
+            black = torch.zeros(3, 64, 64, dtype=torch.uint8)
+            return Sample(black, self._target([], {"width": 64, "height": 64}), seed, str(error))
+        target = self._target(self.objects[index], self.coco.images[index])
+        return Sample(*(self._mirrored(picture, target) if mirror % 2 else (picture, target)), seed, None)
+
+    def _target(self, objects: Sequence[dict[str, Any]], image: Mapping[str, Any]) -> dict[str, Tensor]:
+        labels = [self.coco.category_ids.index(one["category_id"]) + 1 for one in objects]
+        boxes = np.array([_corners(one["bbox"], image) for one in objects], np.float32).reshape(-1, 4)
+        target = {"boxes": torch.from_numpy(boxes), "labels": torch.tensor(labels, dtype=torch.int64)}
+        if self.coco.task == "masks":
+            masks = [self.coco.api.annToMask({**one, "segmentation": segmentation_of(one)}) for one in objects]
+            shape = (-1, image["height"], image["width"])
+            return target | {"masks": torch.from_numpy(np.array(masks, np.uint8).reshape(shape))}
+        none = [0] * (3 * len(self.coco.keypoints))
+        points = np.array([one.get("keypoints") or none for one in objects], np.float32)
+        return target | {"keypoints": torch.from_numpy(points.reshape(-1, len(none) // 3, 3))}
+
+    def _mirrored(self, picture: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        width, mirrored = picture.shape[2], dict(target)
+        x0, y0, x1, y1 = target["boxes"].unbind(1)
+        mirrored["boxes"] = torch.stack([width - x1, y0, width - x0, y1], 1)
+        if "masks" in target:
+            mirrored["masks"] = target["masks"].flip(2)
+        else:
+            x, y, visible = target["keypoints"][:, self.mirrored].unbind(2)
+            mirrored["keypoints"] = torch.stack([(width - 1 - x) * (visible > 0), y, visible], 2)
+        return picture.flip(2), mirrored
+
+
+def segmentation_of(one: Mapping[str, Any]) -> Any:
+    """Returns an object's segmentation without polygons of less than three points, which pycocotools takes for boxes."""
+    found = one.get("segmentation")
+    return [polygon for polygon in found if len(polygon) >= 6] if isinstance(found, list) else found
+
+
+def _corners(box: Sequence[float], image: Mapping[str, Any]) -> np.ndarray:
+    x, y, width, height = box
+    return np.clip(np.array([x, y, x + width, y + height], np.float64), 0, [image["width"], image["height"]] * 2)
+
+
+def micro_batches(images: TrainingImages, size: int) -> Iterator[list[Draw]]:
+    """Yields the micro-batches of all ranks without end, each of wide or of tall pictures only, so that padding is rare.
+
+    Each epoch draws every image once; one that finds no partner of its shape waits for the next epoch's.
+    """
+    waiting: dict[bool, list[Draw]] = {True: [], False: []}
+    epoch = 0
+    while True:
+        for i in np.random.default_rng([images.seed, epoch]).permutation(len(images.indices)):
+            listed = images.coco.images[images.indices[i]]
+            group = waiting[listed["width"] >= listed["height"]]
+            group.append((images.indices[i], epoch))
+            if len(group) == size:
+                yield group.copy()
+                group.clear()
+        epoch += 1

@@ -1,0 +1,229 @@
+"""torchvision's Mask R-CNN and Keypoint R-CNN with context blocks at the papers' places, and draws that repeat."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import KeypointRCNN, MaskRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
+
+from nlvideo.models.global_context import GlobalContextBlock, SimplifiedNonLocalBlock
+from nlvideo.models.insert import CHILD, insert_blocks
+from nlvideo.models.non_local import NonLocalBlock
+from nlvideo.runtime.errors import UserError
+from nlvideo.weights.checkpoint_file import check_content, is_ours
+from nlvideo.weights.foreign_files import read_weights_file, weights_in
+
+TASKS = ("masks", "keypoints")
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "thin")
+BLOCKS = ("none", "nl1", "snl", "gc1", "gc_all", "head4")
+THIN_LAYERS, THIN_CHANNELS = [1, 1, 2, 1], 32  # residual blocks of each stage; channels of the pyramid and the heads
+FROZEN = ("conv1", "bn1", "layer1")  # of a pretrained backbone, as Detectron's FREEZE_AT: 2
+PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.", "roi_heads.keypoint_predictor.")
+BODY, RESNET_KEY = "backbone.body.", "layer1.0.conv1.weight"
+
+Detector = MaskRCNN | KeypointRCNN
+
+
+class NetworkSettings(NamedTuple):
+    """What a detector is.
+
+    Attributes:
+        block: of BLOCKS; several at different places may be combined.
+        ratio: of the global context blocks.
+        train_bn: train batch norm instead of freezing it.
+        min_size: of a picture's short side in pixels; in training one of these is drawn, in evaluation it is the last.
+        max_size: of its long side.
+        num_classes: without the background.
+        num_keypoints: of an object.
+    """
+
+    task: str = "masks"
+    backbone: str = "resnet50"
+    block: Sequence[str] = ("none",)
+    ratio: int = 16
+    train_bn: bool = False
+    min_size: Sequence[int] = (800,)
+    max_size: int = 1333
+    num_classes: int = 80
+    num_keypoints: int = 17
+
+
+class ThinBottleneck(Bottleneck):
+    """A bottleneck whose output has as many channels as its stage has planes, not four times as many."""
+
+    expansion = 1
+
+
+def build_detector(settings: NetworkSettings) -> Detector:
+    """Returns the network with new weights; new blocks are the identity.
+
+    Raises:
+        UserError: a block that this network has no place for.
+    """
+    norm = nn.BatchNorm2d if settings.train_bn else FrozenBatchNorm2d
+    thin, masks, classes = settings.backbone == "thin", settings.task == "masks", settings.num_classes + 1
+    if thin:
+        body = ResNet(ThinBottleneck, THIN_LAYERS, width_per_group=16, norm_layer=norm)
+    else:
+        body = torchvision.models.get_model(settings.backbone, weights=None, norm_layer=norm)
+    # Each stage has twice as many channels as the one before; inplanes are the last one's.
+    channels, size = [body.inplanes // 8 * 2**i for i in range(4)], THIN_CHANNELS if thin else 256
+    backbone = BackboneWithFPN(body, {f"layer{i + 1}": str(i) for i in range(4)}, channels, size)
+    options = {"num_classes": classes} | ({} if masks else {"num_keypoints": settings.num_keypoints})
+    if thin:
+        tops = {f"rpn_{when}_nms_top_n_{split}": 200 for when in ("pre", "post") for split in ("train", "test")}
+        options = tops | {"box_batch_size_per_image": 32}  # enough for a few objects
+        options |= {"box_head": TwoMLPHead(size * 7**2, 4 * size), "box_predictor": FastRCNNPredictor(4 * size, classes)}
+        if masks:
+            options["mask_head"] = MaskRCNNHeads(size, (size,) * 4, 1)
+            options["mask_predictor"] = MaskRCNNPredictor(size, size, classes)
+        else:
+            options["keypoint_head"] = KeypointRCNNHeads(size, (size,) * 8)
+            options["keypoint_predictor"] = KeypointRCNNPredictor(size, settings.num_keypoints)
+    kind = MaskRCNN if masks else KeypointRCNN
+    network = kind(backbone, min_size=tuple(settings.min_size), max_size=settings.max_size, **options)
+    return insert_blocks(network, new_blocks(network, settings))
+
+
+def new_blocks(network: Detector, settings: NetworkSettings) -> dict[str, nn.Module]:
+    """Returns {name of a submodule: the block that takes its output}.
+
+    nl1, snl and gc1 stand before the last residual block of res4 (Non-local, Sec. 6; GCNet). gc_all is in every
+    bottleneck of res3 to res5, after the last norm and before the sum (GCNet's "after1x1"). head4 follows every second
+    convolution of the keypoint head (Non-local, Table 6).
+
+    Raises:
+        UserError: the network has no such place, or two blocks share one.
+    """
+    body, backbone, places = network.backbone.body, settings.backbone, {}
+    for kind in settings.block:
+        found: dict[str, int] = {}  # {place: channels}
+        if kind in ("nl1", "snl", "gc1"):
+            if len(body.layer3) < 2:
+                raise UserError(f"--block {kind}: res4 of {backbone} has no residual block before its last one.")
+            found[f"{BODY}layer3.{len(body.layer3) - 2}"] = body.layer3[-1].conv1.in_channels
+        elif kind == "gc_all":
+            if not isinstance(body.layer3[0], Bottleneck):
+                raise UserError(f"--block gc_all: {backbone} has no bottlenecks; resnet50 and deeper ones have.")
+            for stage in ("layer2", "layer3", "layer4"):
+                for i, bottleneck in enumerate(getattr(body, stage)):
+                    found[f"{BODY}{stage}.{i}.bn3"] = bottleneck.conv3.out_channels
+        elif kind == "head4":
+            if settings.task != "keypoints":
+                raise UserError("--block head4: --task masks has no keypoint head.")
+            head = network.roi_heads.keypoint_head  # convolutions and their ReLUs alternate
+            found = {f"roi_heads.keypoint_head.{i}": head[0].out_channels for i in range(3, len(head), 4)}
+        if found.keys() & places.keys():
+            raise UserError(f"--block {' '.join(settings.block)}: two of them have the same place; give one.")
+        places |= {place: (kind, channels) for place, channels in found.items()}
+    return {place: _new_block(kind, channels, settings) for place, (kind, channels) in places.items()}
+
+
+def _new_block(kind: str, channels: int, settings: NetworkSettings) -> nn.Module:
+    if kind in ("nl1", "head4"):  # the heads have no norms
+        return NonLocalBlock(channels, norm=settings.train_bn and kind == "nl1")
+    return SimplifiedNonLocalBlock(channels) if kind == "snl" else GlobalContextBlock(channels, ratio=settings.ratio)
+
+
+def context_blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """Returns {name of the submodule whose output it takes: block}."""
+    ending = f".{CHILD}"
+    return {name.removesuffix(ending): block for name, block in network.named_modules() if name.endswith(ending)}
+
+
+def freeze_start(network: Detector) -> None:
+    for name in FROZEN:
+        network.backbone.body[name].requires_grad_(False)
+
+
+def set_training(network: Detector) -> None:
+    """Switches to training; batch norms of a frozen start keep their statistics."""
+    network.train()
+    if not network.backbone.body.conv1.weight.requires_grad:
+        for name in FROZEN:
+            network.backbone.body[name].eval()
+
+
+def load_weights(network: Detector, path: Path, new_head: bool) -> str:
+    """Loads an ImageNet ResNet into the backbone, or a detector into everything; returns what it was and what is new.
+
+    Args:
+        path: a classifier of torchvision or timm, a checkpoint of this program, or torchvision's own detector.
+        new_head: leave out the layers whose size depends on the classes or keypoints.
+
+    Raises:
+        UserError: it cannot be read, or is of another network, task, head or number of classes.
+    """
+    content = read_weights_file(path)
+    if is_ours(content):
+        check_content(content, path)
+    state, own = content["model"] if is_ours(content) else weights_in(content), network.state_dict()
+    whole = f"{BODY}{RESNET_KEY}" in state
+    if whole:
+        given = {key: value for key, value in state.items() if not (new_head and key.startswith(PREDICTORS))}
+    elif RESNET_KEY in state:
+        given = {f"{BODY}{key}": value for key, value in state.items() if not key.startswith("fc.")}
+    else:
+        raise UserError(
+            f"--weights {path} is no ResNet with torchvision's names, nor a detector; those of Caffe2 and Detectron have "
+            "other strides and colours, and cannot be used."
+        )
+    given = {key: value for key, value in given.items() if not key.endswith("num_batches_tracked")}
+    new = [name for name in context_blocks(network) if not any(key.startswith(f"{name}.{CHILD}.") for key in given)]
+    free = (*(f"{name}.{CHILD}." for name in new), *(PREDICTORS if new_head else ()))
+    wanted = [key for key in own if (whole or key.startswith(BODY)) and not key.startswith(free)]
+    wrong = [key for key in given if key not in own or own[key].shape != given[key].shape]
+    wrong += [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    if wrong:
+        heads = sum(key.startswith("roi_heads.") for key in wrong) == len(wrong)
+        advice = ", or has other classes: --new-head takes everything else" if heads else ""
+        kind = "head" if heads else "network"
+        raise UserError(f"--weights {path} is of another {kind} ({len(wrong)} tensors, such as {wrong[0]}){advice}.")
+    network.load_state_dict(given, strict=False)
+    return f"{'detector' if whole else 'backbone'} {path}; new blocks: {', '.join(new) or 'none'}"
+
+
+class SeededSampler:
+    """Draws which anchors or proposals of each image count in the loss, in place of torchvision's own sampler.
+
+    Args:
+        number: of an image.
+        positive_fraction: at most this share of them is positive.
+    """
+
+    def __init__(self, number: int, positive_fraction: float):
+        self.number, self.positive_fraction = number, positive_fraction
+        self.seeds: Sequence[int] = ()  # of the images of the next call
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns masks (P,) of the positive and negative ones of each image; labels (P,) are 0 or below otherwise."""
+        drawn: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for label, seed in zip(labels, self.seeds, strict=True):
+            generator, wanted = torch.Generator().manual_seed(seed), int(self.number * self.positive_fraction)
+            for candidates, masks in zip((label >= 1, label == 0), drawn, strict=True):
+                places = candidates.nonzero().flatten()
+                chosen = places[torch.randperm(len(places), generator=generator)[:wanted].to(places.device)]
+                masks.append(torch.zeros_like(label, dtype=torch.uint8).index_fill_(0, chosen, 1))
+                wanted = self.number - len(chosen)
+        return drawn
+
+
+def use_seeded_draws(network: Detector) -> None:
+    for part in (network.rpn, network.roi_heads):
+        own = part.fg_bg_sampler
+        part.fg_bg_sampler = SeededSampler(own.batch_size_per_image, own.positive_fraction)
+
+
+def seed_draws(network: Detector, seeds: Sequence[int]) -> None:
+    """Seeds what the next pass draws: proposals for each image, and sizes that they are resized to."""
+    torch.manual_seed(seeds[0])
+    network.rpn.fg_bg_sampler.seeds = network.roi_heads.fg_bg_sampler.seeds = seeds
