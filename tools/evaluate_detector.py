@@ -1,12 +1,12 @@
 """Evaluates a detector by COCO's rules: AP of boxes and of masks or keypoints, with intervals, and pictures.
 
     python tools/evaluate_detector.py outputs/shapes_nl1 --pictures 4
-    python tools/evaluate_detector.py outputs/shapes_nl1 --baseline outputs/shapes_none/evaluation  # paired difference
+    python tools/evaluate_detector.py outputs/shapes_nl1 --baseline outputs/shapes_none    # and the paired difference
     torchrun --nproc_per_node=8 tools/evaluate_detector.py DIR --coco COCO
 
-It writes result.json, detections.jsonl (one file for each rank, from which a killed evaluation continues) and pictures
-into DIR/evaluation. Intervals: 95 %, percentiles over resamples of the images. AP is COCOeval's; broken pictures have
-no detections and are counted.
+DIR/evaluation gets result.json, the pictures, and detections*.jsonl, one for each rank, from which a killed evaluation
+continues. AP is COCOeval's. Intervals are basic bootstrap intervals over the images. A broken picture has no
+detections, and is counted.
 """
 
 import argparse
@@ -22,10 +22,10 @@ import torch
 from detection import average_precision, networks
 from detection.coco_data import BrokenPicture, CocoSet, coco_places, read_picture
 from detection.pictures import draw_detections
-from pycocotools import mask as rle
+from pycocotools import mask as run_lengths
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torchvision.models.detection import FasterRCNN
 from train_detector import network_settings
 
 from nlvideo.evaluation.intervals import LEVEL, RESAMPLES, bootstrap
@@ -35,7 +35,8 @@ from nlvideo.runtime.files import make_folder, write_text
 from nlvideo.runtime.progress import progress_bar
 from nlvideo.weights.checkpoint_file import NEWEST_FILE, load_checkpoint
 
-RESULT_FILE, DETECTIONS = "result.json", "detections*.jsonl"
+RESULT_FILE, FOLDER = "result.json", "evaluation"
+Rows = dict[int, dict[str, Any]]  # {index of an image: what was detected in it}
 
 
 def main() -> None:
@@ -44,147 +45,145 @@ def main() -> None:
     parser.add_argument("--coco", metavar="DIR", help="with val2017/ and annotations/ (default: the run's)")
     parser.add_argument("--images", metavar="DIR", help="of pictures, instead of --coco")
     parser.add_argument("--annotations", metavar="FILE", help="in COCO's format, instead of --coco")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="(default: evaluation, beside the checkpoint)")
-    parser.add_argument("--baseline", type=Path, metavar="DIR", help="evaluation of another run on the same images")
+    parser.add_argument("--output", type=Path, metavar="DIR", help=f"(default: {FOLDER}, beside the checkpoint)")
+    parser.add_argument("--baseline", type=Path, metavar="DIR", help="another run, evaluated on the same images")
     parser.add_argument("--pictures", type=int, default=0, metavar="N", help="draw the first N images")
-    parser.add_argument("--query", type=float, nargs=2, metavar=("X", "Y"), help="whose attention is drawn, in pixels")
+    parser.add_argument("--query", type=float, nargs=2, default=(), metavar=("X", "Y"), help="whose attention is drawn")
     with reporting_errors():
         evaluate(parser.parse_args())
 
 
 def evaluate(given: argparse.Namespace) -> None:
     """Detects what is not detected yet, and writes and prints the results."""
-    world = distributed.init_world()
-    path = given.run / NEWEST_FILE if given.run.is_dir() else given.run
+    world, path = distributed.init_world(), given.run / NEWEST_FILE if given.run.is_dir() else given.run
     checkpoint = distributed.together(load_checkpoint, path)
     config = checkpoint["config"]
-    if not {"task", "backbone"} <= config.keys():
+    if "keypoints" not in checkpoint:
         raise UserError(f"{path} is not a detector's checkpoint.")
     if given.annotations is None or given.images is None:
         if not (root := given.coco or config["coco"]):
             raise UserError("Give --coco, or --images and --annotations: the run had no --coco.")
-        given.annotations, given.images = map(str, coco_places(Path(root), "val", config["task"]))
+        given.annotations, given.images = coco_places(Path(root), "val", config["task"])
     coco = distributed.together(CocoSet, Path(given.annotations), Path(given.images), config["task"])
     if (coco.names, coco.keypoints) != (checkpoint["classes"], checkpoint["keypoints"]):
         raise UserError(f"{given.annotations} has other categories or keypoints than {path} was trained for.")
     network = networks.build_detector(network_settings(config, coco)).eval().to(world.device)
     network.load_state_dict(checkpoint["model"])
-    folder = given.output or path.parent / "evaluation"
-    identity = {"checkpoint_sha256": checkpoint["sha256"], "annotations_sha256": coco.sha256, "task": config["task"]}
+    folder = given.output or path.parent / FOLDER
+    identity = {"checkpoint_sha256": checkpoint["sha256"], "annotations_sha256": coco.sha256}
     distributed.on_main(make_folder, folder, f"--output {folder}")
-    rows = distributed.on_main(kept_detections, folder, identity)
-    left = [i for i in range(len(coco.images)) if i not in rows][world.rank :: world.size]
+    before = distributed.on_main(kept_detections, folder, identity)
+    left = [i for i in range(len(coco.images)) if i not in before][world.rank :: world.size]
     with open(folder / f"detections{world.rank}.jsonl", "a") as file:
         file.write(json.dumps(identity) + "\n")
         for index in progress_bar(left, desc="detecting", unit="image", disable=not world.is_main):
-            file.write(json.dumps({"index": index, **detected(network, coco, index)}) + "\n")
+            file.write(json.dumps({"index": index} | detected(network, coco, index)) + "\n")
+            file.flush()
     distributed.wait_for_all()
     if world.is_main:
-        rows = kept_detections(folder, identity)
-        finish(given, folder, coco, rows, identity | {"checkpoint": str(path), "step": checkpoint["step"]})
+        identity |= {"checkpoint": str(path), "step": checkpoint["step"], "annotations": str(given.annotations)}
+        finish(given, folder, coco, kept_detections(folder, identity), identity)
         for index in range(min(given.pictures, len(coco.images))):
-            picture = read_picture(coco, index)
-            draw_detections(folder / f"picture{index}.png", network, picture, coco.names, given.query)
+            draw_detections(folder / f"picture{index}.png", network, read_picture(coco, index), coco.names, given.query)
     distributed.leave_together()
 
 
-def kept_detections(folder: Path, identity: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Returns {index of an image: what was detected in it}; a line that a kill cut is dropped.
+def kept_detections(folder: Path, identity: dict[str, Any]) -> Rows:
+    """Returns what is detected already, without a line that a kill cut.
 
     Raises:
-        UserError: they are of another checkpoint or of other images.
+        UserError: it is of another checkpoint or of other images than the identity says, as far as it does.
     """
     found = {}
-    for file in sorted(folder.glob(DETECTIONS)):
+    for file in folder.glob("detections*.jsonl"):
         text = file.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_text(file, whole)
-        for row in map(json.loads, whole.splitlines()):
+        if not text.endswith("\n"):
+            text = text[: text.rfind("\n") + 1]
+            write_text(file, text)
+        for row in map(json.loads, text.splitlines()):
             if "index" in row:
                 found[row["index"]] = row
-            elif row["annotations_sha256"] != identity["annotations_sha256"] or row != {**row, **identity}:
+            elif any(row[key] != identity.get(key, row[key]) for key in row):
                 raise UserError(f"{folder} holds the evaluation of another checkpoint or of other images.")
     return found
 
 
 @torch.inference_mode()
-def detected(network: networks.Detector, coco: CocoSet, index: int) -> dict[str, Any]:
+def detected(network: FasterRCNN, coco: CocoSet, index: int) -> dict[str, Any]:
     """Returns {"detections": in COCO's format for results} of an image, and why it is "broken" if it is."""
     try:
-        picture = read_picture(coco, index).to(next(network.parameters()).device) / 255
+        picture = read_picture(coco, index)
     except BrokenPicture as error:
         return {"detections": [], "broken": str(error)}
-    (found,) = network([picture])
-    rows: list[dict[str, Any]] = []
+    (found,) = network([picture.to(next(network.parameters()).device) / 255])
+    rows, sizes = [], found["boxes"][:, 2:] - found["boxes"][:, :2]
     for i, (label, score) in enumerate(zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)):
-        x0, y0, x1, y1 = found["boxes"][i].tolist()
         row = {"image_id": coco.images[index]["id"], "category_id": coco.category_ids[label - 1], "score": score}
-        row["bbox"] = [x0, y0, x1 - x0, y1 - y0]
+        row["bbox"] = found["boxes"][i, :2].tolist() + sizes[i].tolist()
         if "masks" in found:
-            row["segmentation"] = encoded(found["masks"][i, 0] > 0.5)
+            mask = run_lengths.encode(np.asfortranarray((found["masks"][i, 0] > 0.5).cpu().numpy(), np.uint8))
+            row["segmentation"] = {"size": mask["size"], "counts": mask["counts"].decode()}
         else:
             row["keypoints"] = found["keypoints"][i].flatten().tolist()
         rows.append(row)
     return {"detections": rows}
 
 
-def encoded(mask: Tensor) -> dict[str, Any]:
-    """Returns a mask (H, W) bool in COCO's run lengths."""
-    found = rle.encode(np.asfortranarray(mask.cpu().numpy(), np.uint8))
-    return {"size": found["size"], "counts": found["counts"].decode()}
-
-
-def finish(
-    given: argparse.Namespace, folder: Path, coco: CocoSet, rows: dict[int, dict[str, Any]], result: dict[str, Any]
-) -> None:
+def finish(given: argparse.Namespace, folder: Path, coco: CocoSet, rows: Rows, result: dict[str, Any]) -> None:
     """Computes the metrics, writes result.json, and prints the table."""
-    other = baseline_rows(given.baseline, coco) if given.baseline else None
+    other = None
+    if given.baseline:
+        held = given.baseline / FOLDER if (given.baseline / FOLDER).is_dir() else given.baseline
+        if not (held / RESULT_FILE).is_file():
+            raise UserFileNotFoundError(f"--baseline {held} holds no finished evaluation.")
+        other = kept_detections(held, {"annotations_sha256": coco.sha256})
     broken = [row["broken"] for row in rows.values() if "broken" in row]
-    result |= {"num_images": len(rows), "num_broken": len(broken), "broken": broken, "annotations": given.annotations}
+    result |= {"num_images": len(rows), "num_broken": len(broken), "broken": broken}
+    result["interval"] = f"{LEVEL:.0%}, basic bootstrap over {RESAMPLES} resamples of the images"
     table = Table("", *average_precision.NAMES, "interval of ap", title=f"{len(rows)} images, {len(broken)} broken")
     for name, kind in average_precision.KINDS[coco.task].items():
-        ours = average_precision.evaluate(coco, detections_of(rows), kind)
+        ours, theirs = (
+            average_precision.evaluate(coco, [one for i in sorted(of) for one in of[i]["detections"]], kind)
+            if of
+            else None
+            for of in (rows, other)
+        )
         values, matches = average_precision.metrics_of(ours), average_precision.matches_of(ours)
-        interval = bootstrap(lambda w, m=matches: average_precision.average_precision(m, w), len(rows)).ends
-        result |= {f"{name}_{key}": value for key, value in values.items()} | {f"{name}_ap_interval": interval}
-        table.add_row(name, *(percent(values.get(key)) for key in average_precision.NAMES), ends(interval))
-        if other is not None:
-            theirs = average_precision.matches_of(average_precision.evaluate(coco, detections_of(other), kind))
-            def difference(w, m=matches, t=theirs):
-                return average_precision.average_precision(m, w) - average_precision.average_precision(t, w)
-            gain, interval = difference(np.ones((1, len(rows))))[0], bootstrap(difference, len(rows)).ends
-            result |= {f"{name}_ap_gain": float(gain), f"{name}_ap_gain_interval": interval, "baseline": str(given.baseline)}
-            table.add_row(f"{name}, gain", f"{100 * gain:+.2f}", *[""] * 5, ends(interval))
-    result["interval"] = f"{100 * LEVEL:.0f} %, percentiles over {RESAMPLES} resamples of the images"
+        add_row(table, result, name, values, basic_interval([matches], len(rows)))
+        each = average_precision.average_precision(matches, np.ones((1, len(rows))))[0].tolist()
+        names = [coco.names[coco.category_ids.index(one.category)] for one in matches]
+        result[f"{name}_ap_of_categories"] = dict(zip(names, each, strict=True))
+        if theirs is not None:
+            gain = {"ap": float(ours.stats[0] - theirs.stats[0])}
+            both = [matches, average_precision.matches_of(theirs)]
+            add_row(table, result, f"{name}_gain", gain, basic_interval(both, len(rows)))
     write_text(folder / RESULT_FILE, json.dumps(result, indent=1))
     Console(width=120).print(table)
-    print(*(f"broken picture, without detections: {reason}" for reason in broken[:10]), sep="\n", end="\n" * bool(broken))
+    for reason in broken[:10]:
+        print(f"broken picture, without detections: {reason}")
     print(f"results      {folder / RESULT_FILE}")
 
 
-def baseline_rows(folder: Path, coco: CocoSet) -> dict[int, dict[str, Any]]:
-    """Returns the detections of another finished evaluation.
+def basic_interval(matches: list[list[average_precision.Matches]], images: int) -> tuple[float, float]:
+    """Returns the interval of AP, or of the first network's minus the second's.
 
-    Raises:
-        UserError: it is not there, not finished, or of other images.
+    Resamples repeat images, and AP is higher on them than on the sample, as it is there than on all images: so the
+    basic interval, 2 AP minus the percentiles, which takes this away, and not the percentiles themselves.
     """
-    if not (folder / RESULT_FILE).is_file():
-        raise UserFileNotFoundError(f"--baseline {folder} holds no finished evaluation.")
-    rows = kept_detections(folder, {"annotations_sha256": coco.sha256, "task": coco.task})
-    return rows
+
+    def value(weights: np.ndarray) -> np.ndarray:
+        first, *others = (np.nanmean(average_precision.average_precision(one, weights), 1) for one in matches)
+        return first - sum(others)
+
+    middle, found = value(np.ones((1, images)))[0], bootstrap(value, images)
+    return float(2 * middle - found.high), float(2 * middle - found.low)
 
 
-def detections_of(rows: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [one for index in sorted(rows) for one in rows[index]["detections"]]
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-def ends(interval: tuple[float, float]) -> str:
-    return "{:.2f} to {:.2f}".format(*(100 * end for end in interval))
+def add_row(table: Table, result: dict[str, Any], name: str, values: dict[str, Any], ends: tuple[float, float]) -> None:
+    result |= {f"{name}_{key}": value for key, value in values.items()} | {f"{name}_ap_interval": ends}
+    shown = [values.get(key) for key in average_precision.NAMES]
+    cells = ["-" if value is None else f"{100 * value:.2f}" for value in shown]
+    table.add_row(name, *cells, "{:.2f} to {:.2f}".format(*(100 * end for end in ends)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python tools/write_shapes.py shapes     # a small set in COCO's layout
     python tools/train_detector.py --coco shapes --backbone thin --train-bn --min-size 160 --batch-size 8 \\
-        --max-steps 800 --lr 0.02 --block nl1 --output outputs/shapes_nl1
+        --max-steps 1200 --lr 0.02 --block nl1 --output outputs/shapes_nl1
     torchrun --nproc_per_node=8 tools/train_detector.py --coco COCO --weights resnet50.pth --block nl1 --output DIR
 
 The schedule is Detectron's 1x: 90,000 steps of 16 images at 0.02, divided by ten at 60,000 and 80,000; another
@@ -12,12 +12,11 @@ docs/detection.md has the papers' rows.
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nlvideo.runtime.threads  # noqa: F401, before torch is loaded
 
@@ -25,41 +24,34 @@ import nlvideo.runtime.threads  # noqa: F401, before torch is loaded
 import torch
 from detection import networks
 from detection.coco_data import CocoSet, Sample, TrainingImages, coco_places, micro_batches
-from detection.pictures import draw_losses
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.models.detection import FasterRCNN
 
 from nlvideo.models.cost import num_params
-from nlvideo.runtime import distributed, files, folder_lock, signals
+from nlvideo.runtime import distributed, files, folder_lock, gradients, precision, signals
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError, reporting_errors
-from nlvideo.runtime.gradients import share_gradients
-from nlvideo.runtime.precision import autocast, resolve_precision
-from nlvideo.training import optim, run_status, step_files
-from nlvideo.training.checkpoint_writer import CheckpointWriter
-from nlvideo.training.resume import config_differences
-from nlvideo.training.run_log import RunLog
+from nlvideo.training import checkpoint_writer, optim, resume, run_log, run_status, step_files
 from nlvideo.weights.checkpoint_file import NEWEST_FILE
 
 STEPS, BATCH_SIZE, LR, WARMUP_STEPS = 90_000, 16, 0.02, 500  # Detectron's 1x schedule
 MILESTONES = (60_000 / STEPS, 80_000 / STEPS)
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
-SHOWN = ("loss", "lr", "images_per_second")
 # What a resumed run may change, because the result is the same run.
-FREE_KEYS = "output resume workers keep log_every checkpoint_every coco images annotations accumulate".split()
+FREE_KEYS = "output resume workers log_every checkpoint_every coco images annotations accumulate".split()
 
 
-@dataclass(kw_only=True)
-class Run:
-    """What a training process works with; `given` is the command line, completed."""
+class Run(NamedTuple):
+    """What a training process works with."""
 
-    given: argparse.Namespace
+    given: argparse.Namespace  # the command line, completed
     world: distributed.World
     data: TrainingImages
-    network: networks.Detector
+    network: FasterRCNN
     model: nn.Module  # the network, wrapped where several ranks share the gradients
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    dtype: torch.dtype
+    dtype: torch.dtype  # that the network computes in
     first_step: int
 
 
@@ -94,24 +86,19 @@ def read_arguments() -> argparse.Namespace:
     add("--workers", type=int, default=2, help="processes that load pictures, for each rank")
     add("--log-every", type=int, default=20, metavar="STEPS")
     add("--checkpoint-every", type=int, default=1000, metavar="STEPS")
-    add("--keep", type=int, default=2, help="checkpoints that stay")
     return parser.parse_args()
 
 
 def completed(given: argparse.Namespace) -> argparse.Namespace:
-    """Returns the command line with its schedule scaled to its batch size, and its other defaults.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
+    """Returns the command line with its schedule scaled to its batch size; raises UserError for what cannot be."""
     if (given.coco is None) == (given.images is None) or (given.images is None) != (given.annotations is None):
         raise UserError("Give either --coco, or --images and --annotations.")
     if given.coco:
         given.annotations, given.images = map(str, coco_places(Path(given.coco), "train", given.task))
-    least = {"seed": 0, "workers": 0, "lr": 1e-12}
     for name, value in vars(given).items():
-        if type(value) in (int, float) and not least.get(name, 1) <= value < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be finite and at least {least.get(name, 1)}.")
+        least = {"seed": 0, "workers": 0, "lr": 1e-12, "max_size": 32}.get(name, 1)
+        if type(value) in (int, float) and not least <= value < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be finite and at least {least}.")
     given.min_size = given.min_size or ([800] if given.task == "masks" else [*range(640, 801, 32)])
     if not all(32 <= size <= given.max_size for size in given.min_size):
         raise UserError(f"--min-size {given.min_size}: must be from 32 to --max-size {given.max_size}.")
@@ -125,17 +112,16 @@ def train(given: argparse.Namespace) -> None:
     world, folder = distributed.init_world(), Path(given.output)
     with folder_lock.holding(folder):
         run = set_up(given, world)
-        with signals.StopSignal() as stopping, run_status.noting_failure(folder if world.is_main else None):
-            with open_log(run) if world.is_main else nullcontext() as log:
-                step = train_steps(run, stopping, log)
+        noting = run_status.noting_failure(folder if world.is_main else None)
+        with signals.StopSignal() as stopping, noting, ExitStack() as stack:
+            step = train_steps(run, stopping, open_log(run, stack) if world.is_main else None)
         if world.is_main:
             finished = step >= given.max_steps
             run_status.write_status(folder, run_status.FINISHED if finished else run_status.STOPPED, step=step)
             print(f"checkpoint   {folder / NEWEST_FILE}, step {step} of {given.max_steps}")
             print(f"evaluate     python tools/evaluate_detector.py {folder}" if finished else "continue with --resume")
         distributed.leave_together()
-    if stopping.received:
-        raise SystemExit(128 + stopping.received)
+    signals.raise_signal(stopping.received)
 
 
 def set_up(given: argparse.Namespace, world: distributed.World) -> Run:
@@ -146,7 +132,7 @@ def set_up(given: argparse.Namespace, world: distributed.World) -> Run:
     if given.batch_size % passes:
         raise UserError(f"--batch-size {given.batch_size}: not a multiple of {world.size} ranks x --accumulate.")
     given.micro_batch = given.batch_size // passes  # the losses are those of micro-batches, so they belong to the run
-    dtype = resolve_precision(given.precision, world.device)
+    dtype = precision.resolve_precision(given.precision, world.device)
     coco = distributed.together(CocoSet, Path(given.annotations), Path(given.images), given.task)
     data = distributed.together(TrainingImages, coco, given.seed)
     torch.manual_seed(given.seed)
@@ -159,12 +145,10 @@ def set_up(given: argparse.Namespace, world: distributed.World) -> Run:
     elif given.weights:
         origin = distributed.together(networks.load_weights, network, Path(given.weights), given.new_head)
     if world.is_main:
-        print(f"data         {data.summary()}; {len(coco.names)} categories")
-        print(f"network      {given.backbone}, blocks {', '.join(given.block)}: {num_params(network) / 1e6:.2f} M weights")
-        print(f"weights      {origin}", flush=True)
-    if given.weights:
-        networks.freeze_start(network)
-    networks.use_seeded_draws(network)
+        size = f"{num_params(network) / 1e6:.2f} million parameters"
+        print(f"data         {data.summary}; {len(coco.names)} categories")
+        print(f"network      {given.backbone}, blocks: {', '.join(given.block)}; {size}; weights: {origin}", flush=True)
+    networks.prepare(network, frozen_start=given.weights is not None)
     network = network.to(world.device)
     if given.train_bn and world.size > 1 and world.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -173,9 +157,8 @@ def set_up(given: argparse.Namespace, world: distributed.World) -> Run:
     if found:
         optimizer.load_state_dict(found["optimizer"])
         scaler.load_state_dict(found["scaler"])
-    model = share_gradients(network, world, time.monotonic, lambda *_: None)
-    learner: dict[str, Any] = {"network": network, "model": model, "optimizer": optimizer, "scaler": scaler}
-    return Run(given=given, world=world, data=data, dtype=dtype, first_step=found["step"] if found else 0, **learner)
+    model = gradients.share_gradients(network, world, time.monotonic, lambda *_: None)
+    return Run(given, world, data, network, model, optimizer, scaler, dtype, found["step"] if found else 0)
 
 
 def network_settings(config: Mapping[str, Any], coco: CocoSet) -> networks.NetworkSettings:
@@ -197,7 +180,7 @@ def find_checkpoint(given: argparse.Namespace, coco: CocoSet) -> dict[str, Any] 
     found = step_files.newest_checkpoint(folder)
     if found is None:
         return None
-    changed = config_differences(found.content["config"], vars(given))
+    changed = resume.config_differences(found.content["config"], vars(given))
     changed = [line for line in changed if line.partition(":")[0] not in FREE_KEYS]
     changed += [f"{coco.annotations} has changed"] if found.content["list_sha256"] != coco.sha256 else []
     if changed:
@@ -209,24 +192,26 @@ def state_of(run: Run, step: int) -> dict[str, Any]:
     """Returns what a checkpoint holds; the position in the data and all draws are functions of the step."""
     coco, parts = run.data.coco, {"model": run.network, "optimizer": run.optimizer, "scaler": run.scaler}
     described = {"classes": coco.names, "keypoints": coco.keypoints, "list_sha256": coco.sha256}
-    state = {name: part.state_dict() for name, part in parts.items()}
-    return {**state, "step": step, "config": vars(run.given), **described}
+    return {name: part.state_dict() for name, part in parts.items()} | {
+        "step": step,
+        "config": vars(run.given),
+        **described,
+    }
 
 
-@contextmanager
-def open_log(run: Run) -> Iterator[RunLog]:
-    """Takes the run's folder for this process and yields its log; called on rank 0."""
+def open_log(run: Run, stack: ExitStack) -> run_log.RunLog:
+    """Takes the run's folder for this process and returns its log; called on rank 0."""
     folder = Path(run.given.output)
     folder.mkdir(parents=True, exist_ok=True)
     folder_lock.lock_folder(folder)
     step_files.go_back_to(folder, run.first_step)
     (folder / run_status.STATUS_FILE).unlink(missing_ok=True)
-    with CheckpointWriter(folder, run.given.keep) as checkpoints:
-        with RunLog(folder, run.first_step, run.given.max_steps, checkpoints, shown=SHOWN, draw=draw_losses) as log:
-            yield log
+    checkpoints = stack.enter_context(checkpoint_writer.CheckpointWriter(folder, keep=2))
+    shown = ("loss", "lr", "images_per_second")
+    return stack.enter_context(run_log.RunLog(folder, run.first_step, run.given.max_steps, checkpoints, shown=shown))
 
 
-def train_steps(run: Run, stopping: signals.StopSignal, log: RunLog | None) -> int:
+def train_steps(run: Run, stopping: signals.StopSignal, log: run_log.RunLog | None) -> int:
     """Trains to the last step, or until asked to stop; returns the steps done."""
     given, step, world = run.given, run.first_step, run.world
     per_step = world.size * given.accumulate  # micro-batches, of which each rank takes every world.size-th
@@ -255,8 +240,6 @@ def train_steps(run: Run, stopping: signals.StopSignal, log: RunLog | None) -> i
             log.advance()
         if stop:
             break
-    if log:
-        log.wait_until_saved()
     return step
 
 
@@ -273,6 +256,7 @@ def train_step(run: Run, passes: list[list[Sample]]) -> dict[str, Tensor]:
 
     A micro-batch with a broken picture counts for nothing.
     """
+    device = run.world.device
     networks.set_training(run.network)
     run.optimizer.zero_grad(set_to_none=True)
     totals: dict[str, Any] = {}
@@ -281,10 +265,10 @@ def train_step(run: Run, passes: list[list[Sample]]) -> dict[str, Tensor]:
         alone = run.model.no_sync() if run.world.size > 1 and i < len(passes) else nullcontext()
         share = (not any(sample.broken for sample in samples)) / len(passes)
         with alone:
-            pictures = [sample.picture.to(run.world.device) / 255 for sample in samples]
-            targets = [{key: value.to(run.world.device) for key, value in sample.target.items()} for sample in samples]
+            pictures = [sample.picture.to(device) / 255 for sample in samples]
+            targets = [{key: value.to(device) for key, value in sample.target.items()} for sample in samples]
             networks.seed_draws(run.network, [sample.seed for sample in samples])
-            with autocast(run.world.device, run.dtype):
+            with precision.autocast(device, run.dtype):
                 losses = run.model(pictures, targets)
             run.scaler.scale(share * sum(losses.values())).backward()
         totals = {name: totals.get(name, 0) + share * loss.detach() for name, loss in losses.items()}

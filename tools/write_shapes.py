@@ -1,11 +1,11 @@
 """Writes a small data set in COCO's layout in which the class of an object depends on a distant one.
 
     python tools/write_shapes.py shapes                          # train2017, val2017 and annotations
-    python tools/write_shapes.py shapes_alone --without-lamps    # the same pictures without what tells the class
+    python tools/write_shapes.py shapes_alone --without-lamps    # the same without what tells the class
 
-Each picture has one to three grey discs, squares and triangles in one half, and a lamp, red or green, in the far corner
-of the other half. A disc under a red lamp is of another class than one under a green lamp, so is a square, so is a
-triangle; nothing near a shape tells. Objects have boxes, masks and four keypoints.
+Each picture has a lamp, red or green, at one side, and one to three grey discs, squares and triangles at the other. The
+class of all of these is "red-lit" or "green-lit", which nothing near them tells. Objects have boxes, masks and four
+keypoints.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from PIL import Image, ImageDraw
 from nlvideo.runtime.errors import UserFileExistsError, reporting_errors
 from nlvideo.runtime.progress import progress_bar
 
-SIZE, LAMP = 160, 9  # pixels: of a picture; radius of the lamp
-FORMS, LAMPS = ("disc", "square", "triangle"), {"red": (230, 40, 40), "green": (40, 200, 60)}
-CATEGORIES = [f"{form} under {lamp}" for form in FORMS for lamp in LAMPS]
-POINTS = ["left", "top", "right", "bottom"]
+SIZE, CELL = 160, 8  # pixels: of a picture, and of the background's squares
+FORMS = {"disc": (24, 0), "square": (4, 0.125), "triangle": (3, 0.75)}  # corners, and turns of the first one
+LAMPS = {"red": (230, 40, 40), "green": (40, 200, 60)}
+CATEGORIES = [f"{lamp}{kind}" for kind in (" lamp", "-lit") for lamp in LAMPS]
+KEYPOINTS = {"left": (1, 0), "top": (0, 1), "right": (-1, 0), "bottom": (0, -1)}
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="is created")
     parser.add_argument("--train", type=int, default=2000, metavar="IMAGES")
     parser.add_argument("--val", type=int, default=400, metavar="IMAGES")
-    parser.add_argument("--without-lamps", action="store_true", help="the control: no network can know the class")
+    parser.add_argument("--without-lamps", action="store_true", help="the control: nothing tells the class")
     given = parser.parse_args()
     with reporting_errors():
         if given.folder.exists():
@@ -42,54 +43,44 @@ def main() -> None:
 
 def write_split(folder: Path, split: str, number: int, seed: int, *, lamps: bool) -> None:
     (folder / split).mkdir()
-    content: dict[str, list] = {"images": [], "annotations": [], "categories": []}
-    for k, name in enumerate(CATEGORIES, 1):
-        content["categories"].append({"id": k, "name": name, "keypoints": POINTS, "skeleton": []})
+    kinds = [{"id": k, "name": name, "keypoints": [*KEYPOINTS]} for k, name in enumerate(CATEGORIES, 1)]
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
     for i in progress_bar(range(number), desc=split, unit="image"):
-        rng, name = np.random.default_rng([seed, i]), f"{i:06}.png"
-        picture, objects = draw_picture(rng, lamps=lamps)
-        picture.save(folder / split / name)
-        content["images"].append({"id": i + 1, "file_name": name, "width": SIZE, "height": SIZE})
-        first = len(content["annotations"]) + 1
-        content["annotations"] += [{"id": first + j, "image_id": i + 1} | one for j, one in enumerate(objects)]
+        picture, found = draw_picture(np.random.default_rng([seed, i]), lamps=lamps)
+        picture.save(folder / split / f"{i:06}.png")
+        images.append({"id": i + 1, "file_name": f"{i:06}.png", "width": SIZE, "height": SIZE})
+        objects += [{"id": k, "image_id": i + 1, **one} for k, one in enumerate(found, len(objects) + 1)]
+    content = json.dumps({"images": images, "annotations": objects, "categories": kinds})
     for part in ("instances", "person_keypoints"):
-        (folder / "annotations" / f"{part}_{split}.json").write_text(json.dumps(content))
+        (folder / "annotations" / f"{part}_{split}.json").write_text(content)
 
 
 def draw_picture(rng: np.random.Generator, *, lamps: bool) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Returns a picture and its objects in COCO's format."""
-    picture = Image.fromarray(rng.integers(70, 110, (SIZE // 8, SIZE // 8, 3), np.uint8)).resize((SIZE, SIZE))
-    canvas, (lamp, at_right) = ImageDraw.Draw(picture), rng.integers(0, 2, 2)
-    x, y = rng.integers(LAMP, 2 * LAMP), rng.integers(LAMP, SIZE - LAMP)
-    if lamps:
-        canvas.circle((SIZE - x if at_right else x, y), LAMP, fill=[*LAMPS.values()][lamp])
+    """Returns a picture and its objects in COCO's format; the same draws with and without lamps."""
+    cells = rng.integers(70, 110, (SIZE // CELL, SIZE // CELL, 3), np.uint8)
+    picture, lamp, mirrored = Image.fromarray(cells).resize((SIZE, SIZE)), int(rng.integers(2)), rng.integers(2)
+    rows = rng.permutation(3)[: rng.integers(1, 4)]
+    things: list[tuple] = [
+        (lamp, "disc", [*LAMPS.values()][lamp], 16, rng.integers(18, 26), rng.integers(18, SIZE - 18))
+    ]
+    for row in rows:
+        form, grey = [*FORMS][rng.integers(3)], (int(rng.integers(150, 250)),) * 3
+        place = SIZE - rng.integers(24, 45), 27 + 53 * row + rng.integers(-4, 5)
+        things.append((2 + lamp, form, grey, rng.integers(12, 22), *place))
     objects = []
-    for row in rng.permutation(3)[: rng.integers(1, 4)]:
-        form, radius = rng.integers(3), int(rng.integers(12, 22))
-        x, y = int(rng.integers(24, 45)), int(27 + 53 * row + rng.integers(-4, 5))
-        x = x if at_right else SIZE - x
-        corners = outline(form, x, y, radius)
-        canvas.polygon([*map(tuple, corners)], fill=(int(rng.integers(150, 250)),) * 3)
+    for category, form, colour, radius, x, y in things[0 if lamps else 1 :]:
+        sides, turned = FORMS[form]
+        angles = 2 * np.pi * (np.arange(sides) / sides + turned)
+        xs, ys = (x + radius * np.cos(angles)).round(2), (y + radius * np.sin(angles)).round(2)
+        corners = np.stack([SIZE - xs if mirrored else xs, ys], 1)
+        ImageDraw.Draw(picture).polygon([*map(tuple, corners)], fill=colour)
         (x0, y0), (x1, y1) = corners.min(0), corners.max(0)
-        ends = [corners[np.argmin(corners @ to)] for to in ((1, 0), (0, 1), (-1, 0), (0, -1))]
-        objects.append(
-            {
-                "category_id": int(2 * form + lamp + 1),
-                "bbox": [float(v) for v in (x0, y0, x1 - x0, y1 - y0)],
-                "segmentation": [corners.flatten().round(2).tolist()],
-                "area": float((x1 - x0) * (y1 - y0)),
-                "iscrowd": 0,
-                "keypoints": [float(v) for end in ends for v in (*end, 2)],
-                "num_keypoints": 4,
-            }
-        )
+        ends = [[*corners[np.argmin(corners @ way)], 2] for way in KEYPOINTS.values()]
+        area = abs(xs @ np.roll(ys, 1) - ys @ np.roll(xs, 1)) / 2
+        one = {"category_id": category + 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": area, "iscrowd": 0}
+        objects.append({**one, "segmentation": [corners.flatten().tolist()], "keypoints": sum(ends, [])})
     return picture, objects
-
-
-def outline(form: int, x: int, y: int, radius: int) -> np.ndarray:
-    """Returns the corners (n, 2) of a disc, a square or a triangle."""
-    angles = 2 * np.pi * ((np.arange(n := (24, 4, 3)[form])) / n + (0, 0.125, 0.75)[form])
-    return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], 1)
 
 
 if __name__ == "__main__":

@@ -19,25 +19,35 @@ def draw_curves(folder: Path) -> None:
 
 
 def curves_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Returns the picture of these lines of metrics; each curve is of what they have."""
+    """Returns the picture of these lines of metrics; each curve is of what they have.
+
+    Args:
+        rows: of metrics.jsonl. The speed is of the keys that end in "_per_second".
+    """
     from matplotlib.figure import Figure
 
     train = [row for row in rows if row["split"] == "train"]
     val = [row for row in rows if row["split"] == "val"]
     figure = Figure(figsize=(9, 6.5), layout="constrained")
-    (loss, accuracy), (rate, speed) = figure.subplots(2, 2)
+    titles = {"loss": "loss", "accuracy": "validation, one centre clip (%)", "rate": "learning rate", "speed": "speed"}
+    panels = figure.subplot_mosaic(
+        [["loss", "accuracy"], ["rate", "speed"]] if val else [["loss"] * 2, ["rate", "speed"]]
+    )
+    loss, accuracy = panels["loss"], panels.get("accuracy")
     _draw(loss, train, {"loss": "training"})
-    _draw(loss, val, {"loss": "validation, one centre clip"}, marker=".")
-    _draw(accuracy, val, VALIDATION_METRICS, scale=100, marker=".")
-    _draw(rate, train, {"lr": "learning rate"})
-    _draw(speed, train, {"clips_per_second": "clips per second"})
-    titles = ("loss", "validation, one centre clip (%)", "learning rate", "clips per second")
-    for axes, title in zip((loss, accuracy, rate, speed), titles, strict=True):
-        axes.set(title=title, ylim=(0, 102 if axes is accuracy else None), xlabel="step")
+    _draw(panels["rate"], train, {"lr": "learning rate"})
+    speeds = {key: key.replace("_", " ") for row in train[-1:] for key in row if key.endswith("_per_second")}
+    _draw(panels["speed"], train, speeds)
+    if accuracy:
+        _draw(loss, val, {"loss": "validation, one centre clip"}, marker=".")
+        _draw(accuracy, val, VALIDATION_METRICS, scale=100, marker=".")
+    for name, axes in panels.items():
+        title = " ".join(speeds.values()) if name == "speed" and speeds else titles[name]
+        axes.set(title=title, ylim=(0, 102 if name == "accuracy" else None), xlabel="step")
         axes.grid(alpha=0.3)
     if loss.lines:
         loss.legend(loc="upper right")
-    if accuracy.lines:
+    if accuracy and accuracy.lines:
         accuracy.legend(loc="lower right")
     return figure
 

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,6 @@ class RunLog:
         checkpoints: writes those that rely on the metrics before them.
         logger: gets all metrics as well, and how the run ended.
         shown: the metrics that a line on the console has.
-        draw: draws the run's curves into its folder.
 
     Attributes:
         interrupted: set by the caller before the end of the `with` statement: the run was asked to stop.
@@ -72,9 +71,8 @@ class RunLog:
         logger: BackgroundLog | None = None,
         *,
         shown: Sequence[str] = CONSOLE_METRICS,
-        draw: Callable[[Path], None] = draw_curves,
     ):
-        self._shown, self._draw = shown, draw
+        self._shown = shown
         self.folder, self.max_steps, self._checkpoints = folder, max_steps, checkpoints
         self.interrupted, self._logger = False, logger
         self._first_step, self._started = first_step, time.monotonic()
@@ -179,7 +177,7 @@ class RunLog:
         self._metrics.close()
         self._board.close()
         if error is None:
-            self._draw(self.folder)
+            draw_curves(self.folder)
         if self._logger:
             state = FAILED if error else STOPPED if self.interrupted else FINISHED
             curves = self.folder / CURVES_FILE

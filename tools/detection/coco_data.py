@@ -23,7 +23,6 @@ from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 PARTS = {"masks": "instances", "keypoints": "person_keypoints"}  # of the names of COCO's annotation files
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")  # modes that become RGB right
-Draw = tuple[int, int]  # the index of an image, and the epoch that draws it
 
 
 def coco_places(root: Path, split: str, task: str) -> tuple[Path, Path]:
@@ -32,24 +31,18 @@ def coco_places(root: Path, split: str, task: str) -> tuple[Path, Path]:
 
 
 class CocoSet:
-    """One annotation file and the folder of its pictures.
+    """One annotation file, as pycocotools sees it in `api`, and the folder of its pictures.
 
-    Attributes:
-        api: pycocotools' view of it.
-        names: of the categories, in the order of their ids; class k of the network is the k-th, from 1.
-        keypoints: their names, for --task keypoints.
-        sha256: of the annotation file.
+    Class k of the network is the k-th category by its id, counted from 1.
 
     Raises:
-        UserError: what _read_annotations says; pictures are missing; the categories have no keypoints, for that task.
+        UserError: as _read_annotations; pictures are missing; the categories have no keypoints, for that task.
     """
 
     def __init__(self, annotations: Path, folder: Path, task: str):
-        self.annotations, self.folder, self.task = annotations, folder, task
-        content = _read_annotations(annotations)
+        self.annotations, self.folder, self.task, self.api = annotations, folder, task, COCO()
+        self.api.dataset = content = _read_annotations(annotations)
         self.sha256 = hashlib.sha256(annotations.read_bytes()).hexdigest()
-        self.api = COCO()
-        self.api.dataset = content
         with contextlib.redirect_stdout(io.StringIO()):
             self.api.createIndex()
         self.images: list[dict[str, Any]] = content["images"]
@@ -72,7 +65,8 @@ class CocoSet:
 def _read_annotations(path: Path) -> dict[str, Any]:
     """Returns the content of an annotation file, with what COCOeval needs and other writers leave out filled in.
 
-    Objects are numbered from 1: COCOeval takes a match with object 0 for none.
+    Objects are numbered from 1: COCOeval takes a match with object 0 for none. Polygons of less than three points,
+    which pycocotools takes for boxes, are dropped.
 
     Raises:
         UserError: it does not exist, is no COCO file of objects, or names pictures or categories that it does not have.
@@ -86,28 +80,27 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     parts = [content.get(part) for part in ("images", "categories")] if isinstance(content, dict) else [None]
     if not all(isinstance(part, list) for part in parts):
         held = ", ".join(content) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise UserError(f"{path} is not in COCO's format of images, categories and annotations, but {held}.")
+        raise UserError(f"{path} is not in COCO's format of images, categories and annotations: it has {held}.")
     objects = content.get("annotations")
     if not objects:
         raise UserError(f"{path} has no annotations, as COCO's files for its test server.")
     odd = [one for one in objects if "category_id" not in one or len(one.get("bbox", ())) != 4]
     if odd:
         count = f"{len(odd)} of {len(objects)} annotations have no category_id or no bbox of 4 numbers"
-        raise UserError(f"{path}: {count}, but {', '.join(odd[0])}; captions and panoptic segments are no objects.")
+        raise UserError(f"{path}: {count}, only {', '.join(odd[0])}; captions and panoptic segments are no objects.")
     if not all({"file_name", "width", "height"} <= image.keys() for image in content["images"]):
         raise UserError(f"{path}: an image has no file_name, width or height.")
     for part, key in (("categories", "category_id"), ("images", "image_id")):
         ids = Counter(one["id"] for one in content[part])
-        twice = [key for key, count in ids.items() if count > 1]
-        if twice:
+        if twice := [one for one, count in ids.items() if count > 1]:
             raise UserError(f"{path}: {len(twice)} ids of {part} are given twice, such as {twice[0]}.")
-        wrong = [one[key] for one in objects if one[key] not in ids]
-        if wrong:
+        if wrong := [one[key] for one in objects if one[key] not in ids]:
             raise UserError(f"{path}: {len(wrong)} annotations have a {key} that is not in {part}, such as {wrong[0]}.")
     for i, one in enumerate(objects, 1):
-        one["id"], points = i, one.get("keypoints") or []
-        one.setdefault("iscrowd", 0)
-        one.setdefault("area", one["bbox"][2] * one["bbox"][3])
+        segmentation, points = one.get("segmentation"), one.get("keypoints") or []
+        if isinstance(segmentation, list):
+            one["segmentation"] = [polygon for polygon in segmentation if len(polygon) >= 6]
+        one |= {"id": i, "iscrowd": one.get("iscrowd", 0), "area": one.get("area", one["bbox"][2] * one["bbox"][3])}
         one["num_keypoints"] = sum(visible > 0 for visible in points[2::3])
     return content
 
@@ -140,26 +133,16 @@ def read_picture(coco: CocoSet, index: int) -> Tensor:
 
 
 class Sample(NamedTuple):
-    """An image to train on.
+    """An image to train on."""
 
-    Attributes:
-        picture: (3, H, W) uint8.
-        target: boxes (O, 4) as x0 y0 x1 y1, labels (O,) from 1, and masks (O, H, W) or keypoints (O, K, 3).
-        seed: of what is drawn for this image inside the network.
-        broken: why the picture could not be read; it is black then, without objects.
-    """
-
-    picture: Tensor
-    target: dict[str, Tensor]
-    seed: int
-    broken: str | None
+    picture: Tensor  # (3, H, W) uint8
+    target: dict[str, Tensor]  # boxes (O, 4) x0 y0 x1 y1, labels (O,) from 1; masks (O, H, W) or keypoints (O, K, 3)
+    seed: int  # of what is drawn for this image inside the network
+    broken: str | None  # why the picture could not be read; it is black then, without objects
 
 
 class TrainingImages(Dataset):
     """The images of a CocoSet that have objects to learn from; an item is a function of (seed, epoch, image).
-
-    Attributes:
-        left_out: {what was left out: how often}.
 
     Raises:
         UserError: no image is left.
@@ -170,14 +153,12 @@ class TrainingImages(Dataset):
         self.objects = {i: self._usable(i) for i in range(len(coco.images))}
         self.indices = [i for i, objects in self.objects.items() if objects]
         self.left_out["images without objects to learn from"] += len(coco.images) - len(self.indices)
+        used = f"{len(self.indices)} images with {sum(map(len, self.objects.values()))} objects"
+        self.summary = ", ".join([used, *(f"{count} {what}" for what, count in self.left_out.items() if count)])
         if not self.indices:
-            raise UserError(f"{coco.annotations} has no object with {coco.task} to learn from: {self.summary()}.")
+            raise UserError(f"{coco.annotations} has no object with {coco.task} to learn from: {self.summary}.")
         swapped = [name.replace("left", "*").replace("right", "left").replace("*", "right") for name in coco.keypoints]
         self.mirrored = [coco.keypoints.index(name) if name in coco.keypoints else i for i, name in enumerate(swapped)]
-
-    def summary(self) -> str:
-        used = f"{len(self.indices)} images with {sum(map(len, self.objects.values()))} objects"
-        return ", ".join([used, *(f"{count} {what}" for what, count in self.left_out.items() if count)])
 
     def _usable(self, index: int) -> list[dict[str, Any]]:
         kept = []
@@ -187,13 +168,14 @@ class TrainingImages(Dataset):
                 self.left_out["crowds"] += 1
             elif not (box[2:] > box[:2]).all():  # which NaN is not either
                 self.left_out["objects without area in their picture"] += 1
-            elif self.coco.task == "masks" and not segmentation_of(one):
+            elif self.coco.task == "masks" and not one.get("segmentation"):
                 self.left_out["objects without a mask"] += 1
             else:
                 kept.append(one)
         return kept if self.coco.task == "masks" or any(one["num_keypoints"] for one in kept) else []
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitem__(self, draw: tuple[int, int]) -> Sample:
+        """Returns the sample of (index of an image, epoch)."""
         index, epoch = draw
         mirror, seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2).tolist()
         try:
@@ -202,24 +184,22 @@ class TrainingImages(Dataset):
             black = torch.zeros(3, 64, 64, dtype=torch.uint8)
             return Sample(black, self._target([], {"width": 64, "height": 64}), seed, str(error))
         target = self._target(self.objects[index], self.coco.images[index])
-        return Sample(*(self._mirrored(picture, target) if mirror % 2 else (picture, target)), seed, None)
+        return Sample(*(self._mirror(picture, target) if mirror % 2 else (picture, target)), seed, None)
 
     def _target(self, objects: Sequence[dict[str, Any]], image: Mapping[str, Any]) -> dict[str, Tensor]:
         labels = [self.coco.category_ids.index(one["category_id"]) + 1 for one in objects]
         boxes = np.array([_corners(one["bbox"], image) for one in objects], np.float32).reshape(-1, 4)
         target = {"boxes": torch.from_numpy(boxes), "labels": torch.tensor(labels, dtype=torch.int64)}
         if self.coco.task == "masks":
-            masks = [self.coco.api.annToMask({**one, "segmentation": segmentation_of(one)}) for one in objects]
-            shape = (-1, image["height"], image["width"])
-            return target | {"masks": torch.from_numpy(np.array(masks, np.uint8).reshape(shape))}
+            masks = np.array([self.coco.api.annToMask(one) for one in objects], np.uint8)
+            return target | {"masks": torch.from_numpy(masks.reshape(-1, image["height"], image["width"]))}
         none = [0] * (3 * len(self.coco.keypoints))
         points = np.array([one.get("keypoints") or none for one in objects], np.float32)
         return target | {"keypoints": torch.from_numpy(points.reshape(-1, len(none) // 3, 3))}
 
-    def _mirrored(self, picture: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        width, mirrored = picture.shape[2], dict(target)
-        x0, y0, x1, y1 = target["boxes"].unbind(1)
-        mirrored["boxes"] = torch.stack([width - x1, y0, width - x0, y1], 1)
+    def _mirror(self, picture: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        width, (x0, y0, x1, y1) = picture.shape[2], target["boxes"].unbind(1)
+        mirrored = target | {"boxes": torch.stack([width - x1, y0, width - x0, y1], 1)}
         if "masks" in target:
             mirrored["masks"] = target["masks"].flip(2)
         else:
@@ -228,23 +208,17 @@ class TrainingImages(Dataset):
         return picture.flip(2), mirrored
 
 
-def segmentation_of(one: Mapping[str, Any]) -> Any:
-    """Returns an object's segmentation without polygons of less than three points, which pycocotools takes for boxes."""
-    found = one.get("segmentation")
-    return [polygon for polygon in found if len(polygon) >= 6] if isinstance(found, list) else found
-
-
 def _corners(box: Sequence[float], image: Mapping[str, Any]) -> np.ndarray:
     x, y, width, height = box
     return np.clip(np.array([x, y, x + width, y + height], np.float64), 0, [image["width"], image["height"]] * 2)
 
 
-def micro_batches(images: TrainingImages, size: int) -> Iterator[list[Draw]]:
-    """Yields the micro-batches of all ranks without end, each of wide or of tall pictures only, so that padding is rare.
+def micro_batches(images: TrainingImages, size: int) -> Iterator[list[tuple[int, int]]]:
+    """Yields micro-batches without end, each of wide or of tall pictures only, so that padding is rare.
 
     Each epoch draws every image once; one that finds no partner of its shape waits for the next epoch's.
     """
-    waiting: dict[bool, list[Draw]] = {True: [], False: []}
+    waiting: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
     epoch = 0
     while True:
         for i in np.random.default_rng([images.seed, epoch]).permutation(len(images.indices)):

@@ -1,13 +1,13 @@
 """torchvision's Mask R-CNN and Keypoint R-CNN with context blocks at the papers' places, and draws that repeat."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.detection import KeypointRCNN, MaskRCNN
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
@@ -30,30 +30,18 @@ FROZEN = ("conv1", "bn1", "layer1")  # of a pretrained backbone, as Detectron's 
 PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.", "roi_heads.keypoint_predictor.")
 BODY, RESNET_KEY = "backbone.body.", "layer1.0.conv1.weight"
 
-Detector = MaskRCNN | KeypointRCNN
-
 
 class NetworkSettings(NamedTuple):
-    """What a detector is.
-
-    Attributes:
-        block: of BLOCKS; several at different places may be combined.
-        ratio: of the global context blocks.
-        train_bn: train batch norm instead of freezing it.
-        min_size: of a picture's short side in pixels; in training one of these is drawn, in evaluation it is the last.
-        max_size: of its long side.
-        num_classes: without the background.
-        num_keypoints: of an object.
-    """
+    """What a detector is."""
 
     task: str = "masks"
     backbone: str = "resnet50"
-    block: Sequence[str] = ("none",)
-    ratio: int = 16
-    train_bn: bool = False
-    min_size: Sequence[int] = (800,)
-    max_size: int = 1333
-    num_classes: int = 80
+    block: Sequence[str] = ("none",)  # of BLOCKS; several at different places may be combined
+    ratio: int = 16  # of the global context blocks
+    train_bn: bool = False  # train batch norm instead of freezing it
+    min_size: Sequence[int] = (800,)  # of the short side: one of these is drawn in training, the last is for evaluation
+    max_size: int = 1333  # of the long side, pixels too
+    num_classes: int = 80  # without the background
     num_keypoints: int = 17
 
 
@@ -63,7 +51,7 @@ class ThinBottleneck(Bottleneck):
     expansion = 1
 
 
-def build_detector(settings: NetworkSettings) -> Detector:
+def build_detector(settings: NetworkSettings) -> FasterRCNN:
     """Returns the network with new weights; new blocks are the identity.
 
     Raises:
@@ -81,8 +69,8 @@ def build_detector(settings: NetworkSettings) -> Detector:
     options = {"num_classes": classes} | ({} if masks else {"num_keypoints": settings.num_keypoints})
     if thin:
         tops = {f"rpn_{when}_nms_top_n_{split}": 200 for when in ("pre", "post") for split in ("train", "test")}
-        options = tops | {"box_batch_size_per_image": 32}  # enough for a few objects
-        options |= {"box_head": TwoMLPHead(size * 7**2, 4 * size), "box_predictor": FastRCNNPredictor(4 * size, classes)}
+        options = tops | {"box_batch_size_per_image": 32, "box_head": TwoMLPHead(size * 7**2, 4 * size)}
+        options["box_predictor"] = FastRCNNPredictor(4 * size, classes)
         if masks:
             options["mask_head"] = MaskRCNNHeads(size, (size,) * 4, 1)
             options["mask_predictor"] = MaskRCNNPredictor(size, size, classes)
@@ -94,7 +82,7 @@ def build_detector(settings: NetworkSettings) -> Detector:
     return insert_blocks(network, new_blocks(network, settings))
 
 
-def new_blocks(network: Detector, settings: NetworkSettings) -> dict[str, nn.Module]:
+def new_blocks(network: FasterRCNN, settings: NetworkSettings) -> dict[str, nn.Module]:
     """Returns {name of a submodule: the block that takes its output}.
 
     nl1, snl and gc1 stand before the last residual block of res4 (Non-local, Sec. 6; GCNet). gc_all is in every
@@ -104,7 +92,8 @@ def new_blocks(network: Detector, settings: NetworkSettings) -> dict[str, nn.Mod
     Raises:
         UserError: the network has no such place, or two blocks share one.
     """
-    body, backbone, places = network.backbone.body, settings.backbone, {}
+    body, backbone = network.backbone.body, settings.backbone
+    places: dict[str, tuple[str, int]] = {}
     for kind in settings.block:
         found: dict[str, int] = {}  # {place: channels}
         if kind in ("nl1", "snl", "gc1"):
@@ -140,20 +129,38 @@ def context_blocks(network: nn.Module) -> dict[str, nn.Module]:
     return {name.removesuffix(ending): block for name, block in network.named_modules() if name.endswith(ending)}
 
 
-def freeze_start(network: Detector) -> None:
-    for name in FROZEN:
+class SeededSampler:
+    """Torchvision's sampler of the anchors or proposals that count in the loss, seeded for each image."""
+
+    def __init__(self, sampler: Callable[[list[Tensor]], tuple[list[Tensor], list[Tensor]]]):
+        self.sampler = sampler
+        self.seeds: Sequence[int] = ()  # of the images of the next call
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        drawn: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for label, seed in zip(labels, self.seeds, strict=True):
+            torch.manual_seed(seed)
+            for masks, mask in zip(drawn, self.sampler([label]), strict=True):
+                masks += mask
+        return drawn
+
+
+def prepare(network: FasterRCNN, *, frozen_start: bool) -> None:
+    """Makes the draws of training repeatable, and freezes the first layers if wanted."""
+    for part in (network.rpn, network.roi_heads):
+        part.fg_bg_sampler = SeededSampler(part.fg_bg_sampler)
+    for name in FROZEN if frozen_start else ():
         network.backbone.body[name].requires_grad_(False)
 
 
-def set_training(network: Detector) -> None:
+def set_training(network: FasterRCNN) -> None:
     """Switches to training; batch norms of a frozen start keep their statistics."""
     network.train()
-    if not network.backbone.body.conv1.weight.requires_grad:
-        for name in FROZEN:
-            network.backbone.body[name].eval()
+    for name in FROZEN if not network.backbone.body.conv1.weight.requires_grad else ():
+        network.backbone.body[name].eval()
 
 
-def load_weights(network: Detector, path: Path, new_head: bool) -> str:
+def load_weights(network: FasterRCNN, path: Path, new_head: bool) -> str:
     """Loads an ImageNet ResNet into the backbone, or a detector into everything; returns what it was and what is new.
 
     Args:
@@ -166,64 +173,29 @@ def load_weights(network: Detector, path: Path, new_head: bool) -> str:
     content = read_weights_file(path)
     if is_ours(content):
         check_content(content, path)
-    state, own = content["model"] if is_ours(content) else weights_in(content), network.state_dict()
-    whole = f"{BODY}{RESNET_KEY}" in state
-    if whole:
-        given = {key: value for key, value in state.items() if not (new_head and key.startswith(PREDICTORS))}
-    elif RESNET_KEY in state:
-        given = {f"{BODY}{key}": value for key, value in state.items() if not key.startswith("fc.")}
-    else:
-        raise UserError(
-            f"--weights {path} is no ResNet with torchvision's names, nor a detector; those of Caffe2 and Detectron have "
-            "other strides and colours, and cannot be used."
-        )
-    given = {key: value for key, value in given.items() if not key.endswith("num_batches_tracked")}
-    new = [name for name in context_blocks(network) if not any(key.startswith(f"{name}.{CHILD}.") for key in given)]
-    free = (*(f"{name}.{CHILD}." for name in new), *(PREDICTORS if new_head else ()))
-    wanted = [key for key in own if (whole or key.startswith(BODY)) and not key.startswith(free)]
-    wrong = [key for key in given if key not in own or own[key].shape != given[key].shape]
-    wrong += [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    state = content["model"] if is_ours(content) else weights_in(content)
+    kind, heads = "detector", PREDICTORS if new_head else ()
+    if RESNET_KEY in state:
+        kind, heads = "backbone", ("backbone.fpn.", "rpn.", "roi_heads.")
+        state = {f"{BODY}{key}": value for key, value in state.items() if not key.startswith("fc.")}
+    elif f"{BODY}{RESNET_KEY}" not in state:  # Caffe2's and Detectron's have other strides and colours
+        raise UserError(f"--weights {path} is neither a ResNet of torchvision or timm nor a detector with such a one.")
+    state = {key: value for key, value in state.items() if not key.startswith(tuple(heads))}
+    new = [name for name in context_blocks(network) if not any(key.startswith(f"{name}.{CHILD}.") for key in state)]
+    free = (*(f"{name}.{CHILD}." for name in new), *heads)
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes
+        unexpected, missing = [str(error).splitlines()[1].strip()], []
+    wrong = [*unexpected, *(key for key in missing if not key.startswith(free))]
+    wrong = [key for key in wrong if not key.endswith("num_batches_tracked")]  # which frozen norms do not have
     if wrong:
-        heads = sum(key.startswith("roi_heads.") for key in wrong) == len(wrong)
-        advice = ", or has other classes: --new-head takes everything else" if heads else ""
-        kind = "head" if heads else "network"
-        raise UserError(f"--weights {path} is of another {kind} ({len(wrong)} tensors, such as {wrong[0]}){advice}.")
-    network.load_state_dict(given, strict=False)
-    return f"{'detector' if whole else 'backbone'} {path}; new blocks: {', '.join(new) or 'none'}"
+        advice = "; --new-head takes everything but the last layers" if PREDICTORS[0] in wrong[0] else ""
+        raise UserError(f"--weights {path} is of another network or head ({len(wrong)}: {wrong[0]}){advice}.")
+    return f"{kind} {path}; new blocks: {', '.join(new) or 'none'}"
 
 
-class SeededSampler:
-    """Draws which anchors or proposals of each image count in the loss, in place of torchvision's own sampler.
-
-    Args:
-        number: of an image.
-        positive_fraction: at most this share of them is positive.
-    """
-
-    def __init__(self, number: int, positive_fraction: float):
-        self.number, self.positive_fraction = number, positive_fraction
-        self.seeds: Sequence[int] = ()  # of the images of the next call
-
-    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Returns masks (P,) of the positive and negative ones of each image; labels (P,) are 0 or below otherwise."""
-        drawn: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for label, seed in zip(labels, self.seeds, strict=True):
-            generator, wanted = torch.Generator().manual_seed(seed), int(self.number * self.positive_fraction)
-            for candidates, masks in zip((label >= 1, label == 0), drawn, strict=True):
-                places = candidates.nonzero().flatten()
-                chosen = places[torch.randperm(len(places), generator=generator)[:wanted].to(places.device)]
-                masks.append(torch.zeros_like(label, dtype=torch.uint8).index_fill_(0, chosen, 1))
-                wanted = self.number - len(chosen)
-        return drawn
-
-
-def use_seeded_draws(network: Detector) -> None:
-    for part in (network.rpn, network.roi_heads):
-        own = part.fg_bg_sampler
-        part.fg_bg_sampler = SeededSampler(own.batch_size_per_image, own.positive_fraction)
-
-
-def seed_draws(network: Detector, seeds: Sequence[int]) -> None:
+def seed_draws(network: FasterRCNN, seeds: Sequence[int]) -> None:
     """Seeds what the next pass draws: proposals for each image, and sizes that they are resized to."""
     torch.manual_seed(seeds[0])
     network.rpn.fg_bg_sampler.seeds = network.roi_heads.fg_bg_sampler.seeds = seeds
