@@ -24,7 +24,15 @@ from documented.commands import Command, documents, everything_to_run, not_comma
 from documented.running import environment_of, run, shell
 from documented.services import write_programs, write_programs_of_the_study
 from documented.small_forms import small, small_bash
-from documented.stand_ins import BEFORE, copy_checkout, prepare, train_runs, write_imagenet_weights, write_ours
+from documented.stand_ins import (
+    BEFORE,
+    copy_checkout,
+    prepare,
+    train_runs,
+    write_imagenet_weights,
+    write_ours,
+    write_resnets,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -59,6 +67,8 @@ class Documents:
             shutil.copytree(self.folder / "base", folder, symlinks=True)
             if document == "weights.md":
                 write_ours(folder)
+            if document == "detection.md":
+                write_resnets(folder)
             for command in BEFORE.get(document, ()):
                 self.must_run(small_bash(command), folder)
         return folder

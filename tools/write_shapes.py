@@ -3,9 +3,9 @@
     python tools/write_shapes.py shapes                          # train2017, val2017 and annotations
     python tools/write_shapes.py shapes_alone --without-lamps    # the same without what tells the class
 
-Each picture has a lamp, red or green, at one side, and one to three grey discs, squares and triangles at the other. The
-class of all of these is "red-lit" or "green-lit", which nothing near them tells. Objects have boxes, masks and four
-keypoints.
+Each picture has one to three grey discs, squares and triangles at one side and a lamp, red or green, in the training set
+anywhere else, in the validation set at the far side. It alone tells the class of the others, "red-lit" or "green-lit".
+Objects have boxes, masks and four keypoints.
 """
 
 import argparse
@@ -43,11 +43,12 @@ def main() -> None:
 
 def write_split(folder: Path, split: str, number: int, seed: int, *, lamps: bool) -> None:
     (folder / split).mkdir()
+    nearest = 77 if split == "train2017" else 26
     kinds = [{"id": k, "name": name, "keypoints": [*KEYPOINTS]} for k, name in enumerate(CATEGORIES, 1)]
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     for i in progress_bar(range(number), desc=split, unit="image"):
-        picture, found = draw_picture(np.random.default_rng([seed, i]), lamps=lamps)
+        picture, found = draw_picture(np.random.default_rng([seed, i]), nearest, lamps=lamps)
         picture.save(folder / split / f"{i:06}.png")
         images.append({"id": i + 1, "file_name": f"{i:06}.png", "width": SIZE, "height": SIZE})
         objects += [{"id": k, "image_id": i + 1, **one} for k, one in enumerate(found, len(objects) + 1)]
@@ -56,13 +57,17 @@ def write_split(folder: Path, split: str, number: int, seed: int, *, lamps: bool
         (folder / "annotations" / f"{part}_{split}.json").write_text(content)
 
 
-def draw_picture(rng: np.random.Generator, *, lamps: bool) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Returns a picture and its objects in COCO's format; the same draws with and without lamps."""
+def draw_picture(rng: np.random.Generator, nearest: int, *, lamps: bool) -> tuple[Image.Image, list[dict[str, Any]]]:
+    """Returns a picture and its objects in COCO's format; with and without lamps, the draws are the same.
+
+    Args:
+        nearest: column that the lamp stays left of; the other objects are right of column 93. Half is mirrored.
+    """
     cells = rng.integers(70, 110, (SIZE // CELL, SIZE // CELL, 3), np.uint8)
     picture, lamp, mirrored = Image.fromarray(cells).resize((SIZE, SIZE)), int(rng.integers(2)), rng.integers(2)
     rows = rng.permutation(3)[: rng.integers(1, 4)]
     things: list[tuple] = [
-        (lamp, "disc", [*LAMPS.values()][lamp], 16, rng.integers(18, 26), rng.integers(18, SIZE - 18))
+        (lamp, "disc", [*LAMPS.values()][lamp], 16, rng.integers(18, nearest), rng.integers(18, SIZE - 18))
     ]
     for row in rows:
         form, grey = [*FORMS][rng.integers(3)], (int(rng.integers(150, 250)),) * 3

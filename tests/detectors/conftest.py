@@ -33,7 +33,7 @@ def shapes(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def changed(shapes, tmp_path):
-    """Returns a function that copies shapes' training annotations with a change and returns the options that name it."""
+    """Returns a function that writes the training annotations with a change, and returns the options that name them."""
 
     def change(how, name="changed.json") -> list:
         content = json.loads((shapes / "annotations/instances_train2017.json").read_text())

@@ -79,4 +79,5 @@ def test_keypoints_have_the_sigmas_of_their_number(tools, changed):
     assert result.params.kpt_oks_sigmas.tolist() == [tools.average_precision.SIGMA] * 4
     values = tools.average_precision.metrics_of(result)
     assert values["ap"] == pytest.approx(1) and [*values] == ["ap", "ap50", "ap75", "ap_medium", "ap_large"]
-    assert np.nanmean(tools.average_precision.average_precision(tools.average_precision.matches_of(result), np.ones((1, 8)))) == pytest.approx(1)  # fmt: skip
+    matches = tools.average_precision.matches_of(result)
+    assert np.nanmean(tools.average_precision.average_precision(matches, np.ones((1, 8)))) == pytest.approx(1)

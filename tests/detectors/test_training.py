@@ -14,7 +14,7 @@ import torch
 from in_process import run_tool
 
 TOOL = Path(__file__).parents[2] / "tools/train_detector.py"
-TINY = ["--backbone", "thin", "--min-size", "64", "--batch-size", "2", "--max-steps", "6", "--lr", "0.002", "--workers", "0", "--log-every", "1"]  # fmt: skip
+TINY = "--backbone thin --min-size 64 --batch-size 2 --max-steps 6 --lr 0.002 --workers 0 --log-every 1".split()
 
 
 @pytest.fixture
@@ -30,8 +30,16 @@ def train(monkeypatch, capsys, shapes):
 
 
 def start(shapes, *options, ranks=1, **pipes) -> subprocess.Popen:
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"] if ranks > 1 else [sys.executable]  # fmt: skip
-    command = [*launch, str(TOOL), "--coco", str(shapes), *TINY, *map(str, options)]
+    torchrun = f"-m torch.distributed.run --nproc-per-node={ranks} --rdzv-backend=c10d --rdzv-endpoint=localhost:0"
+    command = [
+        sys.executable,
+        *(torchrun.split() if ranks > 1 else []),
+        str(TOOL),
+        "--coco",
+        str(shapes),
+        *TINY,
+        *map(str, options),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOOL.parents[1])}
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
@@ -48,7 +56,7 @@ def assert_equal(a, b, parts=("model", "optimizer")):
 
 def rows_of(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("images_per_second", "split")} for row in rows]
 
 
 def test_a_run_learns_and_leaves_what_runs_leave(train, tmp_path):
@@ -69,8 +77,9 @@ def test_a_run_learns_and_leaves_what_runs_leave(train, tmp_path):
 
 def test_the_rate_is_detectrons_1x_scaled_to_the_batch(tools):
     def rates(**given):
-        options = {"coco": "x", "images": None, "annotations": None, "task": "masks", "min_size": None, "max_size": 1333, "lr": None, "max_steps": None, **given}  # fmt: skip
-        full = tools.train_detector.completed(argparse.Namespace(**options))
+        unset = dict.fromkeys(("images", "annotations", "min_size", "lr", "max_steps"))
+        options = argparse.Namespace(coco="x", task="masks", max_size=1333, **unset, **given)
+        full = tools.train_detector.completed(options)
         return full, lambda step: tools.train_detector.learning_rate(full, step)
 
     full, rate = rates(batch_size=16)
@@ -213,6 +222,7 @@ def test_the_video_part_imports_nothing_of_it_and_it_is_small():
     for path in (root / "nlvideo").rglob("*.py"):
         text = path.read_text()
         assert "pycocotools" not in text and "models.detection" not in text and "import detection" not in text
-    files = [*(root / "tools/detection").glob("*.py"), TOOL, *(root / "tools" / f"{name}.py" for name in ("evaluate_detector", "write_shapes"))]  # fmt: skip
+    files = [*(root / "tools/detection").glob("*.py"), TOOL, TOOL.with_name("evaluate_detector.py")]
+    files.append(TOOL.with_name("write_shapes.py"))
     lines = [line for file in files for line in file.read_text().splitlines()]
     assert sum(bool(line.strip()) for line in lines) <= 1000

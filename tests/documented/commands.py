@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 ORDER = (
-    "getting_started training clusters gpu data own_data options protocols ablations weights features extending study "
-    "performance"
+    "getting_started training clusters gpu data own_data options protocols ablations weights features detection "
+    "extending study performance"
 ).split()
 NOT_RUN = {  # part of a command: why such commands are not run
     "/dev/video0": "needs a camera",

@@ -69,6 +69,8 @@ SHORT_FORMS = {  # a part of a command: arguments for a short form
     "check_gpu.py": "--quick --parts A --minutes 30",
     "denoise.py": "--max-side 32",
     "simulate_coverage.py": "--repeats 2",
+    "write_shapes.py": "--train 4 --val 2",
+    "train_detector.py": "--min-size 64 --batch-size 2 --max-steps 1 --workers 0",
     "scripts/test.sh": "--collect-only",
 }
 WITHOUT = {  # what a document's Python takes from its reader

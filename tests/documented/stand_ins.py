@@ -45,6 +45,7 @@ def prepare(folder: Path) -> None:
         (folder / name).symlink_to("data/kinetics400")
     write_crimes(folder / "UCF_Crime", videos)
     write_fights(folder / "fight-detection-surv-dataset")
+    write_coco(folder / "data/coco")
     write_picture(folder / "picture.png")
     for name, (project, config) in OTHERS.items():
         write_other(folder / name, project, config)
@@ -137,6 +138,16 @@ def write_fights(folder: Path) -> None:
         write_grey_video(folder / f"{kind}/{kind}{i:03}.mp4", 40, 80, 96 + 16 * (i // 2))
 
 
+def write_coco(folder: Path) -> None:
+    """Writes four training and two validation images in COCO's layout."""
+    import runpy
+
+    writing = runpy.run_path(str(ROOT / "tools/write_shapes.py"))
+    (folder / "annotations").mkdir(parents=True)
+    for seed, (split, number) in enumerate({"train2017": 4, "val2017": 2}.items()):
+        writing["write_split"](folder, split, number, seed, lamps=True)
+
+
 def write_picture(path: Path) -> None:
     import numpy as np
     from PIL import Image
@@ -169,6 +180,15 @@ def write_ours(folder: Path) -> None:
         network = build_model(made.model, made.block, made.data, 2)
         content = {"model": network.state_dict(), "step": 1, "config": to_container(made), "classes": ["a", "b"]}
         save_checkpoint(folder / name, content)
+
+
+def write_resnets(folder: Path) -> None:
+    """Writes random weights by the names that docs/detection.md has for torchvision's."""
+    import torch
+    from torchvision.models import resnet50, resnet101
+
+    for name, network in (("resnet50", resnet50), ("resnet101", resnet101)):
+        torch.save(network().state_dict(), folder / f"{name}.pth")
 
 
 def write_imagenet_weights(torch_home: Path) -> None:
