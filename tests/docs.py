@@ -67,7 +67,7 @@ class Documents:
             shutil.copytree(self.folder / "base", folder, symlinks=True)
             if document == "weights.md":
                 write_ours(folder)
-            if document == "detection.md":
+            if document in ("README.md", "detection.md"):
                 write_resnets(folder)
             for command in BEFORE.get(document, ()):
                 self.must_run(small_bash(command), folder)

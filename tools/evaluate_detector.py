@@ -32,6 +32,7 @@ from nlvideo.evaluation.intervals import LEVEL, RESAMPLES, bootstrap
 from nlvideo.runtime import distributed
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError, reporting_errors
 from nlvideo.runtime.files import make_folder, write_text
+from nlvideo.runtime.folder_lock import lock_folder
 from nlvideo.runtime.progress import progress_bar
 from nlvideo.weights.checkpoint_file import NEWEST_FILE, load_checkpoint
 
@@ -72,8 +73,10 @@ def evaluate(given: argparse.Namespace) -> None:
     folder = given.output or path.parent / FOLDER
     identity = {"checkpoint_sha256": checkpoint["sha256"], "annotations_sha256": coco.sha256}
     distributed.on_main(make_folder, folder, f"--output {folder}")
+    distributed.on_main(lock_folder, folder)
+    other = distributed.together(baseline_detections, given.baseline, coco)
     before = distributed.on_main(kept_detections, folder, identity)
-    left = [i for i in range(len(coco.images)) if i not in before][world.rank :: world.size]
+    left = [i for i in range(len(coco.images)) if "broken" in before.get(i, ("broken",))][world.rank :: world.size]
     with open(folder / f"detections{world.rank}.jsonl", "a") as file:
         file.write(json.dumps(identity) + "\n")
         for index in progress_bar(left, desc="detecting", unit="image", disable=not world.is_main):
@@ -82,9 +85,11 @@ def evaluate(given: argparse.Namespace) -> None:
     distributed.wait_for_all()
     if world.is_main:
         identity |= {"checkpoint": str(path), "step": checkpoint["step"], "annotations": str(given.annotations)}
-        finish(given, folder, coco, kept_detections(folder, identity), identity)
-        for index in range(min(given.pictures, len(coco.images))):
-            draw_detections(folder / f"picture{index}.png", network, read_picture(coco, index), coco.names, given.query)
+        rows = kept_detections(folder, identity)
+        finish(folder, coco, rows, other, identity)
+        for index in (i for i in range(min(given.pictures, len(rows))) if "broken" not in rows[i]):
+            file, picture = folder / f"picture{index}.png", read_picture(coco, index)
+            draw_detections(file, network, picture, coco.names, given.query)
     distributed.leave_together()
 
 
@@ -94,7 +99,7 @@ def kept_detections(folder: Path, identity: dict[str, Any]) -> Rows:
     Raises:
         UserError: it is of another checkpoint or of other images than the identity says, as far as it does.
     """
-    found = {}
+    found: Rows = {}
     for file in folder.glob("detections*.jsonl"):
         text = file.read_text()
         if not text.endswith("\n"):
@@ -102,10 +107,20 @@ def kept_detections(folder: Path, identity: dict[str, Any]) -> Rows:
             write_text(file, text)
         for row in map(json.loads, text.splitlines()):
             if "index" in row:
-                found[row["index"]] = row
+                found[row["index"]] = row if "broken" not in row else found.get(row["index"], row)
             elif any(row[key] != identity.get(key, row[key]) for key in row):
                 raise UserError(f"{folder} holds the evaluation of another checkpoint or of other images.")
     return found
+
+
+def baseline_detections(run: Path | None, coco: CocoSet) -> Rows | None:
+    """Returns those of another finished evaluation, None if none is wanted."""
+    if run is None:
+        return None
+    folder = run / FOLDER if (run / FOLDER).is_dir() else run
+    if not (folder / RESULT_FILE).is_file():
+        raise UserFileNotFoundError(f"--baseline {folder} holds no finished evaluation.")
+    return kept_detections(folder, {"annotations_sha256": coco.sha256})
 
 
 @torch.inference_mode()
@@ -129,34 +144,23 @@ def detected(network: FasterRCNN, coco: CocoSet, index: int) -> dict[str, Any]:
     return {"detections": rows}
 
 
-def finish(given: argparse.Namespace, folder: Path, coco: CocoSet, rows: Rows, result: dict[str, Any]) -> None:
-    """Computes the metrics, writes result.json, and prints the table."""
-    other = None
-    if given.baseline:
-        held = given.baseline / FOLDER if (given.baseline / FOLDER).is_dir() else given.baseline
-        if not (held / RESULT_FILE).is_file():
-            raise UserFileNotFoundError(f"--baseline {held} holds no finished evaluation.")
-        other = kept_detections(held, {"annotations_sha256": coco.sha256})
+def finish(folder: Path, coco: CocoSet, rows: Rows, other: Rows | None, result: dict[str, Any]) -> None:
+    """Computes the metrics, writes result.json, and prints the table; `other` are the baseline's detections."""
     broken = [row["broken"] for row in rows.values() if "broken" in row]
     result |= {"num_images": len(rows), "num_broken": len(broken), "broken": broken}
     result["interval"] = f"{LEVEL:.0%}, basic bootstrap over {RESAMPLES} resamples of the images"
     table = Table("", *average_precision.NAMES, "interval of ap", title=f"{len(rows)} images, {len(broken)} broken")
     for name, kind in average_precision.KINDS[coco.task].items():
-        ours, theirs = (
-            average_precision.evaluate(coco, [one for i in sorted(of) for one in of[i]["detections"]], kind)
-            if of
-            else None
-            for of in (rows, other)
-        )
+        ours = average_precision.evaluate(coco, rows, kind)
         values, matches = average_precision.metrics_of(ours), average_precision.matches_of(ours)
         add_row(table, result, name, values, basic_interval([matches], len(rows)))
         each = average_precision.average_precision(matches, np.ones((1, len(rows))))[0].tolist()
         names = [coco.names[coco.category_ids.index(one.category)] for one in matches]
         result[f"{name}_ap_of_categories"] = dict(zip(names, each, strict=True))
-        if theirs is not None:
-            gain = {"ap": float(ours.stats[0] - theirs.stats[0])}
-            both = [matches, average_precision.matches_of(theirs)]
-            add_row(table, result, f"{name}_gain", gain, basic_interval(both, len(rows)))
+        if other is not None:
+            theirs = average_precision.evaluate(coco, other, kind)
+            both, gain = [matches, average_precision.matches_of(theirs)], float(ours.stats[0] - theirs.stats[0])
+            add_row(table, result, f"{name}_gain", {"ap": gain}, basic_interval(both, len(rows)))
     write_text(folder / RESULT_FILE, json.dumps(result, indent=1))
     Console(width=120).print(table)
     for reason in broken[:10]:

@@ -139,6 +139,7 @@ def set_up(given: argparse.Namespace, world: distributed.World) -> Run:
     network = distributed.together(networks.build_detector, network_settings(vars(given), coco))
     distributed.on_main(folder_lock.lock_folder, folder)
     found, origin = distributed.on_main(find_checkpoint, given, coco), "random weights"
+    origin += "" if given.train_bn else " without batch norm, as it is frozen: --weights or --train-bn would help"
     if found:
         network.load_state_dict(found["model"])
         origin = f"resumed after step {found['step']}"
@@ -168,11 +169,7 @@ def network_settings(config: Mapping[str, Any], coco: CocoSet) -> networks.Netwo
 
 
 def find_checkpoint(given: argparse.Namespace, coco: CocoSet) -> dict[str, Any] | None:
-    """Returns the newest whole checkpoint that the run resumes from, None for a new run; called on rank 0.
-
-    Raises:
-        UserError: the folder holds a run and --resume is not given, or it is another run.
-    """
+    """Returns the newest whole checkpoint of the run that the folder holds, None for a new run; called on rank 0."""
     folder = Path(given.output)
     held = [name for name in (NEWEST_FILE, step_files.STEPS_FOLDER) if (folder / name).exists()]
     if held and not given.resume and not distributed.is_restarted():
@@ -191,12 +188,8 @@ def find_checkpoint(given: argparse.Namespace, coco: CocoSet) -> dict[str, Any] 
 def state_of(run: Run, step: int) -> dict[str, Any]:
     """Returns what a checkpoint holds; the position in the data and all draws are functions of the step."""
     coco, parts = run.data.coco, {"model": run.network, "optimizer": run.optimizer, "scaler": run.scaler}
-    described = {"classes": coco.names, "keypoints": coco.keypoints, "list_sha256": coco.sha256}
-    return {name: part.state_dict() for name, part in parts.items()} | {
-        "step": step,
-        "config": vars(run.given),
-        **described,
-    }
+    state = {name: part.state_dict() for name, part in parts.items()} | {"step": step, "config": vars(run.given)}
+    return {**state, "classes": coco.names, "keypoints": coco.keypoints, "list_sha256": coco.sha256}
 
 
 def open_log(run: Run, stack: ExitStack) -> run_log.RunLog:
@@ -247,15 +240,12 @@ def learning_rate(given: argparse.Namespace, step: int) -> float:
     """Returns the rate of a step, counted from 0."""
     milestones = [round(share * given.max_steps) for share in MILESTONES]
     warmup = min(WARMUP_STEPS * BATCH_SIZE // given.batch_size, given.max_steps // 10)
-    schedule: dict[str, Any] = {"schedule": "steps", "milestones": milestones, "warmup_steps": warmup}
-    return optim.lr_at(step, lr=given.lr, max_steps=given.max_steps, **schedule)
+    schedule: dict[str, Any] = {"max_steps": given.max_steps, "milestones": milestones, "warmup_steps": warmup}
+    return optim.lr_at(step, lr=given.lr, schedule="steps", **schedule)
 
 
 def train_step(run: Run, passes: list[list[Sample]]) -> dict[str, Tensor]:
-    """Updates the weights once, from the gradients of all micro-batches; returns the mean of each loss.
-
-    A micro-batch with a broken picture counts for nothing.
-    """
+    """Updates the weights once and returns the mean of each loss; a micro-batch with a broken picture is left out."""
     device = run.world.device
     networks.set_training(run.network)
     run.optimizer.zero_grad(set_to_none=True)
@@ -280,11 +270,7 @@ def train_step(run: Run, passes: list[list[Sample]]) -> dict[str, Tensor]:
 def reduce_step(
     run: Run, losses: Mapping[str, Tensor], passes: list[list[Sample]], step: int, received: int
 ) -> tuple[dict[str, float], bool]:
-    """Returns losses and counts over all ranks, and whether any rank was asked to stop.
-
-    Raises:
-        RunFailed: a loss is not finite.
-    """
+    """Returns losses and counts over all ranks, and whether one was asked to stop; raises RunFailed for a NaN loss."""
     broken = [sample.broken for samples in passes for sample in samples if sample.broken]
     for reason in broken:
         print(f"broken picture, its micro-batch is left out of step {step}: {reason}", flush=True)

@@ -3,9 +3,10 @@
     python tools/write_shapes.py shapes                          # train2017, val2017 and annotations
     python tools/write_shapes.py shapes_alone --without-lamps    # the same without what tells the class
 
-Each picture has one to three grey discs, squares and triangles at one side and a lamp, red or green, in the training set
-anywhere else, in the validation set at the far side. It alone tells the class of the others, "red-lit" or "green-lit".
-Objects have boxes, masks and four keypoints.
+Each picture has one to three discs, squares and triangles at one side, and a lamp, red or green, at the other: in the
+validation set at the far end, in the training set anywhere. The class of the others is "red-lit" or "green-lit". Near
+the lamp its light is on them; beyond 80 pixels, as in all of the validation set, they are grey, and the lamp alone
+tells. Objects have boxes, masks and four keypoints.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw
 from nlvideo.runtime.errors import UserFileExistsError, reporting_errors
 from nlvideo.runtime.progress import progress_bar
 
-SIZE, CELL = 160, 8  # pixels: of a picture, and of the background's squares
+SIZE, CELL, REACH = 160, 8, 80  # pixels: of a picture, of the background's squares, of the lamps' light
 FORMS = {"disc": (24, 0), "square": (4, 0.125), "triangle": (3, 0.75)}  # corners, and turns of the first one
 LAMPS = {"red": (230, 40, 40), "green": (40, 200, 60)}
 CATEGORIES = [f"{lamp}{kind}" for kind in (" lamp", "-lit") for lamp in LAMPS]
@@ -43,7 +44,7 @@ def main() -> None:
 
 def write_split(folder: Path, split: str, number: int, seed: int, *, lamps: bool) -> None:
     (folder / split).mkdir()
-    nearest = 77 if split == "train2017" else 26
+    nearest = 93 if split == "train2017" else 26
     kinds = [{"id": k, "name": name, "keypoints": [*KEYPOINTS]} for k, name in enumerate(CATEGORIES, 1)]
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
@@ -66,20 +67,20 @@ def draw_picture(rng: np.random.Generator, nearest: int, *, lamps: bool) -> tupl
     cells = rng.integers(70, 110, (SIZE // CELL, SIZE // CELL, 3), np.uint8)
     picture, lamp, mirrored = Image.fromarray(cells).resize((SIZE, SIZE)), int(rng.integers(2)), rng.integers(2)
     rows = rng.permutation(3)[: rng.integers(1, 4)]
-    things: list[tuple] = [
-        (lamp, "disc", [*LAMPS.values()][lamp], 16, rng.integers(18, nearest), rng.integers(18, SIZE - 18))
-    ]
+    light, lamp_x, lamp_y = np.array([*LAMPS.values()][lamp]), rng.integers(18, nearest), rng.integers(18, SIZE - 18)
+    things: list[tuple] = [(lamp, "disc", light, 16, lamp_x, lamp_y)]
     for row in rows:
-        form, grey = [*FORMS][rng.integers(3)], (int(rng.integers(150, 250)),) * 3
-        place = SIZE - rng.integers(24, 45), 27 + 53 * row + rng.integers(-4, 5)
-        things.append((2 + lamp, form, grey, rng.integers(12, 22), *place))
+        form, grey = [*FORMS][rng.integers(3)], np.full(3, rng.integers(150, 250))
+        x, y = SIZE - rng.integers(24, 45), 27 + 53 * row + rng.integers(-4, 5)
+        lit = max(0, 1 - np.hypot(x - lamp_x, y - lamp_y) / REACH) if lamps else 0
+        things.append((2 + lamp, form, grey + lit * (light - grey), rng.integers(12, 22), x, y))
     objects = []
     for category, form, colour, radius, x, y in things[0 if lamps else 1 :]:
         sides, turned = FORMS[form]
         angles = 2 * np.pi * (np.arange(sides) / sides + turned)
         xs, ys = (x + radius * np.cos(angles)).round(2), (y + radius * np.sin(angles)).round(2)
         corners = np.stack([SIZE - xs if mirrored else xs, ys], 1)
-        ImageDraw.Draw(picture).polygon([*map(tuple, corners)], fill=colour)
+        ImageDraw.Draw(picture).polygon([*map(tuple, corners)], fill=tuple(map(int, colour)))
         (x0, y0), (x1, y1) = corners.min(0), corners.max(0)
         ends = [[*corners[np.argmin(corners @ way)], 2] for way in KEYPOINTS.values()]
         area = abs(xs @ np.roll(ys, 1) - ys @ np.roll(xs, 1)) / 2

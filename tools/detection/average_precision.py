@@ -5,7 +5,7 @@ V images, D detections of a category, T thresholds of overlap, R resamples, K ca
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,15 +21,21 @@ NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 SIGMA = 0.05  # of each keypoint, as a share of its object's size, where they are not COCO's 17
 
 
-def evaluate(coco: CocoSet, detections: Sequence[dict[str, Any]], kind: str) -> COCOeval:
-    """Returns the accumulated evaluation; kind: of pycocotools. Objects without a mask are none for "segm"."""
+def evaluate(coco: CocoSet, rows: Mapping[int, Mapping[str, Any]], kind: str) -> COCOeval:
+    """Returns the accumulated evaluation. Objects without a mask are none for "segm".
+
+    Args:
+        rows: {index of an image: {"detections": in COCO's format for results}}.
+        kind: of pycocotools.
+    """
+    detections = [one for index in sorted(rows) for one in rows[index]["detections"]]
     objects = [dict(one) for one in coco.api.dataset["annotations"] if kind != "segm" or one.get("segmentation")]
     truth, found = COCO(), COCO()
     truth.dataset, found.dataset = (coco.api.dataset | {"annotations": part} for part in (objects, []))
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         found.createIndex()
-        result = COCOeval(truth, truth.loadRes([*detections]) if detections else found, kind)
+        result = COCOeval(truth, truth.loadRes(detections) if detections else found, kind)
         if kind == "keypoints" and len(coco.keypoints) != len(result.params.kpt_oks_sigmas):
             result.params.kpt_oks_sigmas = np.full(len(coco.keypoints), SIGMA)
         result.evaluate()

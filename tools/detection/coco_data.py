@@ -33,10 +33,7 @@ def coco_places(root: Path, split: str, task: str) -> tuple[Path, Path]:
 class CocoSet:
     """One annotation file, as pycocotools sees it in `api`, and the folder of its pictures.
 
-    Class k of the network is the k-th category by its id, counted from 1.
-
-    Raises:
-        UserError: as _read_annotations; pictures are missing; the categories have no keypoints, for that task.
+    Class k of the network is the k-th category by its id, counted from 1. What cannot be used raises UserError.
     """
 
     def __init__(self, annotations: Path, folder: Path, task: str):
@@ -110,11 +107,7 @@ class BrokenPicture(Exception):
 
 
 def read_picture(coco: CocoSet, index: int) -> Tensor:
-    """Returns a picture (3, H, W) uint8 RGB, turned as its EXIF data say unless only the unturned one has its size.
-
-    Raises:
-        BrokenPicture
-    """
+    """Returns a picture (3, H, W) uint8 RGB, turned as its EXIF data say unless only the unturned one has its size."""
     listed = coco.images[index]
     name, size = listed["file_name"], (listed["width"], listed["height"])
     try:
@@ -142,11 +135,7 @@ class Sample(NamedTuple):
 
 
 class TrainingImages(Dataset):
-    """The images of a CocoSet that have objects to learn from; an item is a function of (seed, epoch, image).
-
-    Raises:
-        UserError: no image is left.
-    """
+    """The images of a CocoSet that have objects to learn from; an item is a function of (seed, epoch, image)."""
 
     def __init__(self, coco: CocoSet, seed: int):
         self.coco, self.seed, self.left_out = coco, seed, Counter[str]()
@@ -221,10 +210,10 @@ def micro_batches(images: TrainingImages, size: int) -> Iterator[list[tuple[int,
     waiting: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
     epoch = 0
     while True:
-        for i in np.random.default_rng([images.seed, epoch]).permutation(len(images.indices)):
-            listed = images.coco.images[images.indices[i]]
+        for index in np.random.default_rng([images.seed, epoch]).permutation(images.indices).tolist():
+            listed = images.coco.images[index]
             group = waiting[listed["width"] >= listed["height"]]
-            group.append((images.indices[i], epoch))
+            group.append((index, epoch))
             if len(group) == size:
                 yield group.copy()
                 group.clear()
