@@ -3,10 +3,10 @@
     python tools/write_shapes.py shapes                          # train2017, val2017 and annotations
     python tools/write_shapes.py shapes_alone --without-lamps    # the same without what tells the class
 
-Each picture has one to three discs, squares and triangles at one side, and a lamp, red or green, at the other: in the
-validation set at the far end, in the training set anywhere. The class of the others is "red-lit" or "green-lit". Near
-the lamp its light is on them; beyond 80 pixels, as in all of the validation set, they are grey, and the lamp alone
-tells. Objects have boxes, masks and four keypoints.
+Each picture has one to three discs, squares and triangles at one side, and three lamps, all red or all green, at the
+other: in the validation set at the far end, in the training set anywhere. The class of the former is "red-lit" or
+"green-lit". Within 80 pixels of a lamp they have its colour; beyond, as in all of the validation set, they are grey,
+and the lamps alone tell. Objects have boxes, masks and four keypoints.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from nlvideo.runtime.errors import UserFileExistsError, reporting_errors
 from nlvideo.runtime.progress import progress_bar
 
 SIZE, CELL, REACH = 160, 8, 80  # pixels: of a picture, of the background's squares, of the lamps' light
-FORMS = {"disc": (24, 0), "square": (4, 0.125), "triangle": (3, 0.75)}  # corners, and turns of the first one
+FORMS = {"disc": (24, 0), "square": (4, 0.125), "triangle": (3, 0.75), "lamp": (4, 0)}  # corners, turn of the first
+ROWS = np.array([0, 53, 106])
 LAMPS = {"red": (230, 40, 40), "green": (40, 200, 60)}
 CATEGORIES = [f"{lamp}{kind}" for kind in (" lamp", "-lit") for lamp in LAMPS]
 KEYPOINTS = {"left": (1, 0), "top": (0, 1), "right": (-1, 0), "bottom": (0, -1)}
@@ -44,7 +45,7 @@ def main() -> None:
 
 def write_split(folder: Path, split: str, number: int, seed: int, *, lamps: bool) -> None:
     (folder / split).mkdir()
-    nearest = 93 if split == "train2017" else 26
+    nearest = 91 if split == "train2017" else 26
     kinds = [{"id": k, "name": name, "keypoints": [*KEYPOINTS]} for k, name in enumerate(CATEGORIES, 1)]
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
@@ -62,20 +63,20 @@ def draw_picture(rng: np.random.Generator, nearest: int, *, lamps: bool) -> tupl
     """Returns a picture and its objects in COCO's format; with and without lamps, the draws are the same.
 
     Args:
-        nearest: column that the lamp stays left of; the other objects are right of column 93. Half is mirrored.
+        nearest: column that the lamps stay left of; the other objects are right of column 93. Half is mirrored.
     """
     cells = rng.integers(70, 110, (SIZE // CELL, SIZE // CELL, 3), np.uint8)
     picture, lamp, mirrored = Image.fromarray(cells).resize((SIZE, SIZE)), int(rng.integers(2)), rng.integers(2)
     rows = rng.permutation(3)[: rng.integers(1, 4)]
-    light, lamp_x, lamp_y = np.array([*LAMPS.values()][lamp]), rng.integers(18, nearest), rng.integers(18, SIZE - 18)
-    things: list[tuple] = [(lamp, "disc", light, 16, lamp_x, lamp_y)]
+    light, lamp_x, lamp_ys = np.array([*LAMPS.values()][lamp]), rng.integers(20, nearest), rng.integers(20, 34) + ROWS
+    things: list[tuple] = [(lamp, "lamp", light, 18, lamp_x, lamp_y) for lamp_y in lamp_ys]
     for row in rows:
         form, grey = [*FORMS][rng.integers(3)], np.full(3, rng.integers(150, 250))
-        x, y = SIZE - rng.integers(24, 45), 27 + 53 * row + rng.integers(-4, 5)
-        lit = max(0, 1 - np.hypot(x - lamp_x, y - lamp_y) / REACH) if lamps else 0
-        things.append((2 + lamp, form, grey + lit * (light - grey), rng.integers(12, 22), x, y))
+        x, y = SIZE - rng.integers(24, 45), 27 + ROWS[row] + rng.integers(-4, 5)
+        lit = lamps and np.hypot(x - lamp_x, y - lamp_ys).min() < REACH
+        things.append((2 + lamp, form, light if lit else grey, rng.integers(12, 22), x, y))
     objects = []
-    for category, form, colour, radius, x, y in things[0 if lamps else 1 :]:
+    for category, form, colour, radius, x, y in things[0 if lamps else 3 :]:
         sides, turned = FORMS[form]
         angles = 2 * np.pi * (np.arange(sides) / sides + turned)
         xs, ys = (x + radius * np.cos(angles)).round(2), (y + radius * np.sin(angles)).round(2)
