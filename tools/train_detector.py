@@ -1,13 +1,13 @@
 """Trains torchvision's Mask R-CNN or Keypoint R-CNN with non-local or global context blocks on data in COCO's format.
 
     python tools/write_shapes.py shapes     # a small set in COCO's layout
-    python tools/train_detector.py --coco shapes --backbone thin --train-bn --min-size 160 --batch-size 8 \\
-        --max-steps 1200 --lr 0.02 --block nl1 --output outputs/shapes_nl1
+    python tools/train_detector.py --coco shapes --backbone thin --train-bn --min-size 112 --batch-size 8 \\
+        --max-steps 1200 --lr 0.04 --block nl1 --output outputs/shapes_nl1
     torchrun --nproc_per_node=8 tools/train_detector.py --coco COCO --weights resnet50.pth --block nl1 --output DIR
 
 The schedule is Detectron's 1x: 90,000 steps of 16 images at 0.02, divided by ten at 60,000 and 80,000; another
---batch-size scales steps and rate. The same command with --resume continues a run, on CPUs to the same weights.
-docs/detection.md has the papers' rows.
+--batch-size scales steps and rate. The same command with --resume continues a run, on CPUs to the same weights. The
+papers' rows are in docs/detection.md.
 """
 
 import argparse

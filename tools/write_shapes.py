@@ -60,11 +60,7 @@ def write_split(folder: Path, split: str, number: int, seed: int, *, lamps: bool
 
 
 def draw_picture(rng: np.random.Generator, nearest: int, *, lamps: bool) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Returns a picture and its objects in COCO's format; with and without lamps, the draws are the same.
-
-    Args:
-        nearest: column that the lamps stay left of; the other objects are right of column 93. Half is mirrored.
-    """
+    """Returns a picture and its objects in COCO's format; lamps are left of column `nearest`, or all is mirrored."""
     cells = rng.integers(70, 110, (SIZE // CELL, SIZE // CELL, 3), np.uint8)
     picture, lamp, mirrored = Image.fromarray(cells).resize((SIZE, SIZE)), int(rng.integers(2)), rng.integers(2)
     rows = rng.permutation(3)[: rng.integers(1, 4)]

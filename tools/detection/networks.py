@@ -52,11 +52,7 @@ class ThinBottleneck(Bottleneck):
 
 
 def build_detector(settings: NetworkSettings) -> FasterRCNN:
-    """Returns the network with new weights; new blocks are the identity.
-
-    Raises:
-        UserError: a block that this network has no place for.
-    """
+    """Returns the network with new weights, its blocks the identity; raises UserError for a block without a place."""
     norm = nn.BatchNorm2d if settings.train_bn else FrozenBatchNorm2d
     thin, masks, classes = settings.backbone == "thin", settings.task == "masks", settings.num_classes + 1
     if thin:
@@ -87,10 +83,7 @@ def new_blocks(network: FasterRCNN, settings: NetworkSettings) -> dict[str, nn.M
 
     nl1, snl and gc1 stand before the last residual block of res4 (Non-local, Sec. 6; GCNet). gc_all is in every
     bottleneck of res3 to res5, after the last norm and before the sum (GCNet's "after1x1"). head4 follows every second
-    convolution of the keypoint head (Non-local, Table 6).
-
-    Raises:
-        UserError: the network has no such place, or two blocks share one.
+    convolution of the keypoint head (Non-local, Table 6). What the network has no place for raises UserError.
     """
     body, backbone = network.backbone.body, settings.backbone
     places: dict[str, tuple[str, int]] = {}
