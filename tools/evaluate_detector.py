@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--coco", metavar="DIR", help="with val2017/ and annotations/ (default: the run's)")
     parser.add_argument("--images", metavar="DIR", help="of pictures, instead of --coco")
     parser.add_argument("--annotations", metavar="FILE", help="in COCO's format, instead of --coco")
+    parser.add_argument("--categories", nargs="+", default=[], metavar="NAME", help="only these count (default: all)")
     parser.add_argument("--output", type=Path, metavar="DIR", help=f"(default: {FOLDER}, beside the checkpoint)")
     parser.add_argument("--baseline", type=Path, metavar="DIR", help="another run, evaluated on the same images")
     parser.add_argument("--pictures", type=int, default=0, metavar="N", help="draw the first N images")
@@ -62,12 +63,14 @@ def evaluate(given: argparse.Namespace) -> None:
     if "keypoints" not in checkpoint:
         raise UserError(f"{path} is not a detector's checkpoint.")
     if given.annotations is None or given.images is None:
-        if not (root := given.coco or config["coco"]):
-            raise UserError("Give --coco, or --images and --annotations: the run had no --coco.")
+        if not (root := given.coco or config["coco"]) or given.annotations != given.images:
+            raise UserError("Give --coco, or --images and --annotations, where the run had no --coco.")
         given.annotations, given.images = coco_places(Path(root), "val", config["task"])
     coco = distributed.together(CocoSet, Path(given.annotations), Path(given.images), config["task"])
     if (coco.names, coco.keypoints) != (checkpoint["classes"], checkpoint["keypoints"]):
         raise UserError(f"{given.annotations} has other categories or keypoints than {path} was trained for.")
+    if unknown := {*given.categories} - {*coco.names}:
+        raise UserError(f"--categories {' '.join(unknown)}: choose from {', '.join(coco.names)}.")
     network = networks.build_detector(network_settings(config, coco)).eval().to(world.device)
     network.load_state_dict(checkpoint["model"])
     folder = given.output or path.parent / FOLDER
@@ -86,7 +89,7 @@ def evaluate(given: argparse.Namespace) -> None:
     if world.is_main:
         identity |= {"checkpoint": str(path), "step": checkpoint["step"], "annotations": str(given.annotations)}
         rows = kept_detections(folder, identity)
-        finish(folder, coco, rows, other, identity)
+        finish(folder, coco, rows, other, identity | {"categories": given.categories or coco.names})
         for index in (i for i in range(min(given.pictures, len(rows))) if "broken" not in rows[i]):
             file, picture = folder / f"picture{index}.png", read_picture(coco, index)
             draw_detections(file, network, picture, coco.names, given.query)
@@ -109,7 +112,7 @@ def kept_detections(folder: Path, identity: dict[str, Any]) -> Rows:
             if "index" in row:
                 found[row["index"]] = row if "broken" not in row else found.get(row["index"], row)
             elif any(row[key] != identity.get(key, row[key]) for key in row):
-                raise UserError(f"{folder} holds the evaluation of another checkpoint or of other images.")
+                raise UserError(f"{folder} is of another checkpoint or of other images; remove it, or give --output.")
     return found
 
 
@@ -151,14 +154,15 @@ def finish(folder: Path, coco: CocoSet, rows: Rows, other: Rows | None, result: 
     result["interval"] = f"{LEVEL:.0%}, basic bootstrap over {RESAMPLES} resamples of the images"
     table = Table("", *average_precision.NAMES, "interval of ap", title=f"{len(rows)} images, {len(broken)} broken")
     for name, kind in average_precision.KINDS[coco.task].items():
-        ours = average_precision.evaluate(coco, rows, kind)
+        ids = [coco.category_ids[coco.names.index(name)] for name in result["categories"]]
+        ours = average_precision.evaluate(coco, rows, kind, ids)
         values, matches = average_precision.metrics_of(ours), average_precision.matches_of(ours)
         add_row(table, result, name, values, basic_interval([matches], len(rows)))
         each = average_precision.average_precision(matches, np.ones((1, len(rows))))[0].tolist()
         names = [coco.names[coco.category_ids.index(one.category)] for one in matches]
         result[f"{name}_ap_of_categories"] = dict(zip(names, each, strict=True))
         if other is not None:
-            theirs = average_precision.evaluate(coco, other, kind)
+            theirs = average_precision.evaluate(coco, other, kind, ids)
             both, gain = [matches, average_precision.matches_of(theirs)], float(ours.stats[0] - theirs.stats[0])
             add_row(table, result, f"{name}_gain", {"ap": gain}, basic_interval(both, len(rows)))
     write_text(folder / RESULT_FILE, json.dumps(result, indent=1))
@@ -171,8 +175,8 @@ def finish(folder: Path, coco: CocoSet, rows: Rows, other: Rows | None, result: 
 def basic_interval(matches: list[list[average_precision.Matches]], images: int) -> tuple[float, float]:
     """Returns the interval of AP, or of the first network's minus the second's.
 
-    Resamples repeat images, and AP is higher on them than on the sample, as it is there than on all images: so the
-    basic interval, 2 AP minus the percentiles, which takes this away, and not the percentiles themselves.
+    AP of resamples, which repeat images, is biased upwards against AP of the sample, as that is against AP of all
+    images: the basic interval, 2 AP minus the percentiles, corrects for this.
     """
 
     def value(weights: np.ndarray) -> np.ndarray:

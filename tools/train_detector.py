@@ -31,12 +31,13 @@ from torchvision.models.detection import FasterRCNN
 from nlvideo.models.cost import num_params
 from nlvideo.runtime import distributed, files, folder_lock, gradients, precision, signals
 from nlvideo.runtime.errors import RunFailed, UserError, UserFileExistsError, reporting_errors
-from nlvideo.training import checkpoint_writer, optim, resume, run_log, run_status, step_files
+from nlvideo.training import checkpoint_writer, metrics_file, optim, resume, run_log, run_status, step_files
 from nlvideo.weights.checkpoint_file import NEWEST_FILE
 
 STEPS, BATCH_SIZE, LR, WARMUP_STEPS = 90_000, 16, 0.02, 500  # Detectron's 1x schedule
 MILESTONES = (60_000 / STEPS, 80_000 / STEPS)
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
+MAX_BROKEN = 0.05  # share of broken pictures, of which more end a run
 # What a resumed run may change, because the result is the same run.
 FREE_KEYS = "output resume workers log_every checkpoint_every coco images annotations accumulate".split()
 
@@ -121,7 +122,8 @@ def train(given: argparse.Namespace) -> None:
             print(f"checkpoint   {folder / NEWEST_FILE}, step {step} of {given.max_steps}")
             print(f"evaluate     python tools/evaluate_detector.py {folder}" if finished else "continue with --resume")
         distributed.leave_together()
-    signals.raise_signal(stopping.received)
+    if stopping.received:
+        raise SystemExit(128 + stopping.received)
 
 
 def set_up(given: argparse.Namespace, world: distributed.World) -> Run:
@@ -171,7 +173,8 @@ def network_settings(config: Mapping[str, Any], coco: CocoSet) -> networks.Netwo
 def find_checkpoint(given: argparse.Namespace, coco: CocoSet) -> dict[str, Any] | None:
     """Returns the newest whole checkpoint of the run that the folder holds, None for a new run; called on rank 0."""
     folder = Path(given.output)
-    held = [name for name in (NEWEST_FILE, step_files.STEPS_FOLDER) if (folder / name).exists()]
+    names = (NEWEST_FILE, step_files.STEPS_FOLDER, metrics_file.METRICS_FILE)
+    held = [name for name in names if (folder / name).exists()]
     if held and not given.resume and not distributed.is_restarted():
         raise UserFileExistsError(f"--output {folder} holds a run already ({', '.join(held)}): --resume continues it.")
     found = step_files.newest_checkpoint(folder)
@@ -221,11 +224,14 @@ def train_steps(run: Run, stopping: signals.StopSignal, log: run_log.RunLog | No
         optim.set_lr(run.optimizer, rate)
         counted, stop = reduce_step(run, train_step(run, samples), samples, step, stopping.received)
         totals = {key: totals.get(key, 0.0) + value for key, value in counted.items()}
+        if totals["broken_pictures"] > max(10, MAX_BROKEN * totals["images"]):
+            raise RunFailed(f"{totals['broken_pictures']:.0f} of the last {totals['images']:.0f} pictures are broken.")
         stop = stop or step == given.max_steps
-        if log and (stop or step % given.log_every == 0):
-            speed = totals.pop("images") / (time.monotonic() - started)
-            means = {key: value / totals["steps"] for key, value in totals.items() if key != "steps"}
-            log.log("train", step, {**means, "lr": rate, "images_per_second": speed})
+        if stop or step % given.log_every == 0:
+            steps, speed = totals.pop("steps"), totals.pop("images") / (time.monotonic() - started)
+            means = {key: value / steps for key, value in totals.items()}
+            if log:
+                log.log("train", step, {**means, "lr": rate, "images_per_second": speed})
             totals, started = {}, time.monotonic()
         if log and (stop or step % given.checkpoint_every == 0):
             log.save(state_of(run, step))

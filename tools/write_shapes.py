@@ -25,7 +25,8 @@ FORMS = {"disc": (24, 0), "square": (4, 0.125), "triangle": (3, 0.75), "lamp": (
 ROWS = np.array([0, 53, 106])
 LAMPS = {"red": (230, 40, 40), "green": (40, 200, 60)}
 CATEGORIES = [f"{lamp}{kind}" for kind in (" lamp", "-lit") for lamp in LAMPS]
-KEYPOINTS = {"left": (1, 0), "top": (0, 1), "right": (-1, 0), "bottom": (0, -1)}
+# Which corner is each keypoint: the one least far along this direction, which is never quite that of a square's side
+KEYPOINTS = {"left": (1, 0.1), "top": (0.1, 1), "right": (-1, 0.1), "bottom": (0.1, -1)}
 
 
 def main() -> None:

@@ -53,9 +53,29 @@ def test_what_teaches_nothing_is_left_out_and_counted(tools, read, changed):
         content["annotations"] = [one for one in objects if one["image_id"] != 8]
 
     images = tools.coco_data.TrainingImages(read(changed(change)), 1)
-    for part in ("1 crowds", "2 objects without area in their picture", "1 objects without a mask", "1 images without"):
+    for part in (
+        "1 crowds",
+        "2 objects without area in their picture",
+        "1 objects without a mask of",
+        "1 images without",
+    ):
         assert part in images.summary
     assert 7 not in images.indices
+
+
+def test_masks_and_keypoints_of_other_sizes_teach_nothing(tools, read, changed):
+    def change(content):
+        first, second, *_ = content["annotations"]
+        first["segmentation"] = {"size": [10, 10], "counts": [100]}
+        first["keypoints"] = first["keypoints"] * 2
+        second["segmentation"] = {"size": [160, 160], "counts": [160, 160, 160 * 158]}  # the second column
+
+    options = changed(change)
+    images = tools.coco_data.TrainingImages(read(options), 1)
+    assert "1 objects without a mask of their picture's size" in images.summary
+    assert images._target(images.objects[0], images.coco.images[0])["masks"][0].nonzero()[:, 1].unique().tolist() == [1]
+    images = tools.coco_data.TrainingImages(read(options, "keypoints"), 1)
+    assert "1 objects with another number of keypoints" in images.summary
 
 
 def test_mirrored_images_have_mirrored_targets(tools, read, changed):
@@ -205,6 +225,8 @@ REFUSED = {
     "a box": (first_object(bbox=[1, 2]), "no bbox of 4 numbers"),
     "ids twice": (lambda content: content["images"].append(content["images"][0]), "given twice, such as 1"),
     "no size": (drop("images", "width"), "no file_name, width or height"),
+    "a null box": (first_object(bbox=None), "is not in COCO's format: TypeError"),
+    "no id": (drop("images", "id"), "is not in COCO's format: KeyError 'id'"),
     "no keypoints": (drop("categories", "keypoints"), "have no keypoints"),
     "pictures": (lambda content: content["images"][3].update(file_name="lost.png"), "1 of the 8 pictures .* lost.png"),
 }
@@ -228,7 +250,7 @@ def test_other_files_are_refused(tools, tmp_path, text, part):
 
 def test_annotations_without_anything_to_learn_are_refused(tools, read, changed):
     coco = read(changed(drop("annotations", "segmentation")))
-    with pytest.raises(UserError, match="no object with masks to learn from: .* objects without a mask"):
+    with pytest.raises(UserError, match="no object with masks to learn from: .* objects without a mask of"):
         tools.coco_data.TrainingImages(coco, 1)
     hidden = read(changed(drop("annotations", "keypoints")), "keypoints")
     with pytest.raises(UserError, match="no object with keypoints"):

@@ -21,14 +21,19 @@ NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 SIGMA = 0.05  # of each keypoint, as a share of its object's size, where they are not COCO's 17
 
 
-def evaluate(coco: CocoSet, rows: Mapping[int, Mapping[str, Any]], kind: str) -> COCOeval:
+def evaluate(coco: CocoSet, rows: Mapping[int, Mapping[str, Any]], kind: str, ids: Sequence[int] = ()) -> COCOeval:
     """Returns the accumulated evaluation. Objects without a mask are none for "segm".
 
     Args:
         rows: {index of an image: {"detections": in COCO's format for results}}.
-        kind: of pycocotools.
+        kind: of pycocotools, which takes areas from boxes where it finds some, so masks and keypoints go without.
+        ids: of the categories that count; all by default.
     """
-    detections = [one for index in sorted(rows) for one in rows[index]["detections"]]
+    detections = [
+        {key: value for key, value in one.items() if key != "bbox" or kind == "bbox"}
+        for index in sorted(rows)
+        for one in rows[index]["detections"]
+    ]
     objects = [dict(one) for one in coco.api.dataset["annotations"] if kind != "segm" or one.get("segmentation")]
     truth, found = COCO(), COCO()
     truth.dataset, found.dataset = (coco.api.dataset | {"annotations": part} for part in (objects, []))
@@ -38,6 +43,7 @@ def evaluate(coco: CocoSet, rows: Mapping[int, Mapping[str, Any]], kind: str) ->
         result = COCOeval(truth, truth.loadRes(detections) if detections else found, kind)
         if kind == "keypoints" and len(coco.keypoints) != len(result.params.kpt_oks_sigmas):
             result.params.kpt_oks_sigmas = np.full(len(coco.keypoints), SIGMA)
+        result.params.catIds = list(ids) or result.params.catIds
         result.evaluate()
         result.accumulate()
         result.summarize()

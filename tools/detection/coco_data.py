@@ -38,14 +38,17 @@ class CocoSet:
 
     def __init__(self, annotations: Path, folder: Path, task: str):
         self.annotations, self.folder, self.task, self.api = annotations, folder, task, COCO()
-        self.api.dataset = content = _read_annotations(annotations)
+        try:
+            self.api.dataset = content = _read_annotations(annotations)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{annotations} is not in COCO's format: {type(error).__name__} {error}.") from None
         self.sha256 = hashlib.sha256(annotations.read_bytes()).hexdigest()
         with contextlib.redirect_stdout(io.StringIO()):
             self.api.createIndex()
         self.images: list[dict[str, Any]] = content["images"]
         categories = sorted(content["categories"], key=lambda category: category["id"])
         self.category_ids = [category["id"] for category in categories]
-        self.names = [str(category["name"]) for category in categories]
+        self.names = [str(category.get("name", category["id"])) for category in categories]
         self.keypoints: list[str] = next((c["keypoints"] for c in categories if c.get("keypoints")), [])
         if task == "keypoints" and not self.keypoints:
             raise UserError(f"--task keypoints: the categories of {annotations} have no keypoints.")
@@ -139,6 +142,7 @@ class TrainingImages(Dataset):
 
     def __init__(self, coco: CocoSet, seed: int):
         self.coco, self.seed, self.left_out = coco, seed, Counter[str]()
+        self.hidden = [0] * (3 * len(coco.keypoints))  # the keypoints of an object without any
         self.objects = {i: self._usable(i) for i in range(len(coco.images))}
         self.indices = [i for i, objects in self.objects.items() if objects]
         self.left_out["images without objects to learn from"] += len(coco.images) - len(self.indices)
@@ -150,15 +154,19 @@ class TrainingImages(Dataset):
         self.mirrored = [coco.keypoints.index(name) if name in coco.keypoints else i for i, name in enumerate(swapped)]
 
     def _usable(self, index: int) -> list[dict[str, Any]]:
-        kept = []
+        image, kept = self.coco.images[index], []
         for one in self.coco.objects_of(index):
-            box = _corners(one["bbox"], self.coco.images[index])
+            box, mask = _corners(one["bbox"], image), one.get("segmentation")
             if one["iscrowd"]:
                 self.left_out["crowds"] += 1
             elif not (box[2:] > box[:2]).all():  # which NaN is not either
                 self.left_out["objects without area in their picture"] += 1
-            elif self.coco.task == "masks" and not one.get("segmentation"):
-                self.left_out["objects without a mask"] += 1
+            elif self.coco.task == "keypoints" and len(one.get("keypoints") or self.hidden) != len(self.hidden):
+                self.left_out["objects with another number of keypoints"] += 1
+            elif self.coco.task == "masks" and (
+                not mask or isinstance(mask, dict) and mask.get("size") != [image["height"], image["width"]]
+            ):
+                self.left_out["objects without a mask of their picture's size"] += 1
             else:
                 kept.append(one)
         return kept if self.coco.task == "masks" or any(one["num_keypoints"] for one in kept) else []
@@ -182,9 +190,8 @@ class TrainingImages(Dataset):
         if self.coco.task == "masks":
             masks = np.array([self.coco.api.annToMask(one) for one in objects], np.uint8)
             return target | {"masks": torch.from_numpy(masks.reshape(-1, image["height"], image["width"]))}
-        none = [0] * (3 * len(self.coco.keypoints))
-        points = np.array([one.get("keypoints") or none for one in objects], np.float32)
-        return target | {"keypoints": torch.from_numpy(points.reshape(-1, len(none) // 3, 3))}
+        points = np.array([one.get("keypoints") or self.hidden for one in objects], np.float32)
+        return target | {"keypoints": torch.from_numpy(points.reshape(-1, len(self.hidden) // 3, 3))}
 
     def _mirror(self, picture: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         width, (x0, y0, x1, y1) = picture.shape[2], target["boxes"].unbind(1)

@@ -138,10 +138,15 @@ class SeededSampler:
         return drawn
 
 
+def _in_float32(_module: nn.Module, _inputs: tuple, output: tuple) -> tuple:
+    return tuple([x.float() for x in part] if isinstance(part, list) else part.float() for part in output)
+
+
 def prepare(network: FasterRCNN, *, frozen_start: bool) -> None:
-    """Makes the draws of training repeatable, and freezes the first layers if wanted."""
-    for part in (network.rpn, network.roi_heads):
+    """Makes the draws of training repeatable, keeps boxes in float32, and freezes the first layers if wanted."""
+    for part, head in ((network.rpn, network.rpn.head), (network.roi_heads, network.roi_heads.box_predictor)):
         part.fg_bg_sampler = SeededSampler(part.fg_bg_sampler)
+        head.register_forward_hook(_in_float32)  # torchvision would round boxes and truth to what autocast returns
     for name in FROZEN if frozen_start else ():
         network.backbone.body[name].requires_grad_(False)
 
@@ -183,7 +188,11 @@ def load_weights(network: FasterRCNN, path: Path, new_head: bool) -> str:
     wrong = [*unexpected, *(key for key in missing if not key.startswith(free))]
     wrong = [key for key in wrong if not key.endswith("num_batches_tracked")]  # which frozen norms do not have
     if wrong:
-        advice = "; --new-head takes everything but the last layers" if PREDICTORS[0] in wrong[0] else ""
+        advice = (
+            "; --new-head takes everything but the last layers"
+            if any(part in key for part in PREDICTORS for key in wrong)
+            else ""
+        )
         raise UserError(f"--weights {path} is of another network or head ({len(wrong)}: {wrong[0]}){advice}.")
     return f"{kind} {path}; new blocks: {', '.join(new) or 'none'}"
 

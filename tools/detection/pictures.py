@@ -41,6 +41,7 @@ def draw_detections(
     (found,), batch = network([pixels]), network.transform([pixels])[0]
     for handle in handles:
         handle.remove()
+    seen = {name: x for name, x in seen.items() if len(x)}  # the head sees nothing where nothing is detected
     (height, width), (inner_height, inner_width) = picture.shape[1:], batch.image_sizes[0]
     best = found["boxes"][0].tolist() if len(found["boxes"]) else [0, 0, width, height]
     centre = (best[0] + best[2]) / 2, (best[1] + best[3]) / 2
@@ -63,7 +64,8 @@ def _draw_map(axes: Axes, block: nn.Module, x: Tensor, area: Sequence[float], qu
     step, ending = 1, ", for all queries"
     if isinstance(block, NonLocalBlock):
         step, ending = 2 if block.subsample else 1, ", from the cross"
-        row, column = int((query[1] - y0) / (y1 - y0) * rows), int((query[0] - x0) / (x1 - x0) * columns)
+        row = min(max(int((query[1] - y0) / (y1 - y0) * rows), 0), rows - 1)
+        column = min(max(int((query[0] - x0) / (x1 - x0) * columns), 0), columns - 1)
         weights = block.attention_map(x[None, :, None])[0, row * columns + column]
         axes.plot(*query, "+", color="#4dff88", markersize=14, markeredgewidth=2.5)
     else:
