@@ -5,8 +5,7 @@
     torchrun --nproc_per_node=8 tools/evaluate_detector.py DIR --coco COCO
 
 DIR/evaluation gets result.json, the pictures, and detections*.jsonl, one for each rank, from which a killed evaluation
-continues. AP is COCOeval's. Intervals are basic bootstrap intervals over the images. A broken picture has no
-detections, and is counted.
+continues. AP is COCOeval's. Intervals are basic bootstrap intervals over the images. Broken pictures are counted.
 """
 
 import argparse
@@ -97,18 +96,14 @@ def evaluate(given: argparse.Namespace) -> None:
 
 
 def kept_detections(folder: Path, identity: dict[str, Any]) -> Rows:
-    """Returns what is detected already, without a line that a kill cut.
-
-    Raises:
-        UserError: it is of another checkpoint or of other images than the identity says, as far as it does.
-    """
+    """Returns what is detected already, without a line that a kill cut; another identity raises UserError."""
     found: Rows = {}
     for file in folder.glob("detections*.jsonl"):
         text = file.read_text()
-        if not text.endswith("\n"):
-            text = text[: text.rfind("\n") + 1]
-            write_text(file, text)
-        for row in map(json.loads, text.splitlines()):
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            write_text(file, whole)
+        for row in map(json.loads, whole.splitlines()):
             if "index" in row:
                 found[row["index"]] = row if "broken" not in row else found.get(row["index"], row)
             elif any(row[key] != identity.get(key, row[key]) for key in row):
@@ -118,9 +113,9 @@ def kept_detections(folder: Path, identity: dict[str, Any]) -> Rows:
 
 def baseline_detections(run: Path | None, coco: CocoSet) -> Rows | None:
     """Returns those of another finished evaluation, None if none is wanted."""
-    if run is None:
+    folder = run / FOLDER if run and (run / FOLDER).is_dir() else run
+    if folder is None:
         return None
-    folder = run / FOLDER if (run / FOLDER).is_dir() else run
     if not (folder / RESULT_FILE).is_file():
         raise UserFileNotFoundError(f"--baseline {folder} holds no finished evaluation.")
     return kept_detections(folder, {"annotations_sha256": coco.sha256})

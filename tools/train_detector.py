@@ -6,8 +6,7 @@
     torchrun --nproc_per_node=8 tools/train_detector.py --coco COCO --weights resnet50.pth --block nl1 --output DIR
 
 The schedule is Detectron's 1x: 90,000 steps of 16 images at 0.02, divided by ten at 60,000 and 80,000; another
---batch-size scales steps and rate. The same command with --resume continues a run, on CPUs to the same weights. The
-papers' rows are in docs/detection.md.
+--batch-size scales steps and rate. The same command with --resume continues a run, on CPUs to the same weights.
 """
 
 import argparse
@@ -38,7 +37,7 @@ STEPS, BATCH_SIZE, LR, WARMUP_STEPS = 90_000, 16, 0.02, 500  # Detectron's 1x sc
 MILESTONES = (60_000 / STEPS, 80_000 / STEPS)
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 MAX_BROKEN = 0.05  # share of broken pictures, of which more end a run
-# What a resumed run may change, because the result is the same run.
+# A resumed run may change these, because the result is the same run.
 FREE_KEYS = "output resume workers log_every checkpoint_every coco images annotations accumulate".split()
 
 
@@ -54,11 +53,6 @@ class Run(NamedTuple):
     scaler: torch.amp.GradScaler
     dtype: torch.dtype  # that the network computes in
     first_step: int
-
-
-def main() -> None:
-    with reporting_errors():
-        train(completed(read_arguments()))
 
 
 def read_arguments() -> argparse.Namespace:
@@ -290,4 +284,5 @@ def reduce_step(
 
 
 if __name__ == "__main__":
-    main()
+    with reporting_errors():
+        train(completed(read_arguments()))

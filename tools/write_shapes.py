@@ -48,8 +48,7 @@ def write_split(folder: Path, split: str, number: int, seed: int, *, lamps: bool
     (folder / split).mkdir()
     nearest = 91 if split == "train2017" else 26
     kinds = [{"id": k, "name": name, "keypoints": [*KEYPOINTS]} for k, name in enumerate(CATEGORIES, 1)]
-    images: list[dict[str, Any]] = []
-    objects: list[dict[str, Any]] = []
+    images, objects = list[dict[str, Any]](), list[dict[str, Any]]()
     for i in progress_bar(range(number), desc=split, unit="image"):
         picture, found = draw_picture(np.random.default_rng([seed, i]), nearest, lamps=lamps)
         picture.save(folder / split / f"{i:06}.png")

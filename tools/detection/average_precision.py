@@ -1,7 +1,4 @@
-"""COCO's average precision by pycocotools, and on resamples of the images.
-
-V images, D detections of a category, T thresholds of overlap, R resamples, K categories.
-"""
+"""COCO's average precision by pycocotools, and on R resamples of V images; K categories, T thresholds of overlap."""
 
 import contextlib
 import io
@@ -22,18 +19,13 @@ SIGMA = 0.05  # of each keypoint, as a share of its object's size, where they ar
 
 
 def evaluate(coco: CocoSet, rows: Mapping[int, Mapping[str, Any]], kind: str, ids: Sequence[int] = ()) -> COCOeval:
-    """Returns the accumulated evaluation. Objects without a mask are none for "segm".
+    """Returns the accumulated evaluation of {index of an image: {"detections": in COCO's format for results}}.
 
-    Args:
-        rows: {index of an image: {"detections": in COCO's format for results}}.
-        kind: of pycocotools, which takes areas from boxes where it finds some, so masks and keypoints go without.
-        ids: of the categories that count; all by default.
+    Only categories of these ids count, if there are any. Objects without a mask are none for the kind "segm".
     """
-    detections = [
-        {key: value for key, value in one.items() if key != "bbox" or kind == "bbox"}
-        for index in sorted(rows)
-        for one in rows[index]["detections"]
-    ]
+    left = {"bbox"} - {kind}  # pycocotools would take the areas of masks and keypoints from it
+    every = [one for index in sorted(rows) for one in rows[index]["detections"]]
+    detections = [{key: value for key, value in one.items() if key not in left} for one in every]
     objects = [dict(one) for one in coco.api.dataset["annotations"] if kind != "segm" or one.get("segmentation")]
     truth, found = COCO(), COCO()
     truth.dataset, found.dataset = (coco.api.dataset | {"annotations": part} for part in (objects, []))
@@ -60,7 +52,7 @@ class Matches(NamedTuple):
     """The detections of a category, best first, as COCOeval matched them among objects of all sizes."""
 
     category: int  # its id
-    images: np.ndarray  # (D,)
+    images: np.ndarray  # (D,), of each detection
     right: np.ndarray  # (T, D) bool
     counted: np.ndarray  # (T, D) bool: neither matched with a crowd nor out of range
     objects: np.ndarray  # (V,)

@@ -1,7 +1,4 @@
-"""Pictures and objects in COCO's format: read with pycocotools, checked before training, and drawn for each step.
-
-O objects of an image, K keypoints.
-"""
+"""Pictures and objects (O an image, of K keypoints) in COCO's format: read, checked, and drawn for each step."""
 
 import contextlib
 import hashlib
@@ -9,6 +6,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,10 +64,7 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     """Returns the content of an annotation file, with what COCOeval needs and other writers leave out filled in.
 
     Objects are numbered from 1: COCOeval takes a match with object 0 for none. Polygons of less than three points,
-    which pycocotools takes for boxes, are dropped.
-
-    Raises:
-        UserError: it does not exist, is no COCO file of objects, or names pictures or categories that it does not have.
+    which pycocotools takes for boxes, are dropped. A file of something else raises UserError.
     """
     if not path.is_file():
         raise UserFileNotFoundError(f"The annotations {path} do not exist.")
@@ -106,7 +101,7 @@ def _read_annotations(path: Path) -> dict[str, Any]:
 
 
 class BrokenPicture(Exception):
-    """A picture that cannot be decoded or is not the annotated one; its text says which and why."""
+    """A picture cannot be decoded or is not the annotated one."""
 
 
 def read_picture(coco: CocoSet, index: int) -> Tensor:
@@ -157,15 +152,14 @@ class TrainingImages(Dataset):
         image, kept = self.coco.images[index], []
         for one in self.coco.objects_of(index):
             box, mask = _corners(one["bbox"], image), one.get("segmentation")
+            sized = not isinstance(mask, dict) or mask.get("size") == [image["height"], image["width"]]
             if one["iscrowd"]:
                 self.left_out["crowds"] += 1
             elif not (box[2:] > box[:2]).all():  # which NaN is not either
                 self.left_out["objects without area in their picture"] += 1
             elif self.coco.task == "keypoints" and len(one.get("keypoints") or self.hidden) != len(self.hidden):
                 self.left_out["objects with another number of keypoints"] += 1
-            elif self.coco.task == "masks" and (
-                not mask or isinstance(mask, dict) and mask.get("size") != [image["height"], image["width"]]
-            ):
+            elif self.coco.task == "masks" and not (mask and sized):
                 self.left_out["objects without a mask of their picture's size"] += 1
             else:
                 kept.append(one)
@@ -215,8 +209,7 @@ def micro_batches(images: TrainingImages, size: int) -> Iterator[list[tuple[int,
     Each epoch draws every image once; one that finds no partner of its shape waits for the next epoch's.
     """
     waiting: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-    epoch = 0
-    while True:
+    for epoch in count():
         for index in np.random.default_rng([images.seed, epoch]).permutation(images.indices).tolist():
             listed = images.coco.images[index]
             group = waiting[listed["width"] >= listed["height"]]
@@ -224,4 +217,3 @@ def micro_batches(images: TrainingImages, size: int) -> Iterator[list[tuple[int,
             if len(group) == size:
                 yield group.copy()
                 group.clear()
-        epoch += 1

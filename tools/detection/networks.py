@@ -46,9 +46,7 @@ class NetworkSettings(NamedTuple):
 
 
 class ThinBottleneck(Bottleneck):
-    """A bottleneck whose output has as many channels as its stage has planes, not four times as many."""
-
-    expansion = 1
+    expansion = 1  # its output has as many channels as its stage has planes, not four times as many
 
 
 def build_detector(settings: NetworkSettings) -> FasterRCNN:
@@ -118,16 +116,14 @@ def _new_block(kind: str, channels: int, settings: NetworkSettings) -> nn.Module
 
 def context_blocks(network: nn.Module) -> dict[str, nn.Module]:
     """Returns {name of the submodule whose output it takes: block}."""
-    ending = f".{CHILD}"
-    return {name.removesuffix(ending): block for name, block in network.named_modules() if name.endswith(ending)}
+    return {name[: -len(CHILD) - 1]: block for name, block in network.named_modules() if name.endswith(f".{CHILD}")}
 
 
 class SeededSampler:
     """Torchvision's sampler of the anchors or proposals that count in the loss, seeded for each image."""
 
     def __init__(self, sampler: Callable[[list[Tensor]], tuple[list[Tensor], list[Tensor]]]):
-        self.sampler = sampler
-        self.seeds: Sequence[int] = ()  # of the images of the next call
+        self.sampler, self.seeds = sampler, list[int]()  # of the images of the next call
 
     def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         drawn: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -161,12 +157,8 @@ def set_training(network: FasterRCNN) -> None:
 def load_weights(network: FasterRCNN, path: Path, new_head: bool) -> str:
     """Loads an ImageNet ResNet into the backbone, or a detector into everything; returns what it was and what is new.
 
-    Args:
-        path: a classifier of torchvision or timm, a checkpoint of this program, or torchvision's own detector.
-        new_head: leave out the layers whose size depends on the classes or keypoints.
-
-    Raises:
-        UserError: it cannot be read, or is of another network, task, head or number of classes.
+    The file is torchvision's or timm's, or a checkpoint of this program; those of other networks raise UserError. With
+    new_head, the layers whose size depends on the classes or keypoints are left out.
     """
     content = read_weights_file(path)
     if is_ours(content):
@@ -200,4 +192,4 @@ def load_weights(network: FasterRCNN, path: Path, new_head: bool) -> str:
 def seed_draws(network: FasterRCNN, seeds: Sequence[int]) -> None:
     """Seeds what the next pass draws: proposals for each image, and sizes that they are resized to."""
     torch.manual_seed(seeds[0])
-    network.rpn.fg_bg_sampler.seeds = network.roi_heads.fg_bg_sampler.seeds = seeds
+    network.rpn.fg_bg_sampler.seeds = network.roi_heads.fg_bg_sampler.seeds = list(seeds)

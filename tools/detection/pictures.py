@@ -25,11 +25,8 @@ def draw_detections(
 ) -> None:
     """Writes a PNG of the detections, and a panel with the attention of the last block of each stage and of the head.
 
-    Args:
-        picture: (3, H, W) uint8.
-        names: of the classes.
-        query: x and y in the picture; empty: the centre of the best detection. Blocks in the keypoint head attend
-            within the best detection, from its centre; those of GCNet have one map for all queries.
+    It is that of the query, x and y in the picture (3, H, W) uint8, or of the centre of the best detection. Blocks in
+    the keypoint head attend within the best detection, from its centre; those of GCNet have one map for all queries.
     """
     place = {
         name: ".".join(name.split(".")[:3]) if name.startswith(BODY) else "head" for name in context_blocks(network)
