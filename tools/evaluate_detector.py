@@ -184,8 +184,7 @@ def basic_interval(matches: list[list[average_precision.Matches]], images: int) 
 
 def add_row(table: Table, result: dict[str, Any], name: str, values: dict[str, Any], ends: tuple[float, float]) -> None:
     result |= {f"{name}_{key}": value for key, value in values.items()} | {f"{name}_ap_interval": ends}
-    shown = [values.get(key) for key in average_precision.NAMES]
-    cells = ["-" if value is None else f"{100 * value:.2f}" for value in shown]
+    cells = [f"{100 * values[key]:.2f}" if values.get(key) is not None else "-" for key in average_precision.NAMES]
     table.add_row(name, *cells, "{:.2f} to {:.2f}".format(*(100 * end for end in ends)))
 
 

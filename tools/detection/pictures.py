@@ -76,9 +76,8 @@ def _draw_map(axes: Axes, block: nn.Module, x: Tensor, area: Sequence[float], qu
 
 def _draw_detections(axes: Axes, picture: Tensor, found: Mapping[str, Any], names: Sequence[str]) -> None:
     sure = {key: value[found["scores"] >= SURE].cpu() for key, value in found.items()}
-    number = len(sure["boxes"])
-    colours = [f"C{i % 10}" for i in range(number)]
-    if number and "masks" in sure:
+    colours = [f"C{i % 10}" for i in range(len(sure["boxes"]))]
+    if colours and "masks" in sure:
         picture = draw_segmentation_masks(picture, sure["masks"][:, 0] > 0.5, 0.5, [*map(to_hex, colours)])
     axes.imshow(picture.permute(1, 2, 0))
     for i, (x0, y0, x1, y1) in enumerate(sure["boxes"].tolist()):
