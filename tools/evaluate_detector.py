@@ -148,8 +148,8 @@ def finish(folder: Path, coco: CocoSet, rows: Rows, other: Rows | None, result: 
     result |= {"num_images": len(rows), "num_broken": len(broken), "broken": broken}
     result["interval"] = f"{LEVEL:.0%}, basic bootstrap over {RESAMPLES} resamples of the images"
     table = Table("", *average_precision.NAMES, "interval of ap", title=f"{len(rows)} images, {len(broken)} broken")
+    ids = [coco.category_ids[coco.names.index(category)] for category in result["categories"]]
     for name, kind in average_precision.KINDS[coco.task].items():
-        ids = [coco.category_ids[coco.names.index(name)] for name in result["categories"]]
         ours = average_precision.evaluate(coco, rows, kind, ids)
         values, matches = average_precision.metrics_of(ours), average_precision.matches_of(ours)
         add_row(table, result, name, values, basic_interval([matches], len(rows)))

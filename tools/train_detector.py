@@ -213,6 +213,8 @@ def train_steps(run: Run, stopping: signals.StopSignal, log: run_log.RunLog | No
     for step in range(run.first_step + 1, given.max_steps + 1):
         samples = list(islice(passes, given.accumulate))
         if len(samples) < given.accumulate:
+            if log and world.size == 1 and step - 1 > run.first_step:  # other ranks may be in this step already
+                log.save(state_of(run, step - 1))
             raise RunFailed(f"Asked to stop, but the pictures of step {step} did not come; --resume continues the run.")
         rate = learning_rate(given, step - 1)
         optim.set_lr(run.optimizer, rate)

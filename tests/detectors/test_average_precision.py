@@ -72,12 +72,16 @@ def test_ap_of_samples_is_cocoevals_on_copies_of_the_images(tools, coco, kind, t
     assert 0.05 < np.nanmean(ours[0]) < 0.95
 
 
-def test_keypoints_have_the_sigmas_of_their_number(tools, changed):
-    _, annotations, _, images = changed(lambda content: None)
+def test_keypoints_have_the_sigmas_of_their_number_and_unlabelled_objects_do_not_count(tools, changed):
+    def change(content):
+        del content["annotations"][0]["keypoints"]
+        content["annotations"][1]["keypoints"] *= 2
+
+    _, annotations, _, images = changed(change)
     coco = tools.coco_data.CocoSet(annotations, images, "keypoints")
     found = [
         {key: one[key] for key in ("image_id", "category_id", "keypoints")} | {"score": 0.9}
-        for one in coco.api.dataset["annotations"]
+        for one in coco.api.dataset["annotations"][2:]
     ]
     result = tools.average_precision.evaluate(coco, rows_of(found), "keypoints")
     assert result.params.kpt_oks_sigmas.tolist() == [tools.average_precision.SIGMA] * 4

@@ -35,16 +35,17 @@ def trained(run, shapes, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def any_score(tools, monkeypatch):
-    """An untrained network is sure of nothing."""
-    build = tools.networks.build_detector
+def detects_above(tools, monkeypatch):
+    """Returns a function that sets the least score of a detection; at first 0, as an untrained network is unsure."""
+    build, least = tools.networks.build_detector, {"score": 0.0}
 
-    def unsure(settings):
+    def with_threshold(settings):
         network = build(settings)
-        network.roi_heads.score_thresh = 0.0
+        network.roi_heads.score_thresh = least["score"]
         return network
 
-    monkeypatch.setattr(tools.networks, "build_detector", unsure)
+    monkeypatch.setattr(tools.networks, "build_detector", with_threshold)
+    return lambda score: least.update(score=score)
 
 
 def lines_of(folder):
@@ -92,16 +93,9 @@ def test_some_categories_can_count_alone(run, trained):
     assert wrong.returncode == 1 and "choose from red lamp, green lamp" in wrong.stderr
 
 
-def test_a_head_that_sees_no_detection_has_no_panel(run, trained, monkeypatch, tools):
+def test_a_head_that_sees_no_detection_has_no_panel(run, trained, detects_above):
     folder = trained("run", "--task", "keypoints", "--block", "head4")
-    build = tools.networks.build_detector
-
-    def blind(settings):
-        network = build(settings)
-        network.roi_heads.score_thresh = 2.0
-        return network
-
-    monkeypatch.setattr(tools.networks, "build_detector", blind)
+    detects_above(2.0)
     done = run("evaluate", folder, "--pictures", 1)
     assert done.returncode == 0, done.stderr
     result = json.loads((folder / "evaluation/result.json").read_text())

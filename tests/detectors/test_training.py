@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from in_process import run_tool
+
+from nlvideo.runtime.signals import StopSignal
 
 TOOL = Path(__file__).parents[2] / "tools/train_detector.py"
 TINY = "--backbone thin --min-size 64 --batch-size 2 --max-steps 6 --lr 0.002 --workers 0 --log-every 1".split()
@@ -126,6 +129,17 @@ def test_a_run_that_was_killed_or_stopped_is_bit_equal_when_resumed(train, shape
     assert train("--output", whole, *options).returncode == 0
     assert_equal(weights_of(whole), weights_of(part))
     assert rows_of(whole) == rows_of(part)
+
+
+def test_a_run_whose_pictures_do_not_come_is_saved(train, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(StopSignal, "while_waiting", lambda _, items: islice(items, 3))
+        hangs = train("--output", tmp_path / "part")
+    assert hangs.returncode == 1 and "the pictures of step 4 did not come; --resume continues" in hangs.stderr
+    assert weights_of(tmp_path / "part")["step"] == 3
+    assert train("--output", tmp_path / "part", "--resume").returncode == 0
+    assert train("--output", tmp_path / "whole").returncode == 0
+    assert_equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "part"))
 
 
 def test_two_ranks_equal_one_process_with_two_micro_batches(train, shapes, tmp_path):

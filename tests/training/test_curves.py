@@ -23,3 +23,9 @@ def test_runs_that_measured_less_are_drawn_with_what_they_have():
     assert found["loss"] == {"training": 2}
     assert found["validation, one centre clip (%)"] == {"top-1": 25, "top-5": 50}
     assert not any(lines().values())
+
+
+def test_runs_without_validations_have_no_panel_for_them_and_speeds_have_their_names():
+    found = lines({"split": "train", "step": 1, "loss": 2.0, "lr": 0.1, "images_per_second": 7.0})
+    assert [*found] == ["loss", "learning rate", "images per second"]
+    assert found["images per second"] == {"images per second": 7}

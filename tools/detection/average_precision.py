@@ -13,8 +13,7 @@ from detection.coco_data import CocoSet
 from nlvideo.runtime.errors import UserError
 
 KINDS = {"masks": {"box": "bbox", "mask": "segm"}, "keypoints": {"box": "bbox", "keypoint": "keypoints"}}
-SIZES = {"keypoints": ("ap", "ap50", "ap75", "ap_medium", "ap_large")}  # in the order of COCOeval.stats
-NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")  # in the order of COCOeval.stats
 SIGMA = 0.05  # of each keypoint, as a share of its object's size, where they are not COCO's 17
 
 
@@ -44,7 +43,7 @@ def evaluate(coco: CocoSet, rows: Mapping[int, Mapping[str, Any]], kind: str, id
 
 def metrics_of(result: COCOeval) -> dict[str, float | None]:
     """Returns {one of NAMES: fraction, None where no object counts}; keypoints have no small objects."""
-    names = SIZES.get(result.params.iouType, NAMES)
+    names = [name for name in NAMES if name != "ap_small" or result.params.iouType != "keypoints"]
     return {name: None if value < 0 else float(value) for name, value in zip(names, result.stats, strict=False)}
 
 

@@ -50,6 +50,10 @@ class CocoSet:
         self.keypoints: list[str] = next((c["keypoints"] for c in categories if c.get("keypoints")), [])
         if task == "keypoints" and not self.keypoints:
             raise UserError(f"--task keypoints: the categories of {annotations} have no keypoints.")
+        odd = [one for one in content["annotations"] if len(one["keypoints"]) != 3 * len(self.keypoints)]
+        self.other_keypoints = sum(bool(one["keypoints"]) for one in odd)
+        for one in odd:  # which then count as unlabelled, in training and in COCOeval
+            one |= {"keypoints": [0] * (3 * len(self.keypoints)), "num_keypoints": 0}
         held = {file.relative_to(folder) for file in folder.rglob("*")}  # one look is faster than 118,000
         missing = [image["file_name"] for image in self.images if Path(image["file_name"]) not in held]
         if missing:
@@ -95,6 +99,7 @@ def _read_annotations(path: Path) -> dict[str, Any]:
         segmentation, points = one.get("segmentation"), one.get("keypoints") or []
         if isinstance(segmentation, list):
             one["segmentation"] = [polygon for polygon in segmentation if len(polygon) >= 6]
+        one["keypoints"] = points
         one |= {"id": i, "iscrowd": one.get("iscrowd", 0), "area": one.get("area", one["bbox"][2] * one["bbox"][3])}
         one["num_keypoints"] = sum(visible > 0 for visible in points[2::3])
     return content
@@ -137,10 +142,10 @@ class TrainingImages(Dataset):
 
     def __init__(self, coco: CocoSet, seed: int):
         self.coco, self.seed, self.left_out = coco, seed, Counter[str]()
-        self.hidden = [0] * (3 * len(coco.keypoints))  # the keypoints of an object without any
         self.objects = {i: self._usable(i) for i in range(len(coco.images))}
         self.indices = [i for i, objects in self.objects.items() if objects]
         self.left_out["images without objects to learn from"] += len(coco.images) - len(self.indices)
+        self.left_out["lists of keypoints of another length"] += coco.other_keypoints if coco.task == "keypoints" else 0
         used = f"{len(self.indices)} images with {sum(map(len, self.objects.values()))} objects"
         self.summary = ", ".join([used, *(f"{count} {what}" for what, count in self.left_out.items() if count)])
         if not self.indices:
@@ -157,8 +162,6 @@ class TrainingImages(Dataset):
                 self.left_out["crowds"] += 1
             elif not (box[2:] > box[:2]).all():  # which NaN is not either
                 self.left_out["objects without area in their picture"] += 1
-            elif self.coco.task == "keypoints" and len(one.get("keypoints") or self.hidden) != len(self.hidden):
-                self.left_out["objects with another number of keypoints"] += 1
             elif self.coco.task == "masks" and not (mask and sized):
                 self.left_out["objects without a mask of their picture's size"] += 1
             else:
@@ -184,8 +187,8 @@ class TrainingImages(Dataset):
         if self.coco.task == "masks":
             masks = np.array([self.coco.api.annToMask(one) for one in objects], np.uint8)
             return target | {"masks": torch.from_numpy(masks.reshape(-1, image["height"], image["width"]))}
-        points = np.array([one.get("keypoints") or self.hidden for one in objects], np.float32)
-        return target | {"keypoints": torch.from_numpy(points.reshape(-1, len(self.hidden) // 3, 3))}
+        points = np.array([one["keypoints"] for one in objects], np.float32)
+        return target | {"keypoints": torch.from_numpy(points.reshape(-1, len(self.coco.keypoints), 3))}
 
     def _mirror(self, picture: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         width, (x0, y0, x1, y1) = picture.shape[2], target["boxes"].unbind(1)
