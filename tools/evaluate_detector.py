@@ -1,4 +1,4 @@
-"""Evaluates a detector by COCO's rules: AP of boxes and of masks or keypoints, with intervals, and pictures.
+"""Evaluates a detector by COCO's rules: AP of boxes, masks or keypoints, with intervals, and pictures.
 
     python tools/evaluate_detector.py outputs/shapes_nl1 --pictures 4
     python tools/evaluate_detector.py outputs/shapes_nl1 --baseline outputs/shapes_none    # and the paired difference
@@ -136,7 +136,7 @@ def detected(network: FasterRCNN, coco: CocoSet, index: int) -> dict[str, Any]:
         if "masks" in found:
             mask = run_lengths.encode(np.asfortranarray((found["masks"][i, 0] > 0.5).cpu().numpy(), np.uint8))
             row["segmentation"] = {"size": mask["size"], "counts": mask["counts"].decode()}
-        else:
+        elif "keypoints" in found:
             row["keypoints"] = found["keypoints"][i].flatten().tolist()
         rows.append(row)
     return {"detections": rows}

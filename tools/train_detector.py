@@ -1,4 +1,4 @@
-"""Trains torchvision's Mask R-CNN or Keypoint R-CNN with non-local or global context blocks on data in COCO's format.
+"""Trains torchvision's Mask, Keypoint or Faster R-CNN with non-local or global context blocks on data in COCO's format.
 
     python tools/write_shapes.py shapes     # a small set in COCO's layout
     python tools/train_detector.py --coco shapes --backbone thin --train-bn --min-size 112 --batch-size 8 \\
@@ -94,7 +94,7 @@ def completed(given: argparse.Namespace) -> argparse.Namespace:
         least = {"seed": 0, "workers": 0, "lr": 1e-12, "max_size": 32}.get(name, 1)
         if type(value) in (int, float) and not least <= value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be finite and at least {least}.")
-    given.min_size = given.min_size or ([800] if given.task == "masks" else [*range(640, 801, 32)])
+    given.min_size = given.min_size or ([*range(640, 801, 32)] if given.task == "keypoints" else [800])
     if not all(32 <= size <= given.max_size for size in given.min_size):
         raise UserError(f"--min-size {given.min_size}: must be from 32 to --max-size {given.max_size}.")
     given.max_steps = given.max_steps or STEPS * BATCH_SIZE // given.batch_size

@@ -53,13 +53,20 @@ def lines_of(folder):
     return [row for row in rows if "index" in row]
 
 
-@pytest.mark.parametrize("task, kinds", [("masks", {"box": "bbox", "mask": "segm"}), ("keypoints", {"box": "bbox"})])
-def test_the_results_are_cocoevals_of_the_detections(run, trained, shapes, task, kinds):
-    folder = trained("run", "--task", task, "--block", *(["nl1"] if task == "masks" else ["head4", "gc_all"]))
+@pytest.mark.parametrize(
+    "task, kinds, blocks, panels",
+    [
+        ("masks", {"box": "bbox", "mask": "segm"}, ["nl1"], 2),
+        ("keypoints", {"box": "bbox"}, ["head4", "gc_all"], 5),  # GCNet's blocks have a panel for each stage
+        ("boxes", {"box": "bbox"}, ["snl"], 2),
+    ],
+)
+def test_the_results_are_cocoevals_of_the_detections(run, trained, shapes, task, kinds, blocks, panels):
+    folder = trained("run", "--task", task, "--block", *blocks)
     done = run("evaluate", folder, "--pictures", 1, "--query", 160, -3)
     assert done.returncode == 0 and "interval of ap" in done.stdout, done.stderr
     result = json.loads((folder / "evaluation/result.json").read_text())
-    part = "instances" if task == "masks" else "person_keypoints"
+    part = "person_keypoints" if task == "keypoints" else "instances"
     detections = [one for row in lines_of(folder) for one in row["detections"]]
     assert len(detections) > 20
     with contextlib.redirect_stdout(io.StringIO()):
@@ -77,8 +84,8 @@ def test_the_results_are_cocoevals_of_the_detections(run, trained, shapes, task,
     assert result["box_ap"] == pytest.approx(np.mean([*result["box_ap_of_categories"].values()]))
     low, high = result["box_ap_interval"]
     assert low <= high and ("keypoint_ap" in result) == (task == "keypoints")
-    with Image.open(folder / "evaluation/picture0.png") as picture:  # GCNet's blocks have a panel for each stage
-        assert picture.width / picture.height == pytest.approx({"masks": 2, "keypoints": 5}[task], rel=0.15)
+    with Image.open(folder / "evaluation/picture0.png") as picture:
+        assert picture.width / picture.height == pytest.approx(panels, rel=0.15)
 
 
 def test_some_categories_can_count_alone(run, trained):

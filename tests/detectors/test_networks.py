@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
-from torchvision.models.detection import keypointrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn, keypointrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d
 
 from nlvideo.models.cost import num_params
@@ -66,7 +66,14 @@ def test_resnet101_and_its_blocks(tools):
     assert num_params(network) / 1e6 == pytest.approx(65.39, abs=0.01)
 
 
-@pytest.mark.parametrize("task, theirs", [("masks", maskrcnn_resnet50_fpn), ("keypoints", keypointrcnn_resnet50_fpn)])
+@pytest.mark.parametrize(
+    "task, theirs",
+    [
+        ("masks", maskrcnn_resnet50_fpn),
+        ("keypoints", keypointrcnn_resnet50_fpn),
+        ("boxes", fasterrcnn_resnet50_fpn),
+    ],
+)
 def test_the_builder_makes_torchvisions_network(tools, task, theirs):
     sizes = {"min_size": 64, "max_size": 64}
     theirs = theirs(weights=None, weights_backbone=None, num_classes=4, **sizes).eval()

@@ -12,7 +12,8 @@ from pycocotools.cocoeval import COCOeval
 from detection.coco_data import CocoSet
 from nlvideo.runtime.errors import UserError
 
-KINDS = {"masks": {"box": "bbox", "mask": "segm"}, "keypoints": {"box": "bbox", "keypoint": "keypoints"}}
+BOX = {"box": "bbox"}  # {name of a metric: what pycocotools calls it}
+KINDS = {"masks": BOX | {"mask": "segm"}, "keypoints": BOX | {"keypoint": "keypoints"}, "boxes": BOX}
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")  # in the order of COCOeval.stats
 SIGMA = 0.05  # of each keypoint, as a share of its object's size, where they are not COCO's 17
 

@@ -19,7 +19,11 @@ from torch.utils.data import Dataset
 
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
-PARTS = {"masks": "instances", "keypoints": "person_keypoints"}  # of the names of COCO's annotation files
+PARTS = {
+    "masks": "instances",
+    "boxes": "instances",
+    "keypoints": "person_keypoints",
+}  # of the names of COCO's annotation files
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")  # modes that become RGB right
 
 
@@ -166,7 +170,7 @@ class TrainingImages(Dataset):
                 self.left_out["objects without a mask of their picture's size"] += 1
             else:
                 kept.append(one)
-        return kept if self.coco.task == "masks" or any(one["num_keypoints"] for one in kept) else []
+        return kept if self.coco.task != "keypoints" or any(one["num_keypoints"] for one in kept) else []
 
     def __getitem__(self, draw: tuple[int, int]) -> Sample:
         """Returns the sample of (index of an image, epoch)."""
@@ -187,6 +191,8 @@ class TrainingImages(Dataset):
         if self.coco.task == "masks":
             masks = np.array([self.coco.api.annToMask(one) for one in objects], np.uint8)
             return target | {"masks": torch.from_numpy(masks.reshape(-1, image["height"], image["width"]))}
+        if self.coco.task == "boxes":
+            return target
         points = np.array([one["keypoints"] for one in objects], np.float32)
         return target | {"keypoints": torch.from_numpy(points.reshape(-1, len(self.coco.keypoints), 3))}
 
@@ -195,7 +201,7 @@ class TrainingImages(Dataset):
         mirrored = target | {"boxes": torch.stack([width - x1, y0, width - x0, y1], 1)}
         if "masks" in target:
             mirrored["masks"] = target["masks"].flip(2)
-        else:
+        elif "keypoints" in target:
             x, y, visible = target["keypoints"][:, self.mirrored].unbind(2)
             mirrored["keypoints"] = torch.stack([(width - 1 - x) * (visible > 0), y, visible], 2)
         return picture.flip(2), mirrored

@@ -22,7 +22,7 @@ from nlvideo.runtime.errors import UserError
 from nlvideo.weights.checkpoint_file import check_content, is_ours
 from nlvideo.weights.foreign_files import read_weights_file, weights_in
 
-TASKS = ("masks", "keypoints")
+TASKS = {"masks": MaskRCNN, "keypoints": KeypointRCNN, "boxes": FasterRCNN}
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "thin")
 BLOCKS = ("none", "nl1", "snl", "gc1", "gc_all", "head4")
 THIN_LAYERS, THIN_CHANNELS = [1, 1, 2, 1], 32  # residual blocks of each stage; channels of the pyramid and the heads
@@ -52,7 +52,7 @@ class ThinBottleneck(Bottleneck):
 def build_detector(settings: NetworkSettings) -> FasterRCNN:
     """Returns the network with new weights, its blocks the identity; raises UserError for a block without a place."""
     norm = nn.BatchNorm2d if settings.train_bn else FrozenBatchNorm2d
-    thin, masks, classes = settings.backbone == "thin", settings.task == "masks", settings.num_classes + 1
+    thin, task, classes = settings.backbone == "thin", settings.task, settings.num_classes + 1
     if thin:
         body = ResNet(ThinBottleneck, THIN_LAYERS, width_per_group=16, norm_layer=norm)
     else:
@@ -60,19 +60,18 @@ def build_detector(settings: NetworkSettings) -> FasterRCNN:
     # Each stage has twice as many channels as the one before; inplanes are the last one's.
     channels, size = [body.inplanes // 8 * 2**i for i in range(4)], THIN_CHANNELS if thin else 256
     backbone = BackboneWithFPN(body, {f"layer{i + 1}": str(i) for i in range(4)}, channels, size)
-    options = {"num_classes": classes} | ({} if masks else {"num_keypoints": settings.num_keypoints})
+    options = {"num_classes": classes} | ({"num_keypoints": settings.num_keypoints} if task == "keypoints" else {})
     if thin:
         tops = {f"rpn_{when}_nms_top_n_{split}": 200 for when in ("pre", "post") for split in ("train", "test")}
         options = tops | {"box_batch_size_per_image": 32, "box_head": TwoMLPHead(size * 7**2, 4 * size)}
         options["box_predictor"] = FastRCNNPredictor(4 * size, classes)
-        if masks:
+        if task == "masks":
             options["mask_head"] = MaskRCNNHeads(size, (size,) * 4, 1)
             options["mask_predictor"] = MaskRCNNPredictor(size, size, classes)
-        else:
+        elif task == "keypoints":
             options["keypoint_head"] = KeypointRCNNHeads(size, (size,) * 8)
             options["keypoint_predictor"] = KeypointRCNNPredictor(size, settings.num_keypoints)
-    kind = MaskRCNN if masks else KeypointRCNN
-    network = kind(backbone, min_size=tuple(settings.min_size), max_size=settings.max_size, **options)
+    network = TASKS[task](backbone, min_size=tuple(settings.min_size), max_size=settings.max_size, **options)
     return insert_blocks(network, new_blocks(network, settings))
 
 
@@ -99,7 +98,7 @@ def new_blocks(network: FasterRCNN, settings: NetworkSettings) -> dict[str, nn.M
                     found[f"{BODY}{stage}.{i}.bn3"] = bottleneck.conv3.out_channels
         elif kind == "head4":
             if settings.task != "keypoints":
-                raise UserError("--block head4: --task masks has no keypoint head.")
+                raise UserError(f"--block head4: --task {settings.task} has no keypoint head.")
             head = network.roi_heads.keypoint_head  # convolutions and their ReLUs alternate
             found = {f"roi_heads.keypoint_head.{i}": head[0].out_channels for i in range(3, len(head), 4)}
         if found.keys() & places.keys():
