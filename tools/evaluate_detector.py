@@ -178,8 +178,8 @@ def basic_interval(matches: list[list[average_precision.Matches]], images: int) 
         first, *others = (np.nanmean(average_precision.average_precision(one, weights), 1) for one in matches)
         return first - sum(others)
 
-    middle, found = value(np.ones((1, images)))[0], bootstrap(value, images)
-    return float(2 * middle - found.high), float(2 * middle - found.low)
+    middle, found, least = value(np.ones((1, images)))[0], bootstrap(value, images), 1 - len(matches)
+    return float(max(2 * middle - found.high, least)), float(min(2 * middle - found.low, 1))
 
 
 def add_row(table: Table, result: dict[str, Any], name: str, values: dict[str, Any], ends: tuple[float, float]) -> None:
