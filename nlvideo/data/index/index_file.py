@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import sqlite3
+import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -158,10 +159,21 @@ def notes_files(file: Path) -> list[Path]:
     """Returns the files of notes for an index that may be read, the oldest first."""
     try:
         names = [n for n in os.listdir(file.parent) if n.startswith(f"{file.name}.") and n.endswith(NOTES)]
-        found = [path for path in map(file.with_name, names) if os.access(path, os.R_OK)]
-        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+        return sorted((path for path in map(file.with_name, names) if os.access(path, os.R_OK)), key=_time_of_change)
     except OSError:
         return []
+
+
+def _time_of_change(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # another process merges
+        return 0
+
+
+def new_notes(file: Path) -> Path:
+    """Returns a name that no file of notes for an index has."""
+    return file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}{NOTES}")
 
 
 def merge_notes(file: Path) -> None:
@@ -175,7 +187,7 @@ def merge_notes(file: Path) -> None:
     if not notes_files(file):
         return
     with _lock(file) as held:
-        notes = notes_files(file) if held else []
+        notes = [_take(path, file) for path in notes_files(file)] if held else []
         if not notes:
             return
         with replacing(file) as partial:
@@ -192,6 +204,15 @@ def merge_notes(file: Path) -> None:
                             database.execute(INSERT, row)
         for path in notes:
             path.unlink(missing_ok=True)
+
+
+def _take(notes: Path, file: Path) -> Path:
+    """Renames notes before they are read: whoever finds its file gone after a line writes the line again elsewhere."""
+    taken = new_notes(file)
+    try:
+        return notes.rename(taken)
+    except OSError:  # Windows renames no open file, and others' files may not be ours to rename: nor to remove
+        return notes
 
 
 def _create(file: Path) -> None:

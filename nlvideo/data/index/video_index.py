@@ -4,7 +4,6 @@ import errno
 import os
 import sqlite3
 import time
-import uuid
 import weakref
 from collections import OrderedDict
 from pathlib import Path
@@ -14,7 +13,6 @@ import av
 
 from nlvideo.data.index.facts import VideoFacts, facts_of_row
 from nlvideo.data.index.index_file import (
-    NOTES,
     SELECT,
     BrokenIndex,
     UnusableIndex,
@@ -24,6 +22,7 @@ from nlvideo.data.index.index_file import (
     is_whole,
     lock_of,
     merge_notes,
+    new_notes,
     note_line,
     open_index,
 )
@@ -155,13 +154,15 @@ class VideoIndex:
             self._noted_bytes -= self._noted.popitem(last=False)[1][1]
 
     def _write_note(self, line: bytes) -> None:
-        if self._notes is not None and _is_removed(self._notes):
-            self._close_notes()
-        if self._notes is None:
-            self._notes_file = self.file.with_name(f"{self.file.name}.{uuid.uuid4().hex[:8]}{NOTES}")
-            self._notes = os.open(self._notes_file, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY, 0o666)
-        if os.write(self._notes, line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        while True:
+            if self._notes is None:
+                self._notes_file = new_notes(self.file)
+                self._notes = os.open(self._notes_file, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY, 0o666)
+            if os.write(self._notes, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self._notes_file.exists():
+                return
+            self._close_notes()  # a merge has taken the notes, and may have read them before this line was there
 
     def count(self) -> int:
         """Returns how many videos it holds."""

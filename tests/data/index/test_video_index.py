@@ -529,6 +529,22 @@ def test_processes_merge_at_once(folder):
     assert VideoIndex(file).count() == 6 and notes_files(file) == []
 
 
+def test_what_is_noted_while_notes_are_merged_is_kept(folder, monkeypatch):
+    file, read = folder / "index", index_file._read_notes
+    index = VideoIndex(file)
+    see(index, folder, [0])
+
+    def meanwhile(path):
+        monkeypatch.undo()
+        yield from read(path)
+        see(index, folder, [1, 2])
+
+    monkeypatch.setattr(index_file, "_read_notes", meanwhile)
+    index.merge()
+    merge_notes(file)
+    assert VideoIndex(file).count() == 3 and notes_files(file) == []
+
+
 def test_one_merges_at_a_time(folder):
     file = folder / "index"
     index = VideoIndex(file)
