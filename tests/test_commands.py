@@ -21,7 +21,7 @@ def train_command(tmp_path, monkeypatch, capsys):
 
 def test_the_config_can_be_printed_in_any_folder_and_nothing_is_written(tmp_path):
     command = [BIN / "nlvideo-train", "experiment=i3d_r50_nl5", "data.root=x", "--cfg", "job"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "layout: i3d" in done.stdout and "res4.5" in done.stdout and "output_dir: outputs/${name}" in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -29,7 +29,7 @@ def test_the_config_can_be_printed_in_any_folder_and_nothing_is_written(tmp_path
 
 def test_the_module_is_the_same_command(tmp_path):
     command = [sys.executable, "-m", "nlvideo.train", "experiment=quickstart", "--cfg", "job"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0 and "name: quickstart" in done.stdout
 
 

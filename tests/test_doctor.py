@@ -15,7 +15,7 @@ from nlvideo.runtime import cores, device_facts
 
 
 def test_the_command_lists_the_decoders_that_work():
-    done = subprocess.run([sys.executable, "-m", "nlvideo.doctor"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "nlvideo.doctor"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "pyav" in done.stdout and "correct frames" in done.stdout and "usable here: pyav" in done.stdout
 

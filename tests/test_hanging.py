@@ -62,12 +62,12 @@ def arguments(video_folder, tmp_path):
 @pytest.mark.parametrize("program", ["train", "evaluate"])
 def test_a_stop_signal_ends_a_program_whose_worker_hangs(arguments, tmp_path, program):
     process = started("hangs", program, tmp_path / "marker", *arguments(program))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "marker").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(1)  # the steps before the one that hangs
     os.kill(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=100)  # at 120 data.time_limit_seconds would end it
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "Traceback" not in output
     if program == "train":  # the video is in the third batch
@@ -81,6 +81,6 @@ def test_a_stop_signal_ends_a_program_whose_worker_hangs(arguments, tmp_path, pr
 @pytest.mark.parametrize("program", ["train", "evaluate"])
 def test_an_unexpected_error_in_a_worker_ends_the_program_with_its_traceback(arguments, tmp_path, program):
     process = started("raises", program, tmp_path / "marker", *arguments(program))
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "AttributeError: 'PyavVideo' object has no attribute 'no_such_attribute'" in output

@@ -156,7 +156,7 @@ def test_mistakes_are_one_line(command, checkpoint, video_folder, tmp_path, monk
 def test_the_command_in_a_process(checkpoint, video_folder, tmp_path):
     command = [sys.executable, "-m", "nlvideo.prediction.command", f"{video_folder}/val/a video 2.mp4"]
     options = [f"checkpoint={checkpoint}", "json=true", "data.test.num_clips=1"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_views"] == 3 and "data.test.num_clips: 2 in the checkpoint" in done.stderr
     assert list(tmp_path.iterdir()) == []

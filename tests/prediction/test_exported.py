@@ -83,7 +83,7 @@ def run_example(network: Path, video: Path) -> subprocess.CompletedProcess:
     )
     run = f"{blocked}runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", run, SCRIPT, network, video]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=video.parent)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=video.parent)
 
 
 def test_the_example_refuses_what_it_cannot_do_in_one_line(onnx_model, tmp_path):

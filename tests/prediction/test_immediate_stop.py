@@ -42,7 +42,7 @@ def test_a_signal_ends_the_process(state, number):
         start = time.monotonic()
         process.send_signal(number)
         try:
-            assert process.wait(20) == 128 + number
-            assert time.monotonic() - start < 1
+            assert process.wait(300) == 128 + number
+            assert time.monotonic() - start < 10  # a second, where the machine does nothing else
         finally:
             process.kill()

@@ -75,12 +75,12 @@ def test_a_part_that_hangs_is_killed_with_its_children_and_keeps_what_it_found(t
     hang = "child = subprocess.Popen(['sleep', '600']); print('child', child.pid, flush=True); time.sleep(600)"
     started = time.monotonic()
     result = run_script(tool, tmp_path, WRITE + hang, seconds=1)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     first, end = result.findings
     assert (first.check, first.state) == ("first", "pass")
     assert end.state == "FAIL" and end.reason.startswith("killed after 1 s; last: child ")
     child = int(end.reason.rpartition(" ")[2])
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not is_running(child)

@@ -125,7 +125,7 @@ def test_what_cannot_be_read_is_named(collect, tmp_path):
 def test_an_output_that_cannot_be_written_is_named_before_anything_is_read(tmp_path):
     (tmp_path / "file").touch()
     command = [sys.executable, TOOLS / TOOL, tmp_path / "nowhere", "--csv", tmp_path / "file/runs.csv"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)  # in a process, as users start it
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)  # in a process, as users start it
     assert done.returncode == 1 and f"error: --csv {tmp_path}/file/runs.csv: cannot create the folder" in done.stderr
 
 

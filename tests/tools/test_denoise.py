@@ -76,5 +76,5 @@ def test_user_errors_are_one_line(tmp_path, monkeypatch, capsys):
 def test_the_program_runs_as_a_process(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     command = [sys.executable, TOOLS / "denoise.py", tmp_path / "a.png", "--noise", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout == f"{tmp_path / 'a_denoised.png'}\n", done.stderr

@@ -195,7 +195,7 @@ def test_the_command_prints_two_lines_and_nothing_else(tmp_path):
     content = {"model": build_model(config.model, config.block, config.data, 3).state_dict(), "step": 2}
     save_checkpoint(tmp_path / "checkpoint.pt", content | {"config": to_container(config), "classes": CLASSES})
     command = [sys.executable, TOOL, tmp_path / "checkpoint.pt", tmp_path / "a network.onnx", "--normalize"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "of the largest logit" in done.stdout and len(done.stdout.splitlines()) == 2
     names = ["a network.onnx", "a network.onnx.json", "checkpoint.pt"]

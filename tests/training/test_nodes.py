@@ -119,7 +119,7 @@ class Nodes:
 def test_nodes_whose_own_names_are_loopback_addresses_find_each_other(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     with Nodes(tmp_path, str(tmp_path / "worker.py"), str(ROOT), str(tmp_path)) as nodes:
-        nodes.wait(120)
+        nodes.wait(300)
     assert {(tmp_path / f"rank {rank}").read_text() for rank in (0, 1)} == {"[3.0] to-a", "[3.0] to-b"}
 
 
@@ -157,13 +157,13 @@ def test_nodes_without_a_common_disk_one_late_and_one_killed_equal_an_undisturbe
     # Where torchrun shares its store with the ranks, a new agent does not find it (PyTorch 2.14).
     unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with Nodes(tmp_path, *program, f"output_dir={disk}/run", **unshared) as nodes:
-        run, deadline = nodes.disk("node-a") / "run", time.monotonic() + 150
+        run, deadline = nodes.disk("node-a") / "run", time.monotonic() + 300
         while time.monotonic() < deadline and len(list(run.glob("checkpoints/step_*.pt"))) < 3:
             time.sleep(0.02)
         failed = [node for node in NODE_NAMES if "exitcode" in (tmp_path / node / "log").read_text()]
         assert not failed, "being late is no failure"
         nodes.kill("node-b")
-        printed = nodes.wait(200)
+        printed = nodes.wait(300)
     assert "resumed after step" in printed
     assert_equal(weights_of(undisturbed), weights_of(run))
     assert rows_of(undisturbed) == rows_of(run)
@@ -208,11 +208,11 @@ def test_nodes_that_fetch_from_a_store_and_one_is_killed_equal_an_undisturbed_ru
     unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "no_proxy": "node-a"}
     try:
         with Nodes(tmp_path, *program, **unshared) as nodes:
-            run, deadline = nodes.disk("node-a") / "run", time.monotonic() + 150
+            run, deadline = nodes.disk("node-a") / "run", time.monotonic() + 300
             while time.monotonic() < deadline and len(list(run.glob("checkpoints/step_*.pt"))) < 3:
                 time.sleep(0.02)
             nodes.kill("node-b")
-            printed = nodes.wait(200)
+            printed = nodes.wait(300)
     finally:
         end.touch()  # the server
     assert "resumed after step" in printed and "store        fetched" in printed
@@ -239,7 +239,7 @@ def run_apart(folder: Path, rank0: str, *command: str) -> dict[str, tuple[int, s
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started = [ROOT / "scripts/slurm/task.sh", *command]
         processes[node] = subprocess.Popen(started, cwd=folder / node, env=environment, **pipes)
-    printed = {node: process.communicate(timeout=120)[0] for node, process in processes.items()}
+    printed = {node: process.communicate(timeout=300)[0] for node, process in processes.items()}
     return {node: (process.returncode, printed[node]) for node, process in processes.items()}
 
 

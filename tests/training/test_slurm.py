@@ -75,13 +75,13 @@ class Job:
         self.process = subprocess.Popen(["bash", JOBS / name, *arguments], env=environment, **pipes)
 
     def warn(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and not (self.calls.exists() and "ready" in self.calls.read_text()):
             time.sleep(0.02)
         os.kill(self.process.pid, signal.SIGUSR1)
 
     def end(self) -> tuple[int, list[str], str]:
-        _, errors = self.process.communicate(timeout=60)
+        _, errors = self.process.communicate(timeout=300)
         return self.process.returncode, self.calls.read_text().splitlines(), errors.decode()
 
 
@@ -131,7 +131,7 @@ def test_the_warning_becomes_a_checkpoint_through_a_real_agent(video_folder, tmp
     options += ["checkpoint_every_steps=100000", "validate_every_steps=100000", "data.num_workers=1"]
     number = free_job()
     job = Job(tmp_path, "train.sbatch", *options, run=True, number=number)
-    metrics, deadline = tmp_path / "run/metrics.jsonl", time.monotonic() + 120
+    metrics, deadline = tmp_path / "run/metrics.jsonl", time.monotonic() + 300
     while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.02)
     job.warn()
@@ -177,14 +177,14 @@ def task(folder: Path, number: int, *command: str, **variables: str) -> subproce
 
 def test_tasks_of_srun_become_ranks(tmp_path):
     shown = "echo $RANK $WORLD_SIZE $LOCAL_RANK $LOCAL_WORLD_SIZE $MASTER_ADDR $MASTER_PORT"
-    found = [task(tmp_path, number, "bash", "-c", shown).communicate(timeout=30)[0].split() for number in range(3)]
+    found = [task(tmp_path, number, "bash", "-c", shown).communicate(timeout=300)[0].split() for number in range(3)]
     assert found == [
         ["0", "3", "0", "2", "node-a", "20048"],
         ["1", "3", "1", "2", "node-a", "20048"],
         ["2", "3", "0", "1", "node-a", "20048"],
     ]
     given = task(tmp_path, 2, "bash", "-c", shown, MASTER_ADDR="10.0.0.7", MASTER_PORT="29400")
-    assert given.communicate(timeout=30)[0].split()[4:] == ["10.0.0.7", "29400"]
+    assert given.communicate(timeout=300)[0].split()[4:] == ["10.0.0.7", "29400"]
     failed = task(tmp_path, 0, "bash", "-c", "exit 3")
-    failed.communicate(timeout=30)
+    failed.communicate(timeout=300)
     assert failed.returncode == 3

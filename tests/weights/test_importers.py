@@ -279,7 +279,7 @@ def test_the_converter_writes_a_checkpoint_that_can_be_loaded(tmp_path, monkeypa
     network = trained_network(config)
     path = saved(tmp_path, {"model_state": {to_pyslowfast(k): v for k, v in network.state_dict().items()}})
     words = ["pyslowfast", path, tmp_path / "out.pt", *config]
-    done = subprocess.run([sys.executable, TOOLS / TOOL, *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, TOOLS / TOOL, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     loaded = load_model(tmp_path / "out.pt")
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
