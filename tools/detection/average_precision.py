@@ -60,8 +60,7 @@ class Matches(NamedTuple):
 
 def matches_of(result: COCOeval) -> list[Matches]:
     """Returns the matches of each category that has objects; raises UserError if none has."""
-    params, found = result.params, []
-    number = len(params.imgIds)
+    params, number, found = result.params, len(result.params.imgIds), []
     for k, category in enumerate(params.catIds):
         first = k * len(params.areaRng) * number  # the first range of areas holds all
         rows = [(i, row) for i, row in enumerate(result.evalImgs[first : first + number]) if row]

@@ -19,11 +19,7 @@ from torch.utils.data import Dataset
 
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
-PARTS = {
-    "masks": "instances",
-    "boxes": "instances",
-    "keypoints": "person_keypoints",
-}  # of the names of COCO's annotation files
+PARTS = {"masks": "instances", "boxes": "instances", "keypoints": "person_keypoints"}  # of COCO's files' names
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")  # modes that become RGB right
 
 
@@ -103,9 +99,8 @@ def _read_annotations(path: Path) -> dict[str, Any]:
         segmentation, points = one.get("segmentation"), one.get("keypoints") or []
         if isinstance(segmentation, list):
             one["segmentation"] = [polygon for polygon in segmentation if len(polygon) >= 6]
-        one["keypoints"] = points
         one |= {"id": i, "iscrowd": one.get("iscrowd", 0), "area": one.get("area", one["bbox"][2] * one["bbox"][3])}
-        one["num_keypoints"] = sum(visible > 0 for visible in points[2::3])
+        one |= {"keypoints": points, "num_keypoints": sum(visible > 0 for visible in points[2::3])}
     return content
 
 

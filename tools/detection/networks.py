@@ -179,11 +179,8 @@ def load_weights(network: FasterRCNN, path: Path, new_head: bool) -> str:
     wrong = [*unexpected, *(key for key in missing if not key.startswith(free))]
     wrong = [key for key in wrong if not key.endswith("num_batches_tracked")]  # which frozen norms do not have
     if wrong:
-        advice = (
-            "; --new-head takes everything but the last layers"
-            if any(part in key for part in PREDICTORS for key in wrong)
-            else ""
-        )
+        last = any(part in key for part in PREDICTORS for key in wrong)
+        advice = "; --new-head takes everything but the last layers" if last else ""
         raise UserError(f"--weights {path} is of another network or head ({len(wrong)}: {wrong[0]}){advice}.")
     return f"{kind} {path}; new blocks: {', '.join(new) or 'none'}"
 

@@ -28,11 +28,9 @@ def draw_detections(
     It is that of the query, x and y in the picture (3, H, W) uint8, or of the centre of the best detection. Blocks in
     the keypoint head attend within the best detection, from its centre; those of GCNet have one map for all queries.
     """
-    place = {
-        name: ".".join(name.split(".")[:3]) if name.startswith(BODY) else "head" for name in context_blocks(network)
-    }
-    blocks = {place[name]: block for name, block in context_blocks(network).items()}
-    seen: dict[str, Tensor] = {}
+    blocks, seen = dict[str, nn.Module](), dict[str, Tensor]()
+    for name, block in context_blocks(network).items():
+        blocks[".".join(name.split(".")[:3]) if name.startswith(BODY) else "head"] = block
     handles = [b.register_forward_pre_hook(lambda _, x, n=name: seen.update({n: x[0]})) for name, b in blocks.items()]
     pixels = picture.to(next(network.parameters()).device) / 255
     (found,), batch = network([pixels]), network.transform([pixels])[0]
