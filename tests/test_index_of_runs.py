@@ -50,7 +50,7 @@ def warnings_of(data, table) -> str:
 def test_a_run_with_an_index_is_the_run_without(videos, tmp_path, scans):
     broken = videos / "train/a video 2.mp4"
     broken.write_bytes(broken.read_bytes()[:-400])
-    shared = ["optim.max_steps=12", "validate_every_steps=6", "data.max_bad_share=0.9"]
+    shared = ["optim.max_steps=6", "validate_every_steps=3", "data.max_bad_share=0.9"]
     for name, *overrides in (
         ("without", "data.index=none"),
         ("first", "data.index=null"),
@@ -92,6 +92,7 @@ def test_an_evaluation_and_a_prediction_with_an_index_are_those_without(videos, 
 
 @pytest.mark.slow
 def test_a_dry_run_makes_no_index_and_uses_the_one_that_is_there(videos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("nlvideo.training.dry_run.print_memory", lambda *_: None)  # which takes long
     train(config_of(videos, tmp_path / "out", "dry_run=true"))
     assert not [path for path in videos.iterdir() if path.name.startswith(INDEX_FILE)]
     assert "in the index" not in capsys.readouterr().out

@@ -54,11 +54,10 @@ def step_memory(config: TrainConfig, num_classes: int, world: World) -> StepMemo
     numbers = copies * num_params(network) + trained * (1 + moments + buckets)
     clips = planned_share(config).clips_per_micro_batch
     shape = (3, data.num_frames, data.crop_size, data.crop_size)
-    once, twice = (
-        activation_bytes(network, (n, *shape), dtype) + passing_bytes(network, (n, *shape), dtype)
-        for n in (clips, 2 * clips)
-    )
-    return StepMemory(numbers * input_dtype(dtype).itemsize, once, clips, (twice - once) / clips)
+    kept, kept_twice = (activation_bytes(network, (n, *shape), dtype) for n in (clips, 2 * clips))
+    passing = passing_bytes(network, (clips, *shape), dtype)  # in proportion to the clips
+    per_clip = (kept_twice - kept + passing) / clips
+    return StepMemory(numbers * input_dtype(dtype).itemsize, kept + passing, clips, per_clip)
 
 
 def savings(config: TrainConfig, num_classes: int, world: World, now: StepMemory) -> Iterator[tuple[str, StepMemory]]:

@@ -12,6 +12,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from nlvideo.evaluation import intervals
+
 TOOLS = Path(__file__).parents[2] / "tools"
 TINY = ["--backbone", "thin", "--min-size", "64", "--batch-size", "2", "--lr", "0.002", "--workers", "0"]
 
@@ -32,6 +34,11 @@ def trained(run, shapes, tmp_path):
         return tmp_path / name
 
     return train
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(intervals, "RESAMPLES", 400)
 
 
 @pytest.fixture(autouse=True)

@@ -60,7 +60,7 @@ def five_steps(video_folder, output, batch_size, *overrides):
 @pytest.mark.parametrize(
     ("batch_size", "options"),
     [
-        ("4", []),
+        pytest.param("4", [], marks=pytest.mark.nightly),
         ("8", ["data.clips_per_video=2", "optim.mixup=0.4", "data.balance=sqrt"]),
         (
             "4",

@@ -217,8 +217,13 @@ def test_every_project_that_is_written_has_names_in_both_directions():
 @pytest.mark.parametrize(
     ("name", "project", "override"),
     [
-        ("pyslowfast_i3d_nln_8x8_r50", "pyslowfast", []),
-        ("mmaction2_i3d_imagenet_pretrained_r50_nl_dot_product", "mmaction2", ["block.mode=dot_product"]),
+        pytest.param("pyslowfast_i3d_nln_8x8_r50", "pyslowfast", [], marks=pytest.mark.nightly),
+        pytest.param(
+            "mmaction2_i3d_imagenet_pretrained_r50_nl_dot_product",
+            "mmaction2",
+            ["block.mode=dot_product"],
+            marks=pytest.mark.nightly,
+        ),
         ("mmaction2_c2d_r50_8x8", "mmaction2", []),
         pytest.param("mmaction2_i3d_r50_nl_concatenation", "mmaction2", [], marks=pytest.mark.nightly),
         ("pytorch_resnet3d_i3d_r50_nl", "pytorch-resnet3d", []),

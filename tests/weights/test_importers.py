@@ -26,18 +26,25 @@ TOOL = "convert_weights.py"
 NL5 = ["block=nl5"]
 
 
-# one of each project and kind, for a quick run
+# one of each project and kind, for a quick run, and those that CI adds
 QUICK = ("pyslowfast_i3d_nln_8x8_r50", "pyslowfast_c2d_8x8_r50", "mmaction2_i3d_r50_nl_concatenation")
+SLOW = (
+    "mmaction2_i3d_imagenet_pretrained_r50_nl_dot_product",
+    "mmaction2_slowonly_r50_8x8_nl_embedded_gaussian",
+    "mmaction2_c2d_r50_nopool_8x8",
+    "pyslowfast_c2d_nln_16x8_r50_dot_product",
+)
 
 
-def _slow_but_for_quick(cases: list[tuple[str, list[str]]]) -> list:
-    """Marks as slow all cases that are not in QUICK."""
-    return [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] not in QUICK)) for case in cases]
+def _marked(cases: list[tuple[str, list[str]]]) -> list:
+    """Marks cases that are not in QUICK as slow, and those of which there are others of their kind as nightly."""
+    marks = {name: [] for name in QUICK} | {name: [pytest.mark.slow] for name in SLOW}
+    return [pytest.param(*case, marks=marks.get(case[0], [pytest.mark.nightly])) for case in cases]
 
 
 @pytest.mark.parametrize(
     ("name", "config"),
-    _slow_but_for_quick(
+    _marked(
         [
             ("pyslowfast_c2d_8x8_r50", []),
             ("pyslowfast_c2d_nln_8x8_r50", []),

@@ -88,7 +88,10 @@ def check(path, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL, reason="the real videos are not on this machine")
-@pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.nightly] * (i % 4 > 0), id=path.name) for i, path in enumerate(REAL)],
+)
 def test_real_videos_are_the_same_with_and_without(path):
     try:
         PyavVideo(path).close()
