@@ -37,8 +37,9 @@ def trained(run, shapes, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    monkeypatch.setattr(intervals, "RESAMPLES", 400)
+def few_resamples(tools, monkeypatch):
+    for module in (intervals, tools.evaluate_detector):
+        monkeypatch.setattr(module, "RESAMPLES", 400)
 
 
 @pytest.fixture(autouse=True)
