@@ -154,7 +154,7 @@ class VideoIndex:
             self._noted_bytes -= self._noted.popitem(last=False)[1][1]
 
     def _write_note(self, line: bytes) -> None:
-        while True:
+        for _ in range(10):  # more merges than come in between
             if self._notes is None:
                 self._notes_file = new_notes(self.file)
                 self._notes = os.open(self._notes_file, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY, 0o666)
