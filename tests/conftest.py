@@ -54,6 +54,14 @@ def config_of_data(folder, **changes) -> DataConfig:
     return DataConfig(**(settings | changes))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Makes all that is nightly slow: -m on the command line replaces that of pyproject.toml."""
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def fixed_random_state():
     state = torch.get_rng_state()

@@ -73,21 +73,22 @@ def evaluate(given: argparse.Namespace) -> None:
     network = networks.build_detector(network_settings(config, coco)).eval().to(world.device)
     network.load_state_dict(checkpoint["model"])
     folder = given.output or path.parent / FOLDER
-    identity = {"checkpoint_sha256": checkpoint["sha256"], "annotations_sha256": coco.sha256}
+    identity = {"checkpoint_sha256": checkpoint["sha256"], "annotations_sha256": coco.sha256, "task": coco.task}
     distributed.on_main(make_folder, folder, f"--output {folder}")
     distributed.on_main(lock_folder, folder)
     other = distributed.together(baseline_detections, given.baseline, coco)
-    before = distributed.on_main(kept_detections, folder, identity)
+    before = distributed.on_main(kept_detections, folder, identity, coco)
     left = [i for i in range(len(coco.images)) if "broken" in before.get(i, ("broken",))][world.rank :: world.size]
     with open(folder / f"detections{world.rank}.jsonl", "a") as file:
         file.write(json.dumps(identity) + "\n")
         for index in progress_bar(left, desc="detecting", unit="image", disable=not world.is_main):
-            file.write(json.dumps({"index": index} | detected(network, coco, index)) + "\n")
+            row = {"index": index, "bytes": coco.bytes_of(index)} | detected(network, coco, index)
+            file.write(json.dumps(row) + "\n")
             file.flush()
     distributed.wait_for_all()
     if world.is_main:
         identity |= {"checkpoint": str(path), "step": checkpoint["step"], "annotations": str(given.annotations)}
-        rows = kept_detections(folder, identity)
+        rows = kept_detections(folder, identity, coco)
         finish(folder, coco, rows, other, identity | {"categories": given.categories or coco.names})
         for index in (i for i in range(min(given.pictures, len(rows))) if "broken" not in rows[i]):
             file, picture = folder / f"picture{index}.png", read_picture(coco, index)
@@ -95,8 +96,11 @@ def evaluate(given: argparse.Namespace) -> None:
     distributed.leave_together()
 
 
-def kept_detections(folder: Path, identity: dict[str, Any]) -> Rows:
-    """Returns what is detected already, without a line that a kill cut; another identity raises UserError."""
+def kept_detections(folder: Path, identity: dict[str, Any], coco: CocoSet) -> Rows:
+    """Returns what is detected already in these pictures, told by their sizes, without a line that a kill cut.
+
+    Another identity raises UserError.
+    """
     found: Rows = {}
     for file in folder.glob("detections*.jsonl"):
         text = file.read_text()
@@ -105,9 +109,10 @@ def kept_detections(folder: Path, identity: dict[str, Any]) -> Rows:
             write_text(file, whole)
         for row in map(json.loads, whole.splitlines()):
             if "index" in row:
-                found[row["index"]] = row if "broken" not in row else found.get(row["index"], row)
+                if row.get("bytes") == coco.bytes_of(row["index"]):
+                    found[row["index"]] = row if "broken" not in row else found.get(row["index"], row)
             elif any(row[key] != identity.get(key, row[key]) for key in row):
-                raise UserError(f"{folder} is of another checkpoint or of other images; remove it, or give --output.")
+                raise UserError(f"{folder} is of another checkpoint, task or data; remove it, or give --output.")
     return found
 
 
@@ -118,7 +123,10 @@ def baseline_detections(run: Path | None, coco: CocoSet) -> Rows | None:
         return None
     if not (folder / RESULT_FILE).is_file():
         raise UserFileNotFoundError(f"--baseline {folder} holds no finished evaluation.")
-    return kept_detections(folder, {"annotations_sha256": coco.sha256})
+    rows = kept_detections(folder, {"annotations_sha256": coco.sha256, "task": coco.task}, coco)
+    if len(rows) < len(coco.images):
+        raise UserError(f"--baseline {folder} was evaluated on other pictures of {coco.annotations}.")
+    return rows
 
 
 @torch.inference_mode()

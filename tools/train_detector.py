@@ -92,8 +92,8 @@ def completed(given: argparse.Namespace) -> argparse.Namespace:
         given.annotations, given.images = map(str, coco_places(Path(given.coco), "train", given.task))
     for name, value in vars(given).items():
         least = {"seed": 0, "workers": 0, "lr": 1e-12, "max_size": 32}.get(name, 1)
-        if type(value) in (int, float) and not least <= value < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be finite and at least {least}.")
+        if type(value) in (int, float) and not least <= value < 2**63:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least} and below 2^63.")
     given.min_size = given.min_size or ([*range(640, 801, 32)] if given.task == "keypoints" else [800])
     if not all(32 <= size <= given.max_size for size in given.min_size):
         raise UserError(f"--min-size {given.min_size}: must be from 32 to --max-size {given.max_size}.")
@@ -114,7 +114,8 @@ def train(given: argparse.Namespace) -> None:
             finished = step >= given.max_steps
             run_status.write_status(folder, run_status.FINISHED if finished else run_status.STOPPED, step=step)
             print(f"checkpoint   {folder / NEWEST_FILE}, step {step} of {given.max_steps}")
-            print(f"evaluate     python tools/evaluate_detector.py {folder}" if finished else "continue with --resume")
+            data = "" if given.coco else " --images DIR --annotations FILE"
+            print(f"evaluate     python tools/evaluate_detector.py {folder}{data}" if finished else "go on: --resume")
         distributed.leave_together()
     if stopping.received:
         raise SystemExit(128 + stopping.received)
@@ -210,6 +211,7 @@ def train_steps(run: Run, stopping: signals.StopSignal, log: run_log.RunLog | No
     workers = {"num_workers": given.workers, "worker_init_fn": signals.leave_to_parent}
     loader = DataLoader(run.data, batch_sampler=own, collate_fn=list, **workers)
     passes, totals, started = stopping.while_waiting(loader), dict[str, float](), time.monotonic()
+    broken, images = 0.0, 0.0  # of all steps here
     for step in range(run.first_step + 1, given.max_steps + 1):
         samples = list(islice(passes, given.accumulate))
         if len(samples) < given.accumulate:
@@ -220,8 +222,9 @@ def train_steps(run: Run, stopping: signals.StopSignal, log: run_log.RunLog | No
         optim.set_lr(run.optimizer, rate)
         counted, stop = reduce_step(run, train_step(run, samples), samples, step, stopping.received)
         totals = {key: totals.get(key, 0.0) + value for key, value in counted.items()}
-        if totals["broken_pictures"] > max(10, MAX_BROKEN * totals["images"]):
-            raise RunFailed(f"{totals['broken_pictures']:.0f} of the last {totals['images']:.0f} pictures are broken.")
+        broken, images = broken + counted["broken_pictures"], images + counted["images"]
+        if broken > max(10, MAX_BROKEN * images):
+            raise RunFailed(f"{broken:.0f} of the last {images:.0f} pictures are broken.")
         stop = stop or step == given.max_steps
         if stop or step % given.log_every == 0:
             steps, speed = totals.pop("steps"), totals.pop("images") / (time.monotonic() - started)

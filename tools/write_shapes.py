@@ -5,8 +5,8 @@
 
 Each picture has one to three discs, squares and triangles at one side, and three lamps, all red or all green, at the
 other: in the validation set at the far end, in the training set anywhere. The class of the former is "red-lit" or
-"green-lit". Within 80 pixels of a lamp they have its colour; beyond, as in all of the validation set, they are grey,
-and the lamps alone tell. Objects have boxes, masks and four keypoints.
+"green-lit". Within 80 pixels of a lamp, from centre to centre, they have its colour; beyond, as in all of the
+validation set, they are grey, and the lamps alone tell. Objects have boxes, masks and four keypoints.
 """
 
 import argparse

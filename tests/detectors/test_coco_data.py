@@ -1,12 +1,13 @@
 """Data in COCO's format: what is learned from, what is refused in one line, and what a step draws."""
 
 import json
+import struct
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nlvideo.runtime.errors import UserError
 
@@ -61,6 +62,50 @@ def test_what_teaches_nothing_is_left_out_and_counted(tools, read, changed):
     ):
         assert part in images.summary
     assert 7 not in images.indices
+
+
+def test_what_becomes_empty_in_float32_or_does_not_fill_its_picture_teaches_nothing(tools, read, changed):
+    def change(content):
+        first, second, third, *_ = content["annotations"]
+        first["bbox"][2] = 1e-6
+        second["segmentation"] = {"size": [160, 160], "counts": [160, 160]}
+        third |= {"area": None, "iscrowd": None}
+
+    coco = read(changed(change))
+    images = tools.coco_data.TrainingImages(coco, 1)
+    assert "1 objects without area in their picture, 1 objects without a mask of" in images.summary
+    third = coco.api.dataset["annotations"][2]
+    assert third["iscrowd"] == 0 and third["area"] == third["bbox"][2] * third["bbox"][3]
+
+
+def test_pictures_behind_a_link_are_found(tools, shapes, tmp_path, changed):
+    def change(content):
+        for image in content["images"]:
+            image["file_name"] = f"linked/{image['file_name']}"
+
+    (tmp_path / "linked").symlink_to(shapes / "train2017")
+    coco = tools.coco_data.CocoSet(changed(change)[1], tmp_path, "masks")
+    assert tools.coco_data.read_picture(coco, 0).shape == (3, 160, 160)
+
+
+@pytest.mark.parametrize(
+    "names, mirrored",
+    [
+        (["nose", "left_eye", "right_eye"], [0, 2, 1]),
+        (["Nose", "L_Eye", "R_Eye", "Left Ear", "Right Ear", "tail-l", "tail-r"], [0, 2, 1, 4, 3, 6, 5]),
+        (["tail", "collar", "left_paw", "rump"], [0, 1, 2, 3]),  # no letter within a word, and no right paw
+    ],
+)
+def test_which_keypoints_change_sides(tools, read, changed, names, mirrored):
+    def change(content):
+        for category in content["categories"]:
+            category["keypoints"] = names
+        for one in content["annotations"]:
+            one["keypoints"] = [5, 5, 2] * len(names)
+
+    images = tools.coco_data.TrainingImages(read(changed(change), "keypoints"), 1)
+    assert images.mirrored == mirrored
+    assert f" of {len(names)} keypoints, {sum(i != k for i, k in enumerate(mirrored)) // 2} pairs" in images.summary
 
 
 def test_masks_and_keypoints_of_other_sizes_teach_nothing(tools, read, changed):
@@ -174,6 +219,24 @@ def test_a_picture_is_turned_as_its_exif_says_unless_that_is_another_size(one_pi
     assert {"bottom": red[-1].all(), "left": red[:, 0].all(), "right": red[:, -1].all()}[first]
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone_as_pillow_undoes_it(one_picture, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 8, 3), np.uint8))
+    picture.info["exif"] = exif.tobytes()
+    wanted = ImageOps.exif_transpose(picture)
+    found = one_picture(picture, "a.png", wanted.size, exif=exif)
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), np.array(wanted))
+
+
+def test_a_malformed_tag_beside_the_orientation_does_not_break_a_picture(one_picture, tmp_path):
+    tag = lambda number, kind, value: struct.pack("<HHII", number, kind, 1, value)  # noqa: E731
+    odd = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tag(0xFE, 10, 0) + tag(0x0112, 3, 6) + struct.pack("<I", 0)
+    found = one_picture(two_halves(), "a.jpg", (4, 8), exif=odd, quality=100)
+    assert found.shape == (3, 8, 4) and (found[0, -1] > 200).all()
+
+
 @pytest.mark.parametrize(
     "picture, size, part",
     [
@@ -226,8 +289,14 @@ REFUSED = {
     "an image": (first_object(image_id="x"), "image_id that is not in images, such as x"),
     "a box": (first_object(bbox=[1, 2]), "no bbox of 4 numbers"),
     "ids twice": (lambda content: content["images"].append(content["images"][0]), "given twice, such as 1"),
-    "no size": (drop("images", "width"), "no file_name, width or height"),
-    "a null box": (first_object(bbox=None), "is not in COCO's format: TypeError"),
+    "no size": (drop("images", "width"), "no file_name, or no width and height: {'id': 1, 'file_name': '000000.png'"),
+    "a size in words": (
+        lambda content: content["images"][0].update(width="160"),
+        "no file_name, or no width and height",
+    ),
+    "a null box": (first_object(bbox=None), "no bbox of 4 numbers"),
+    "a box with a null": (first_object(bbox=[None, 1, 2, 3]), "no bbox of 4 numbers, such as .*None, 1, 2, 3"),
+    "a box without an end": (first_object(bbox=[0, 1, float("inf"), 3]), "no bbox of 4 numbers"),
     "no id": (drop("images", "id"), "is not in COCO's format: KeyError 'id'"),
     "no keypoints": (drop("categories", "keypoints"), "have no keypoints"),
     "pictures": (lambda content: content["images"][3].update(file_name="lost.png"), "1 of the 8 pictures .* lost.png"),

@@ -189,6 +189,27 @@ def test_a_broken_picture_has_no_detections_and_is_counted(run, trained, shapes,
     assert result["num_broken"] == 1 and result["num_images"] == 4
 
 
+def test_other_pictures_of_the_same_annotations_are_detected_anew(run, trained, shapes, tmp_path):
+    folder, images = trained("run"), tmp_path / "images"
+    images.mkdir()
+    for file in (shapes / "val2017").iterdir():
+        Image.new("RGB", (160, 160)).save(images / file.name)
+    assert run("evaluate", folder).returncode == 0
+    before = lines_of(folder)
+    black = ["--images", images, "--annotations", shapes / "annotations/instances_val2017.json"]
+    done = run("evaluate", folder, *black, "--baseline", folder)
+    assert done.returncode == 1 and "was evaluated on other pictures of" in done.stderr
+    assert run("evaluate", folder, *black).returncode == 0
+    assert len(lines_of(folder)) == 2 * len(before) and lines_of(folder)[len(before) :] != before
+
+
+def test_the_baseline_must_have_the_same_task(run, trained):
+    boxes, masks = trained("boxes", "--task", "boxes"), trained("masks")
+    assert run("evaluate", boxes).returncode == 0
+    done = run("evaluate", masks, "--baseline", boxes)
+    assert done.returncode == 1 and "is of another checkpoint, task or data" in done.stderr
+
+
 def test_what_cannot_be_evaluated_is_refused_in_one_line(run, trained, shapes, tmp_path, changed):
     folder = trained("run")
     other = changed(lambda content: content["categories"][0].update(name="other"), "other.json")
@@ -196,7 +217,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(run, trained, shapes, t
     for options, part in (
         ([folder, *other], "has other categories or keypoints"),
         ([folder, "--annotations", shapes / "annotations/instances_train2017.json", "--images", shapes / "train2017"],
-         "another checkpoint or of other images"),
+         "another checkpoint, task or data"),
         ([tmp_path / "nowhere"], "does not exist"),
         ([folder, "--annotations", "x.json"], "Give --coco, or --images and --annotations"),
         ([folder, "--baseline", tmp_path], "no finished evaluation"),

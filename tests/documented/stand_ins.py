@@ -46,6 +46,9 @@ def prepare(folder: Path) -> None:
     write_crimes(folder / "UCF_Crime", videos)
     write_fights(folder / "fight-detection-surv-dataset")
     write_coco(folder / "data/coco")
+    shutil.copytree(folder / "data/coco/train2017", folder / "data/own/pictures")
+    for name in ("train", "val"):
+        shutil.copy(folder / "data/coco/annotations/instances_train2017.json", folder / f"data/own/{name}.json")
     write_picture(folder / "picture.png")
     for name, (project, config) in OTHERS.items():
         write_other(folder / name, project, config)

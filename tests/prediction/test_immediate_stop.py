@@ -38,11 +38,15 @@ def started(state):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("state", STATES)
 def test_a_signal_ends_the_process(state, number):
-    with started(STATES[state]) as process:
-        start = time.monotonic()
-        process.send_signal(number)
-        try:
-            assert process.wait(300) == 128 + number
-            assert time.monotonic() - start < 10  # a second, where the machine does nothing else
-        finally:
-            process.kill()
+    """The best of five tries counts, as a busy machine delays any of them."""
+    for _ in range(5):
+        with started(STATES[state]) as process:
+            start = time.monotonic()
+            process.send_signal(number)
+            try:
+                assert process.wait(300) == 128 + number
+            finally:
+                process.kill()
+            if time.monotonic() - start < 1:
+                return
+    raise AssertionError("it never ended within a second")

@@ -84,7 +84,7 @@ def test_udp_in_real_time(command, recording, quick):
     assert code == 1 and "nothing came for 0.5 seconds; no frames for 0 seconds" in error
     ends = [answer["end"] for answer in answers]
     assert ends == sorted(ends) and ends[-1] > 3
-    assert all(answer["latency"] >= 0 for answer in answers)
+    assert min(answer["latency"] for answer in answers[len(answers) // 2 :]) < 2
 
 
 def test_a_slow_network_drops_frames_and_says_how_many(command, recording, monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -12,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
+from PIL.Image import Transpose
 from pycocotools.coco import COCO
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,6 +22,16 @@ from torch.utils.data import Dataset
 from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 PARTS = {"masks": "instances", "boxes": "instances", "keypoints": "person_keypoints"}  # of COCO's files' names
+LEAST_SIDE = 0.01  # pixels: torchvision refuses boxes without area, which smaller ones become in float32
+TURNS = {  # what undoes each orientation of EXIF
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")  # modes that become RGB right
 
 
@@ -47,7 +59,7 @@ class CocoSet:
         categories = sorted(content["categories"], key=lambda category: category["id"])
         self.category_ids = [category["id"] for category in categories]
         self.names = [str(category.get("name", category["id"])) for category in categories]
-        self.keypoints: list[str] = next((c["keypoints"] for c in categories if c.get("keypoints")), [])
+        self.keypoints = [str(name) for name in next((c["keypoints"] for c in categories if c.get("keypoints")), [])]
         if task == "keypoints" and not self.keypoints:
             raise UserError(f"--task keypoints: the categories of {annotations} have no keypoints.")
         odd = [one for one in content["annotations"] if len(one["keypoints"]) != 3 * len(self.keypoints)]
@@ -56,9 +68,14 @@ class CocoSet:
             one |= {"keypoints": [0] * (3 * len(self.keypoints)), "num_keypoints": 0}
         held = {file.relative_to(folder) for file in folder.rglob("*")}  # one look is faster than 118,000
         missing = [image["file_name"] for image in self.images if Path(image["file_name"]) not in held]
+        missing = [name for name in missing if not (folder / name).is_file()]  # rglob follows no links
         if missing:
             count = f"{len(missing)} of the {len(self.images)} pictures of {annotations}"
             raise UserFileNotFoundError(f"{count} are not in {folder}, such as {', '.join(missing[:3])}.")
+
+    def bytes_of(self, index: int) -> int:
+        """Returns the size of a picture's file."""
+        return (self.folder / self.images[index]["file_name"]).stat().st_size
 
     def objects_of(self, index: int) -> list[dict[str, Any]]:
         return self.api.imgToAnns.get(self.images[index]["id"], [])
@@ -83,12 +100,15 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     objects = content.get("annotations")
     if not objects:
         raise UserError(f"{path} has no annotations, as COCO's files for its test server.")
-    odd = [one for one in objects if "category_id" not in one or len(one.get("bbox", ())) != 4]
+    odd = [one for one in objects if "category_id" not in one or not _is_box(one.get("bbox"))]
     if odd:
         count = f"{len(odd)} of {len(objects)} annotations have no category_id or no bbox of 4 numbers"
-        raise UserError(f"{path}: {count}, only {', '.join(odd[0])}; captions and panoptic segments are no objects.")
-    if not all({"file_name", "width", "height"} <= image.keys() for image in content["images"]):
-        raise UserError(f"{path}: an image has no file_name, width or height.")
+        raise UserError(f"{path}: {count}, such as {odd[0]!s:.300}; captions and panoptic segments are no objects.")
+    for image in content["images"]:
+        sides = {key: image.get(key) for key in ("width", "height")}
+        if not (isinstance(image.get("file_name"), str) and all(_is_finite(side) for side in sides.values())):
+            raise UserError(f"{path}: an image has no file_name, or no width and height: {image!s:.300}.")
+        image |= {key: int(side) for key, side in sides.items()}
     for part, key in (("categories", "category_id"), ("images", "image_id")):
         ids = Counter(one["id"] for one in content[part])
         if twice := [one for one, count in ids.items() if count > 1]:
@@ -99,9 +119,18 @@ def _read_annotations(path: Path) -> dict[str, Any]:
         segmentation, points = one.get("segmentation"), one.get("keypoints") or []
         if isinstance(segmentation, list):
             one["segmentation"] = [polygon for polygon in segmentation if len(polygon) >= 6]
-        one |= {"id": i, "iscrowd": one.get("iscrowd", 0), "area": one.get("area", one["bbox"][2] * one["bbox"][3])}
+        area = one["bbox"][2] * one["bbox"][3] if one.get("area") is None else one["area"]
+        one |= {"id": i, "iscrowd": one.get("iscrowd") or 0, "area": area}
         one |= {"keypoints": points, "num_keypoints": sum(visible > 0 for visible in points[2::3])}
     return content
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < float("inf")
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
 
 
 class BrokenPicture(Exception):
@@ -114,10 +143,11 @@ def read_picture(coco: CocoSet, index: int) -> Tensor:
     name, size = listed["file_name"], (listed["width"], listed["height"])
     try:
         with Image.open(coco.folder / name) as stored:
-            turned = ImageOps.exif_transpose(stored)
+            turn = TURNS.get(stored.getexif().get(ExifTags.Base.Orientation))
+            turned = stored if turn is None else stored.transpose(turn)
             picture = turned if turned.size == size else stored
             pixels = np.array(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises whatever a damaged file makes its parsers raise
         raise BrokenPicture(f"{name}: {error}") from None
     if picture.mode not in EIGHT_BIT:
         raise BrokenPicture(f"{name}: pixels of more than 8 bits (mode {picture.mode})")
@@ -136,6 +166,14 @@ class Sample(NamedTuple):
     broken: str | None  # why the picture could not be read; it is black then, without objects
 
 
+SIDES = r"left|right|(?<![a-z])[lr](?![a-z])"  # in a keypoint's name: left_eye, Right Eye, l_eye, eye-R
+OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+def _other_side(found: re.Match[str]) -> str:
+    return OTHER_SIDE[found[0]]
+
+
 class TrainingImages(Dataset):
     """The images of a CocoSet that have objects to learn from; an item is a function of (seed, epoch, image)."""
 
@@ -145,21 +183,25 @@ class TrainingImages(Dataset):
         self.indices = [i for i, objects in self.objects.items() if objects]
         self.left_out["images without objects to learn from"] += len(coco.images) - len(self.indices)
         self.left_out["lists of keypoints of another length"] += coco.other_keypoints if coco.task == "keypoints" else 0
+        names = [name.lower() for name in coco.keypoints]
+        other = [re.sub(SIDES, _other_side, name) for name in names]
+        self.mirrored = [names.index(theirs) if theirs in names else i for i, theirs in enumerate(other)]
         used = f"{len(self.indices)} images with {sum(map(len, self.objects.values()))} objects"
+        if coco.task == "keypoints":
+            pairs = sum(k != i for i, k in enumerate(self.mirrored)) // 2
+            used += f" of {len(names)} keypoints, {pairs} pairs of which change sides in mirrored pictures"
         self.summary = ", ".join([used, *(f"{count} {what}" for what, count in self.left_out.items() if count)])
         if not self.indices:
             raise UserError(f"{coco.annotations} has no object with {coco.task} to learn from: {self.summary}.")
-        swapped = [name.replace("left", "*").replace("right", "left").replace("*", "right") for name in coco.keypoints]
-        self.mirrored = [coco.keypoints.index(name) if name in coco.keypoints else i for i, name in enumerate(swapped)]
 
     def _usable(self, index: int) -> list[dict[str, Any]]:
         image, kept = self.coco.images[index], []
         for one in self.coco.objects_of(index):
             box, mask = _corners(one["bbox"], image), one.get("segmentation")
-            sized = not isinstance(mask, dict) or mask.get("size") == [image["height"], image["width"]]
+            sized = not isinstance(mask, dict) or _fills(mask, [image["height"], image["width"]])
             if one["iscrowd"]:
                 self.left_out["crowds"] += 1
-            elif not (box[2:] > box[:2]).all():  # which NaN is not either
+            elif (box[2:] - box[:2]).min() < LEAST_SIDE:
                 self.left_out["objects without area in their picture"] += 1
             elif self.coco.task == "masks" and not (mask and sized):
                 self.left_out["objects without a mask of their picture's size"] += 1
@@ -200,6 +242,12 @@ class TrainingImages(Dataset):
             x, y, visible = target["keypoints"][:, self.mirrored].unbind(2)
             mirrored["keypoints"] = torch.stack([(width - 1 - x) * (visible > 0), y, visible], 2)
         return picture.flip(2), mirrored
+
+
+def _fills(mask: Mapping[str, Any], size: list[int]) -> bool:
+    """Returns whether run lengths are of a picture (height, width); compressed ones are a string."""
+    counts = mask.get("counts")
+    return mask.get("size") == size and (isinstance(counts, str) or sum(counts or ()) == size[0] * size[1])
 
 
 def _corners(box: Sequence[float], image: Mapping[str, Any]) -> np.ndarray:

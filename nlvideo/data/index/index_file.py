@@ -187,7 +187,7 @@ def merge_notes(file: Path) -> None:
     if not notes_files(file):
         return
     with _lock(file) as held:
-        notes = [_take(path, file) for path in notes_files(file)] if held else []
+        notes = [taken for path in notes_files(file) if (taken := _take(path, file))] if held else []
         if not notes:
             return
         with replacing(file) as partial:
@@ -206,11 +206,12 @@ def merge_notes(file: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _take(notes: Path, file: Path) -> Path:
+def _take(notes: Path, file: Path) -> Path | None:
     """Renames notes before they are read: whoever finds its file gone after a line writes the line again elsewhere."""
-    taken = new_notes(file)
     try:
-        return notes.rename(taken)
+        return notes.rename(new_notes(file))
+    except FileNotFoundError:
+        return None
     except OSError:  # Windows renames no open file, and others' files may not be ours to rename: nor to remove
         return notes
 

@@ -545,6 +545,26 @@ def test_what_is_noted_while_notes_are_merged_is_kept(folder, monkeypatch):
     assert VideoIndex(file).count() == 3 and notes_files(file) == []
 
 
+def test_notes_that_vanish_keep_no_others_from_being_merged(folder, monkeypatch):
+    """As where a process removes its empty ones, or another machine merges without locks."""
+    file, listed, asked = folder / "index", index_file.notes_files, []
+    indices = [VideoIndex(file), VideoIndex(file)]
+    for i, index in enumerate(indices):
+        see(index, folder, [i])
+
+    def vanishing(file):
+        asked.append(file)
+        found = listed(file)
+        if len(asked) == 2:  # the first is before the lock
+            found[0].unlink()
+        return found
+
+    monkeypatch.setattr(index_file, "notes_files", vanishing)
+    merge_notes(file)
+    monkeypatch.undo()
+    assert VideoIndex(file).count() == 1
+
+
 def test_one_merges_at_a_time(folder):
     file = folder / "index"
     index = VideoIndex(file)
