@@ -120,7 +120,7 @@ def test_a_run_that_was_killed_or_stopped_is_bit_equal_when_resumed(train, shape
     os.killpg(process.pid, number)
     _, errors = process.communicate()
     assert process.returncode in (-number, 128 + number), errors
-    assert 3 <= weights_of(part)["step"] < 20
+    assert 2 <= weights_of(part)["step"] < 20  # the file of step 3 is there before checkpoint.pt is it
     (part / "status.json").unlink(missing_ok=True)
     refused = train("--output", part, *options)
     assert refused.returncode == 1 and "--resume continues it" in refused.stderr

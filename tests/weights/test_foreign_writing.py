@@ -226,7 +226,7 @@ def test_every_project_that_is_written_has_names_in_both_directions():
         ),
         ("mmaction2_c2d_r50_8x8", "mmaction2", []),
         pytest.param("mmaction2_i3d_r50_nl_concatenation", "mmaction2", [], marks=pytest.mark.nightly),
-        ("pytorch_resnet3d_i3d_r50_nl", "pytorch-resnet3d", []),
+        pytest.param("pytorch_resnet3d_i3d_r50_nl", "pytorch-resnet3d", [], marks=pytest.mark.nightly),
     ],
 )
 def test_the_rivals_weights_go_through_ours_and_back(tmp_path, name, project, override):
