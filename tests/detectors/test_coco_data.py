@@ -93,6 +93,8 @@ def test_pictures_behind_a_link_are_found(tools, shapes, tmp_path, changed):
     [
         (["nose", "left_eye", "right_eye"], [0, 2, 1]),
         (["Nose", "L_Eye", "R_Eye", "Left Ear", "Right Ear", "tail-l", "tail-r"], [0, 2, 1, 4, 3, 6, 5]),
+        (["eyeL", "eyeR", "forelegL1", "forelegL2", "forelegR1", "forelegR2"], [1, 0, 4, 5, 2, 3]),
+        (["LShoulder", "RShoulder", "lWrist", "rWrist"], [1, 0, 3, 2]),
         (["tail", "collar", "left_paw", "rump"], [0, 1, 2, 3]),  # no letter within a word, and no right paw
     ],
 )
@@ -298,7 +300,7 @@ REFUSED = {
     "a box with a null": (first_object(bbox=[None, 1, 2, 3]), "no bbox of 4 numbers, such as .*None, 1, 2, 3"),
     "a box without an end": (first_object(bbox=[0, 1, float("inf"), 3]), "no bbox of 4 numbers"),
     "no id": (drop("images", "id"), "is not in COCO's format: KeyError 'id'"),
-    "no keypoints": (drop("categories", "keypoints"), "have no keypoints"),
+    "no keypoints": (drop("categories", "keypoints"), "no category of .* has keypoints, a list of"),
     "pictures": (lambda content: content["images"][3].update(file_name="lost.png"), "1 of the 8 pictures .* lost.png"),
 }
 

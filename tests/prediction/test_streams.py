@@ -21,7 +21,6 @@ from nlvideo.prediction.command import main, take_paths
 from nlvideo.prediction.predictor import Predictor
 
 WINDOW = 8
-SOON = 10  # seconds, on a machine that does much else; a second where it does not
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +54,10 @@ def scores_of(answer):
 
 def test_answers_are_those_of_the_file(command, predictor, recording):
     timeline = predictor.slide(recording, every_seconds=1 / 25)
-    with serving(LiveServer(recording.read_bytes())) as server:
+    with serving(LiveServer(recording.read_bytes(), pause=0.04)) as server:  # a slow machine keeps up with it
         answers, error, code = command(f"http://127.0.0.1:{server.port}/file", "every_seconds=0.04", "top=3")
     assert code == 0 and f"{len(answers)} answers from 60 frames, 0 reconnects" in error
-    assert answers  # how many, the machine decides
+    assert len(answers) > 5
     for answer in answers:
         start = round(answer["start"] * 25)
         assert answer["end"] - answer["start"] == pytest.approx((WINDOW - 1) / 25, abs=0.002)
@@ -70,21 +69,22 @@ def test_answers_are_those_of_the_file(command, predictor, recording):
 
 def test_rtsp(command, recording, quick):
     """Against a server of these tests alone; see the documents."""
-    with serving(RtspServer(recording, fps=50)) as server:
+    with serving(RtspServer(recording, fps=25)) as server:
         answers, error, code = command(f"rtsp://me:secret@127.0.0.1:{server.port}/x", "reconnect_seconds=0")
     assert code == 1 and "no frames for 0 seconds" in error and "secret" not in error
     assert server.asked[:5] == ["OPTIONS", "DESCRIBE", "SETUP", "SETUP", "PLAY"]
-    assert answers and {answer["video"] for answer in answers} == {f"rtsp://127.0.0.1:{server.port}/x"}
+    assert len(answers) > 3 and {answer["video"] for answer in answers} == {f"rtsp://127.0.0.1:{server.port}/x"}
 
 
 def test_udp_in_real_time(command, recording, quick):
     port = free_port(stream_servers.socket.SOCK_DGRAM)
-    with sent_by_udp(recording, port, fps=50, rounds=2):
+    with sent_by_udp(recording, port, fps=25, rounds=2):
         answers, error, code = command(f"udp://127.0.0.1:{port}", "reconnect_seconds=0")
     assert code == 1 and "nothing came for 0.5 seconds; no frames for 0 seconds" in error
+    assert len(answers) > 10
     ends = [answer["end"] for answer in answers]
     assert ends == sorted(ends) and ends[-1] > 3
-    assert min(answer["latency"] for answer in answers[len(answers) // 2 :]) < 2
+    assert sorted(answer["latency"] for answer in answers)[len(answers) // 2] < 0.5
 
 
 def test_a_slow_network_drops_frames_and_says_how_many(command, recording, monkeypatch):
@@ -97,7 +97,7 @@ def test_a_slow_network_drops_frames_and_says_how_many(command, recording, monke
     monkeypatch.setattr(Predictor, "window_scores", slow)
     with serving(LiveServer(recording.read_bytes(), pause=0.03)) as server:
         answers, _, code = command(f"http://127.0.0.1:{server.port}/file")
-    assert code == 0 and len(answers) >= 2
+    assert code == 0 and len(answers) >= 3
     frames = [(round(a["start"] * 25), round(a["end"] * 25)) for a in answers]
     gaps = [start - end - 1 for (_, end), (start, _) in zip(frames, frames[1:], strict=False)]
     assert [a["dropped_frames"] for a in answers[1:]] == [max(gap, 0) for gap in gaps]
@@ -192,27 +192,34 @@ def test_the_standard_input(checkpoint, recording):
     assert answers[-1]["video"] == "-" and answers[-1]["end"] == pytest.approx(59 / 25, abs=0.002)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_soon(checkpoint, recording, number):
-    """The stream is a pipe that says nothing more: its read cannot be woken. See also test_immediate_stop.py."""
+def seconds_to_end(checkpoint, content, number):
+    """Sends a signal to the program while its stream, a pipe, says nothing more: its read cannot be woken."""
     read, write = os.pipe()
     words = [sys.executable, "-m", "nlvideo.prediction.command", "-", f"checkpoint={checkpoint}", "sliding=true"]
     process = subprocess.Popen(words, stdin=read, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     os.close(read)
     try:
-        os.write(write, recording.read_bytes()[:60000])
+        os.write(write, content)
         line = process.stdout.readline()
         assert json.loads(line)["predictions"]
         start = time.monotonic()
         process.send_signal(number)
         out, error = process.communicate(timeout=300)
-        assert time.monotonic() - start < SOON
+        seconds = time.monotonic() - start
     finally:
         process.kill()
         os.close(write)
     assert process.returncode == 128 + number and "Traceback" not in error
     for line in out.splitlines():
         json.loads(line)
+    return seconds
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_within_a_second(checkpoint, recording, number):
+    """The best of three tries counts, as a busy machine delays any of them. See also test_immediate_stop.py."""
+    content = recording.read_bytes()[:60000]
+    assert any(seconds_to_end(checkpoint, content, number) < 1 for _ in range(3))
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,14 @@ def test_all_rows_arrive_in_order_and_the_run_is_ended():
 def test_a_server_that_does_not_answer_delays_neither_a_step_nor_the_end(capsys):
     tracker = OwnTracker()
     tracker.free.clear()
+    started = time.monotonic()
     log = BackgroundLog("own", tracker)
     for step in range(1000):
         log.log("train", step, {"loss": 1.0})
+    assert time.monotonic() - started < 5
+    started = time.monotonic()
     log.close("finished", [], seconds=0.3)
+    assert 0.3 <= time.monotonic() - started < 20
     assert "logger    own: not done after 0.3 s" in capsys.readouterr().out
     tracker.free.set()
 

@@ -61,7 +61,7 @@ class CocoSet:
         self.names = [str(category.get("name", category["id"])) for category in categories]
         self.keypoints = [str(name) for name in next((c["keypoints"] for c in categories if c.get("keypoints")), [])]
         if task == "keypoints" and not self.keypoints:
-            raise UserError(f"--task keypoints: the categories of {annotations} have no keypoints.")
+            raise UserError(f"--task keypoints: no category of {annotations} has keypoints, a list of their names.")
         odd = [one for one in content["annotations"] if len(one["keypoints"]) != 3 * len(self.keypoints)]
         self.other_keypoints = sum(bool(one["keypoints"]) for one in odd)
         for one in odd:  # which then count as unlabelled, in training and in COCOeval
@@ -166,12 +166,16 @@ class Sample(NamedTuple):
     broken: str | None  # why the picture could not be read; it is black then, without objects
 
 
-SIDES = r"left|right|(?<![a-z])[lr](?![a-z])"  # in a keypoint's name: left_eye, Right Eye, l_eye, eye-R
+# What tells the side in a keypoint's name: left_eye, Right Eye, L_Eye, eye-r; eyeL, forelegR1; LShoulder, rWrist.
+SIDES = r"(?i:left|right|(?<![a-z])[lr](?![a-z]))|(?<=[a-z])[LR](?![a-z])|(?<![A-Za-z])[LRlr](?=[A-Z])"
 OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
-def _other_side(found: re.Match[str]) -> str:
-    return OTHER_SIDE[found[0]]
+def mirrored_keypoints(keypoints: Sequence[str]) -> list[int]:
+    """Returns for each keypoint which one stands in its place in a mirrored picture: that of the other side or it."""
+    names = [name.lower() for name in keypoints]
+    others = [re.sub(SIDES, lambda side: OTHER_SIDE[side[0].lower()], name).lower() for name in keypoints]
+    return [names.index(other) if other != names[i] and other in names else i for i, other in enumerate(others)]
 
 
 class TrainingImages(Dataset):
@@ -183,13 +187,11 @@ class TrainingImages(Dataset):
         self.indices = [i for i, objects in self.objects.items() if objects]
         self.left_out["images without objects to learn from"] += len(coco.images) - len(self.indices)
         self.left_out["lists of keypoints of another length"] += coco.other_keypoints if coco.task == "keypoints" else 0
-        names = [name.lower() for name in coco.keypoints]
-        other = [re.sub(SIDES, _other_side, name) for name in names]
-        self.mirrored = [names.index(theirs) if theirs in names else i for i, theirs in enumerate(other)]
+        self.mirrored = mirrored_keypoints(coco.keypoints)
         used = f"{len(self.indices)} images with {sum(map(len, self.objects.values()))} objects"
         if coco.task == "keypoints":
             pairs = sum(k != i for i, k in enumerate(self.mirrored)) // 2
-            used += f" of {len(names)} keypoints, {pairs} pairs of which change sides in mirrored pictures"
+            used += f" of {len(coco.keypoints)} keypoints, {pairs} pairs of which change sides in mirrored pictures"
         self.summary = ", ".join([used, *(f"{count} {what}" for what, count in self.left_out.items() if count)])
         if not self.indices:
             raise UserError(f"{coco.annotations} has no object with {coco.task} to learn from: {self.summary}.")
