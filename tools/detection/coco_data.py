@@ -23,7 +23,8 @@ from nlvideo.runtime.errors import UserError, UserFileNotFoundError
 
 PARTS = {"masks": "instances", "boxes": "instances", "keypoints": "person_keypoints"}  # of COCO's files' names
 LEAST_SIDE = 0.01  # pixels: torchvision refuses boxes without area, which smaller ones become in float32
-TURNS = {  # what undoes each orientation of EXIF
+# What undoes each orientation of EXIF. Pillow's exif_transpose also writes all other tags anew, and fails at odd ones.
+TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
